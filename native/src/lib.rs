@@ -1,0 +1,8 @@
+//! The one native module of O3Storage: bindings over well-kept crates, no logic of the store.
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    Ok(())
+}

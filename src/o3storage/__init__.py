@@ -1,0 +1,2 @@
+"""O3Storage: a durable, verified, sealed object store driven over the S3 API."""
+
