@@ -1,0 +1,73 @@
+"""The contract between a replicated log and the pure state machine it drives.
+
+The state machine does no I/O: a command or query is a generator that yields the rows it wants to
+read and is sent what was found, so that the same code runs over an index on disk, over a dict in a
+test, and over a simulated disk. `cluster` drives such generators; `catalog` writes them; neither
+imports the other.
+
+    def apply(...) -> Generator[Read, ReadResult, Outcome]:
+        row = yield Get(key)            # bytes | None
+        newest = yield First(prefix)    # tuple[key, value] | None
+        rows = yield Scan(low, high, n) # list[tuple[key, value]], at most n, low <= key < high
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+Row = tuple[bytes, bytes]
+
+
+class Get(NamedTuple):
+    """Read one row. Result: its value, or None."""
+
+    key: bytes
+
+
+class First(NamedTuple):
+    """Read the first row whose key starts with `prefix`, in byte order. Result: (key, value) or
+    None. `prefix` must end where the index's bloom prefix ends (the escaped key's terminator)."""
+
+    prefix: bytes
+
+
+class Scan(NamedTuple):
+    """Read at most `limit` rows with low <= key < high, ascending. Result: list of (key, value)."""
+
+    low: bytes
+    high: bytes
+    limit: int
+
+
+Read = Get | First | Scan
+ReadResult = Any
+"""bytes | None for Get, Row | None for First, list[Row] for Scan."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What applying one command did. A refused command writes nothing and carries its `error`."""
+
+    result: Any = None
+    error: Exception | None = None
+    rows: list[tuple[bytes, bytes | None]] = field(default_factory=list)
+    """Rows to write, or to delete (None), all or nothing."""
+    released: list[bytes] = field(default_factory=list)
+    """Stream ids whose frames no row names any more."""
+
+
+class StateMachine(Protocol):
+    """Deterministic: equal state and command bytes give equal outcomes on every replica."""
+
+    def route(self, command: Any) -> bytes:
+        """The row key that decides which range takes the command (b"" for range 0)."""
+        ...
+
+    def encode(self, command: Any) -> bytes: ...
+
+    def apply(self, data: bytes) -> Generator[Read, ReadResult, Outcome]:
+        """Apply an encoded command. Raises ValueError for bytes that no version of this program
+        wrote (the replica then stops rather than diverge)."""
+        ...
