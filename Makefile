@@ -1,0 +1,39 @@
+# `make run` starts a store; `make test` runs every check. Both set up what they need in ./.venv.
+.PHONY: run test lint bench wheel setup fuzz clean help
+ARGS ?=
+PY := .venv/bin/python
+
+help:
+	@echo 'make run [ARGS="--port 9000"]   start a store on 127.0.0.1:8080, data in ./o3data'
+	@echo 'make test                       lint, types and all test suites'
+	@echo 'make lint                       ruff and mypy only'
+	@echo 'make bench                      measure, with references'
+	@echo 'make wheel                      build a wheel into dist/'
+	@echo 'make fuzz [SECONDS_EACH=60]     run every fuzzer'
+
+run:
+	@tools/setup.sh run
+	@exec .venv/bin/o3storage serve $(ARGS)
+
+setup:
+	@tools/setup.sh test
+
+lint: setup
+	$(PY) -m ruff check src tests bench tools
+	$(PY) -m ruff format --check src tests bench tools
+	$(PY) -m mypy
+
+test: lint
+	$(PY) tools/run_tests.py
+
+fuzz: setup
+	$(PY) tools/run_tests.py --only fuzz --seconds-each $(or $(SECONDS_EACH),60)
+
+bench: setup
+	$(PY) -m bench $(ARGS)
+
+wheel: setup
+	$(PY) tools/build_wheel.py
+
+clean:
+	rm -rf .venv native/target dist build
