@@ -1,0 +1,63 @@
+"""Volumes, frames, the log and the index of one disk (DESIGN section 4; bytes: docs/format.md).
+
+One disk is one `Store`. It knows groups, entries, frames and rows, and no S3.
+"""
+
+from __future__ import annotations
+
+from o3storage.storage._store import Store, StreamWriter
+from o3storage.storage._types import (
+    FRAME_PLAIN_BYTES,
+    MAX_APPEND_BYTES,
+    MAX_ENTRY_BYTES,
+    SEAL_TAG_BYTES,
+    SMALL_FRAME_BYTES,
+    EntriesGone,
+    Entry,
+    EntryKind,
+    FormatVersionUnknown,
+    FrameBad,
+    FrameMissing,
+    GroupId,
+    HardState,
+    LogState,
+    SealedFrame,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    StoreKeyWrong,
+    StoreLocked,
+    StoreOptions,
+    StoreOutOfService,
+    StoreSpace,
+    StoreStats,
+)
+
+__all__ = [
+    "FRAME_PLAIN_BYTES",
+    "MAX_APPEND_BYTES",
+    "MAX_ENTRY_BYTES",
+    "SEAL_TAG_BYTES",
+    "SMALL_FRAME_BYTES",
+    "EntriesGone",
+    "Entry",
+    "EntryKind",
+    "FormatVersionUnknown",
+    "FrameBad",
+    "FrameMissing",
+    "GroupId",
+    "HardState",
+    "LogState",
+    "SealedFrame",
+    "Store",
+    "StoreDamaged",
+    "StoreError",
+    "StoreFull",
+    "StoreKeyWrong",
+    "StoreLocked",
+    "StoreOptions",
+    "StoreOutOfService",
+    "StoreSpace",
+    "StoreStats",
+    "StreamWriter",
+]
