@@ -1,0 +1,144 @@
+"""A seeded asyncio event loop whose time is virtual: it jumps to the next timer when nothing is
+ready, so that hours of simulated waiting take no real time and a run is reproduced by its seed.
+
+It has no selector, no threads, no signals and no name look-up: code under simulation gets its
+network and disk as simulated twins. Callbacks keep asyncio's order (first in, first out), so the
+only sources of variety are the seeded delays of the twins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from asyncio import base_events
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+DEFAULT_LIMIT_S = 7 * 24 * 3600.0
+"""Virtual seconds after which a run counts as hung: nothing that is simulated waits a week."""
+
+
+class SimDeadlockError(RuntimeError):
+    """Nothing is ready and no timer is set, but the main coroutine has not finished."""
+
+
+class SimTimeoutError(RuntimeError):
+    """Virtual time passed the limit of the run."""
+
+
+class _Selector:
+    """What `BaseEventLoop._run_once` asks for I/O events. Waiting moves the virtual clock."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+
+    def select(self, timeout: float | None) -> list[Any]:
+        if timeout is None:
+            raise SimDeadlockError(self._loop.describe_stall())
+        if timeout > 0:
+            self._loop.advance()
+        return []
+
+
+class SimLoop(base_events.BaseEventLoop):
+    """A virtual-time loop. `rng(name)` gives each simulated part its own seeded generator, so that
+    one more draw in one part does not shift the choices of all others."""
+
+    def __init__(self, seed: int, *, limit_s: float = DEFAULT_LIMIT_S) -> None:
+        super().__init__()
+        self.seed = seed
+        self.limit_s = limit_s
+        self._now_s = 0.0
+        self._selector = _Selector(self)
+        self._task_count = 0
+        self._scheduled: list[asyncio.TimerHandle]
+        self.set_task_factory(self._make_task)
+
+    def time(self) -> float:
+        """Virtual seconds since the start of the run."""
+        return self._now_s
+
+    def rng(self, name: str) -> random.Random:
+        return random.Random(f"{self.seed}/{name}")
+
+    def advance(self) -> None:
+        """Jump to the next timer (the loop asks for this when nothing is ready)."""
+        when = self._scheduled[0].when()
+        if when > self.limit_s:
+            raise SimTimeoutError(
+                f"virtual time passed {self.limit_s} s (seed {self.seed}): {self.describe_stall()}"
+            )
+        self._now_s = max(self._now_s, when)
+
+    def describe_stall(self) -> str:
+        """Who is waiting for what; for error messages."""
+        lines = [f"deadlock at {self._now_s:.6f} s of seed {self.seed}; pending tasks:"]
+        for task in _ordered_tasks(self):
+            frames = task.get_stack(limit=1)
+            at = f"{frames[-1].f_code.co_filename}:{frames[-1].f_lineno}" if frames else "?"
+            lines.append(f"  {task.get_name()} {_coroutine_name(task)} at {at}")
+        return "\n".join(lines)
+
+    def _make_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        **kwargs: Any,
+    ) -> asyncio.Future[T]:
+        self._task_count += 1
+        task: asyncio.Task[T] = asyncio.Task(coro, loop=loop, **kwargs)
+        task.set_name(f"sim-{self._task_count:07d}")
+        return task
+
+    # --- what BaseEventLoop leaves to its subclasses
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        assert not event_list
+
+    def _write_to_self(self) -> None:
+        """No other thread to wake up: `call_soon_threadsafe` is `call_soon` here."""
+
+    def run_in_executor(self, *_: Any) -> Any:  # type: ignore[override]
+        raise RuntimeError("no executors: use the native job pool (runtime.jobs)")
+
+    async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("no name look-up in a simulation: use the simulated network")
+
+
+def _coroutine_name(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", repr(task.get_coro()))
+
+
+def _ordered_tasks(loop: SimLoop) -> list[asyncio.Task[Any]]:
+    """All unfinished tasks in order of creation (`all_tasks` is a set, ordered by address)."""
+    return sorted(asyncio.all_tasks(loop), key=asyncio.Task.get_name)
+
+
+def run(coro: Coroutine[Any, Any, T], seed: int, *, limit_s: float = DEFAULT_LIMIT_S) -> T:
+    """Run `coro` to its end on a new virtual-time loop and return its result. Tasks that are left
+    over are cancelled, in order of creation. Raises SimDeadlockError, SimTimeoutError."""
+    loop = SimLoop(seed, limit_s=limit_s)
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(loop.create_task(coro))
+    finally:
+        try:
+            _cancel_rest(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+def _cancel_rest(loop: SimLoop) -> None:
+    rest = _ordered_tasks(loop)
+    for task in rest:
+        task.cancel()
+
+    async def gather_rest() -> None:
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    if rest:
+        loop.run_until_complete(loop.create_task(gather_rest()))
