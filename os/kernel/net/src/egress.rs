@@ -1,0 +1,218 @@
+//! The way out: IPv4 packets to a neighbour whose address is asked for by ARP (RFC 826).
+
+use crate::wire::*;
+use crate::*;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+/// A neighbour's address is asked for again after this time.
+const NEIGHBOUR_AGE_US: u64 = 60_000_000;
+/// Between two questions for the same neighbour.
+const ARP_RETRY_US: u64 = 500_000;
+
+struct Neighbour {
+    mac: Option<[u8; 6]>,
+    asked_us: u64,
+    seen_us: u64,
+    waiting: Vec<Vec<u8>>,
+}
+
+pub struct Egress {
+    pub mac: [u8; 6],
+    pub mtu: usize,
+    pub lease: Option<Lease>,
+    neighbours: BTreeMap<Ipv4Addr, Neighbour>,
+    pub queue: VecDeque<Vec<u8>>,
+    /// Packets to ourselves; they come back in by [`Stack::poll`](crate::Stack::poll).
+    pub loopback: VecDeque<Vec<u8>>,
+    next_id: u16,
+}
+
+impl Egress {
+    pub fn new(mac: [u8; 6], mtu: usize) -> Egress {
+        Egress {
+            mac,
+            mtu,
+            lease: None,
+            neighbours: BTreeMap::new(),
+            queue: VecDeque::new(),
+            loopback: VecDeque::new(),
+            next_id: 1,
+        }
+    }
+
+    pub fn address(&self) -> Ipv4Addr {
+        self.lease.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |l| l.address)
+    }
+
+    pub fn is_local(&self, address: Ipv4Addr) -> bool {
+        address.is_loopback() || (self.lease.is_some() && address == self.address())
+    }
+
+    /// The address that packets to `target` come from.
+    pub fn source_for(&self, target: Ipv4Addr) -> Option<Ipv4Addr> {
+        if target.is_loopback() {
+            return Some(Ipv4Addr::LOCALHOST);
+        }
+        self.lease.as_ref().map(|l| l.address)
+    }
+
+    fn mask(prefix: u8) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)
+    }
+
+    fn broadcast(&self) -> Option<Ipv4Addr> {
+        let lease = self.lease.as_ref()?;
+        Some(Ipv4Addr::from(u32::from(lease.address) | !Self::mask(lease.prefix)))
+    }
+
+    pub fn is_for_us(&self, target: Ipv4Addr) -> bool {
+        self.is_local(target) || target.is_broadcast() || self.broadcast() == Some(target)
+    }
+
+    fn next_hop(&self, target: Ipv4Addr) -> Option<Ipv4Addr> {
+        let lease = self.lease.as_ref()?;
+        let mask = Self::mask(lease.prefix);
+        if u32::from(lease.address) & mask == u32::from(target) & mask {
+            return Some(target);
+        }
+        lease.gateway
+    }
+
+    /// Sends one IP packet; `build` appends what follows the IP header. False where there is no
+    /// way to `target`.
+    pub fn send(
+        &mut self,
+        source: Ipv4Addr,
+        target: Ipv4Addr,
+        protocol: u8,
+        now_us: u64,
+        build: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
+        let mut frame = Vec::with_capacity(ETHERNET_HEADER + self.mtu);
+        frame.resize(ETHERNET_HEADER + IPV4_HEADER, 0);
+        build(&mut frame);
+        self.next_id = self.next_id.wrapping_add(1);
+        fill_ipv4(&mut frame[ETHERNET_HEADER..], source, target, protocol, self.next_id);
+        if self.is_local(target) {
+            if self.loopback.len() < MAX_TRANSMIT_QUEUE {
+                self.loopback.push_back(frame.split_off(ETHERNET_HEADER));
+            }
+            return true;
+        }
+        if target.is_broadcast() || self.broadcast() == Some(target) {
+            self.enqueue(frame, [255; 6], TYPE_IPV4);
+            return true;
+        }
+        let Some(hop) = self.next_hop(target) else { return false };
+        if !self.neighbours.contains_key(&hop) {
+            self.make_room();
+            let asked_us = now_us.wrapping_sub(ARP_RETRY_US);
+            let entry = Neighbour { mac: None, asked_us, seen_us: now_us, waiting: Vec::new() };
+            self.neighbours.insert(hop, entry);
+        }
+        let Some(entry) = self.neighbours.get_mut(&hop) else { return false };
+        let stale = now_us.saturating_sub(entry.seen_us) > NEIGHBOUR_AGE_US;
+        let ask =
+            (entry.mac.is_none() || stale) && now_us.wrapping_sub(entry.asked_us) >= ARP_RETRY_US;
+        if ask {
+            entry.asked_us = now_us;
+        }
+        let known = entry.mac;
+        if known.is_none() && entry.waiting.len() < MAX_NEIGHBOUR_QUEUE {
+            entry.waiting.push(frame);
+        } else if let Some(mac) = known {
+            self.enqueue(frame, mac, TYPE_IPV4);
+        }
+        if ask {
+            self.send_arp(1, known.unwrap_or([255; 6]), hop);
+        }
+        true
+    }
+
+    fn make_room(&mut self) {
+        while self.neighbours.len() >= MAX_NEIGHBOURS {
+            let oldest = self.neighbours.iter().min_by_key(|(_, n)| n.seen_us).map(|(a, _)| *a);
+            if let Some(address) = oldest {
+                self.neighbours.remove(&address);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, mut frame: Vec<u8>, target: [u8; 6], kind: u16) {
+        if self.queue.len() >= MAX_TRANSMIT_QUEUE {
+            return;
+        }
+        frame[..6].copy_from_slice(&target);
+        frame[6..12].copy_from_slice(&self.mac);
+        frame[12..14].copy_from_slice(&kind.to_be_bytes());
+        self.queue.push_back(frame);
+    }
+
+    fn send_arp(&mut self, operation: u16, target_mac: [u8; 6], target: Ipv4Addr) {
+        let mut frame = Vec::with_capacity(60);
+        frame.resize(ETHERNET_HEADER, 0);
+        frame.extend_from_slice(&[0, 1, 8, 0, 6, 4]);
+        frame.extend_from_slice(&operation.to_be_bytes());
+        frame.extend_from_slice(&self.mac);
+        frame.extend_from_slice(&self.address().octets());
+        frame.extend_from_slice(&if operation == 1 { [0; 6] } else { target_mac });
+        frame.extend_from_slice(&target.octets());
+        self.enqueue(frame, target_mac, TYPE_ARP);
+    }
+
+    pub fn receive_arp(&mut self, data: &[u8], now_us: u64) {
+        if data.len() < 28 || data[..6] != [0, 1, 8, 0, 6, 4] || self.lease.is_none() {
+            return;
+        }
+        let mut mac = [0; 6];
+        mac.copy_from_slice(&data[8..14]);
+        let (sender, target) = (address(data, 14), address(data, 24));
+        if mac[0] & 1 != 0 || sender.is_unspecified() || sender == self.address() {
+            return;
+        }
+        let for_us = target == self.address();
+        // Only those we asked for, or who ask for us, are remembered (RFC 826's merge rule).
+        if for_us && !self.neighbours.contains_key(&sender) {
+            self.make_room();
+            let entry = Neighbour { mac: None, asked_us: 0, seen_us: now_us, waiting: Vec::new() };
+            self.neighbours.insert(sender, entry);
+        }
+        let mut released = Vec::new();
+        if let Some(entry) = self.neighbours.get_mut(&sender) {
+            entry.mac = Some(mac);
+            entry.seen_us = now_us;
+            released = core::mem::take(&mut entry.waiting);
+        }
+        for frame in released {
+            self.enqueue(frame, mac, TYPE_IPV4);
+        }
+        if for_us && be16(data, 6) == 1 {
+            self.send_arp(2, mac, sender);
+        }
+    }
+
+    /// Sends one UDP datagram.
+    pub fn send_udp(
+        &mut self,
+        source: SocketAddrV4,
+        target: SocketAddrV4,
+        data: &[u8],
+        now_us: u64,
+    ) -> bool {
+        self.send(*source.ip(), *target.ip(), PROTO_UDP, now_us, |frame| {
+            let start = frame.len();
+            let length = UDP_HEADER + data.len();
+            frame.extend_from_slice(&source.port().to_be_bytes());
+            frame.extend_from_slice(&target.port().to_be_bytes());
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+            frame.extend_from_slice(&[0, 0]);
+            frame.extend_from_slice(data);
+            let sum = pseudo_sum(*source.ip(), *target.ip(), PROTO_UDP, length);
+            fill_checksum(&mut frame[start..], 6, sum);
+            if frame[start + 6..start + 8] == [0, 0] {
+                frame[start + 6..start + 8].fill(0xff); // Nought would mean "no checksum".
+            }
+        })
+    }
+}

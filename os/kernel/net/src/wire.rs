@@ -1,0 +1,226 @@
+//! Reading and writing the headers of Ethernet, ARP, IPv4, ICMP, UDP and TCP.
+
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+pub const ETHERNET_HEADER: usize = 14;
+pub const IPV4_HEADER: usize = 20;
+pub const TCP_HEADER: usize = 20;
+pub const UDP_HEADER: usize = 8;
+pub const TYPE_IPV4: u16 = 0x0800;
+pub const TYPE_ARP: u16 = 0x0806;
+pub const PROTO_ICMP: u8 = 1;
+pub const PROTO_TCP: u8 = 6;
+pub const PROTO_UDP: u8 = 17;
+
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const PSH: u8 = 8;
+pub const ACK: u8 = 16;
+
+pub fn be16(data: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([data[at], data[at + 1]])
+}
+
+pub fn be32(data: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]])
+}
+
+pub fn address(data: &[u8], at: usize) -> Ipv4Addr {
+    Ipv4Addr::new(data[at], data[at + 1], data[at + 2], data[at + 3])
+}
+
+/// One's-complement sum of `data` as big-endian 16-bit words, continued from `sum`.
+pub fn checksum_add(sum: u64, data: &[u8]) -> u64 {
+    // Native-endian 32-bit words are added eight bytes at a time and swapped once at the end:
+    // the sum is the same in either byte order (RFC 1071, section 2 B).
+    let mut total: u64 = 0;
+    let mut chunks = data.chunks_exact(8);
+    for chunk in &mut chunks {
+        let mut word = [0u8; 8];
+        word.copy_from_slice(chunk);
+        let word = u64::from_ne_bytes(word);
+        total += (word & 0xffff_ffff) + (word >> 32);
+    }
+    let rest = chunks.remainder();
+    let mut last = [0u8; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let word = u64::from_ne_bytes(last);
+    total += (word & 0xffff_ffff) + (word >> 32);
+    let folded = fold(total);
+    sum + u64::from(u16::from_be(folded))
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+pub fn checksum_finish(sum: u64) -> u16 {
+    !fold(sum)
+}
+
+/// The sum over the pseudo header of TCP and UDP.
+pub fn pseudo_sum(source: Ipv4Addr, target: Ipv4Addr, protocol: u8, length: usize) -> u64 {
+    let sum = checksum_add(0, &source.octets());
+    checksum_add(sum, &target.octets()) + u64::from(protocol) + length as u64
+}
+
+/// A checked IPv4 packet.
+pub struct Packet<'a> {
+    pub source: Ipv4Addr,
+    pub target: Ipv4Addr,
+    pub protocol: u8,
+    pub payload: &'a [u8],
+}
+
+/// Reads an IPv4 packet; `None` for a damaged one, and for a fragment, which is refused.
+pub fn parse_ipv4(data: &[u8]) -> Option<Packet<'_>> {
+    if data.len() < IPV4_HEADER || data[0] >> 4 != 4 {
+        return None;
+    }
+    let header = usize::from(data[0] & 15) * 4;
+    let total = usize::from(be16(data, 2));
+    if header < IPV4_HEADER || total < header || total > data.len() {
+        return None;
+    }
+    // More-fragments set, or an offset other than nought.
+    if be16(data, 6) & 0x3fff != 0 || checksum_finish(checksum_add(0, &data[..header])) != 0 {
+        return None;
+    }
+    Some(Packet {
+        source: address(data, 12),
+        target: address(data, 16),
+        protocol: data[9],
+        payload: &data[header..total],
+    })
+}
+
+/// Fills the IPv4 header at the start of `packet` (whose length is final).
+pub fn fill_ipv4(packet: &mut [u8], source: Ipv4Addr, target: Ipv4Addr, protocol: u8, id: u16) {
+    let length = packet.len() as u16;
+    packet[0] = 0x45;
+    packet[1] = 0;
+    packet[2..4].copy_from_slice(&length.to_be_bytes());
+    packet[4..6].copy_from_slice(&id.to_be_bytes());
+    packet[6..8].copy_from_slice(&0x4000u16.to_be_bytes()); // Don't fragment.
+    packet[8] = 64;
+    packet[9] = protocol;
+    packet[10..12].fill(0);
+    packet[12..16].copy_from_slice(&source.octets());
+    packet[16..20].copy_from_slice(&target.octets());
+    let sum = checksum_finish(checksum_add(0, &packet[..IPV4_HEADER]));
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// A checked TCP segment.
+pub struct Segment<'a> {
+    pub source_port: u16,
+    pub target_port: u16,
+    pub seq: u32,
+    pub ack: u32,
+    pub flags: u8,
+    pub window: u16,
+    pub mss: Option<u16>,
+    pub window_scale: Option<u8>,
+    pub data: &'a [u8],
+}
+
+impl Segment<'_> {
+    /// How many sequence numbers the segment takes.
+    pub fn length(&self) -> u32 {
+        let control = u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0);
+        self.data.len() as u32 + control
+    }
+}
+
+pub fn parse_tcp<'a>(packet: &Packet<'a>) -> Option<Segment<'a>> {
+    let data = packet.payload;
+    if data.len() < TCP_HEADER {
+        return None;
+    }
+    let header = usize::from(data[12] >> 4) * 4;
+    if header < TCP_HEADER || header > data.len() {
+        return None;
+    }
+    let sum = pseudo_sum(packet.source, packet.target, PROTO_TCP, data.len());
+    if checksum_finish(checksum_add(sum, data)) != 0 {
+        return None;
+    }
+    let mut segment = Segment {
+        source_port: be16(data, 0),
+        target_port: be16(data, 2),
+        seq: be32(data, 4),
+        ack: be32(data, 8),
+        flags: data[13],
+        window: be16(data, 14),
+        mss: None,
+        window_scale: None,
+        data: &data[header..],
+    };
+    let mut options = &data[TCP_HEADER..header];
+    while let Some(&kind) = options.first() {
+        if kind == 0 {
+            break;
+        }
+        if kind == 1 {
+            options = &options[1..];
+            continue;
+        }
+        let length = usize::from(*options.get(1)?);
+        if length < 2 || length > options.len() {
+            return None;
+        }
+        match (kind, length) {
+            (2, 4) => segment.mss = Some(be16(options, 2)),
+            (3, 3) => segment.window_scale = Some(options[2].min(14)),
+            _ => {}
+        }
+        options = &options[length..];
+    }
+    Some(segment)
+}
+
+/// The fields of a segment to be sent; its data is written by the caller.
+pub struct Header {
+    pub source_port: u16,
+    pub target_port: u16,
+    pub seq: u32,
+    pub ack: u32,
+    pub flags: u8,
+    pub window: u16,
+    pub mss: Option<u16>,
+    pub window_scale: Option<u8>,
+}
+
+/// Appends the TCP header and its options; the checksum is filled by [`fill_checksum`].
+pub fn push_tcp(out: &mut Vec<u8>, header: &Header) {
+    let mut options = [1u8; 8];
+    let mut length = 0;
+    if let Some(mss) = header.mss {
+        options[..2].copy_from_slice(&[2, 4]);
+        options[2..4].copy_from_slice(&mss.to_be_bytes());
+        length = 4;
+    }
+    if let Some(shift) = header.window_scale {
+        options[length..length + 3].copy_from_slice(&[3, 3, shift]);
+        length += 4;
+    }
+    out.extend_from_slice(&header.source_port.to_be_bytes());
+    out.extend_from_slice(&header.target_port.to_be_bytes());
+    out.extend_from_slice(&header.seq.to_be_bytes());
+    out.extend_from_slice(&header.ack.to_be_bytes());
+    out.extend_from_slice(&[(((TCP_HEADER + length) / 4) << 4) as u8, header.flags]);
+    out.extend_from_slice(&header.window.to_be_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&options[..length]);
+}
+
+/// Writes the TCP, UDP or ICMP checksum at `at` over `payload`.
+pub fn fill_checksum(payload: &mut [u8], at: usize, pseudo: u64) {
+    let sum = checksum_finish(checksum_add(pseudo, payload));
+    payload[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
