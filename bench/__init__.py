@@ -1,0 +1,1 @@
+"""Measurements, each with its reference in the same run. `python -m bench --help` lists them."""

@@ -1,0 +1,219 @@
+"""The command line's words: every command, option, default and example.
+
+Parsing only: nothing here opens a file or a socket.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+DEFAULT_IP = "127.0.0.1"
+DEFAULT_PORT = 8080
+DEFAULT_DATA_DIR = "./o3data"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+
+def _port(text: str) -> int:
+    try:
+        port = int(text)
+    except ValueError:
+        port = -1
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return port
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir",
+        default=DEFAULT_DATA_DIR,
+        metavar="DIR",
+        help=f"where the store keeps everything (default {DEFAULT_DATA_DIR})",
+    )
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    _add_data_dir(parser)
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="the running store (default: the one that serves --data-dir)",
+    )
+    parser.add_argument(
+        "--ca-file", metavar="PEM", help="certificate to trust for an https endpoint"
+    )
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ip", default=DEFAULT_IP, metavar="A", help=f"address to listen on (default {DEFAULT_IP})"
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=DEFAULT_PORT,
+        metavar="P",
+        help=f"port to listen on, 0 for any free one (default {DEFAULT_PORT})",
+    )
+    _add_data_dir(parser)
+    parser.add_argument(
+        "--domain",
+        metavar="NAME",
+        help="also serve BUCKET.NAME (virtual-host style), for example s3.example.org",
+    )
+    parser.add_argument("--region", default="us-east-1", metavar="R", help="default us-east-1")
+    parser.add_argument("--tls-cert", metavar="PEM", help="certificate chain; serves https")
+    parser.add_argument("--tls-key", metavar="PEM", help="private key of --tls-cert")
+    parser.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="let unsigned requests act as the root owner (only on a loopback address)",
+    )
+    parser.add_argument(
+        "--anonymous-from-anywhere",
+        action="store_true",
+        help="with --anonymous: also on an address that others can reach",
+    )
+    parser.add_argument(
+        "--admin-listen",
+        metavar="IP:PORT",
+        help="serve /metrics and /-/admin here and not on the S3 address",
+    )
+    parser.add_argument(
+        "--metrics-token-file",
+        metavar="FILE",
+        help="ask for this bearer token on /metrics",
+    )
+    parser.add_argument(
+        "--log-level", choices=["error", "warning", "info", "debug"], default="info"
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line. `serve` is also what runs when no command is named."""
+    parser = _Parser(
+        prog="o3storage",
+        description="A durable, verified, sealed object store driven over the S3 API.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  o3storage                                     a store on 127.0.0.1:8080, data in ./o3data
+  o3storage --ip 192.168.1.10 --port 9000 --data-dir /srv/o3
+  eval "$(o3storage env)"                       settings for every AWS tool
+  o3storage key create --owner alice            a new access key
+  o3storage verify --data-dir /srv/o3           check every stored byte of a stopped store
+  o3storage bench put --size 4K --connections 64
+
+`o3storage COMMAND --help` says more of each.""",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve",
+        help="run the store (also what runs without a command)",
+        description="Run the store until SIGTERM or Ctrl-C; both finish what is in flight.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""environment:
+  O3_ROOT_USER, O3_ROOT_PASSWORD     a second root key, in memory only (or ..._FILE with a path)
+  O3_MASTER_KEY_FILE                 the master key, when it is not kept in the data directory
+
+examples:
+  o3storage serve --port 9000
+  o3storage serve --tls-cert fullchain.pem --tls-key key.pem --ip 0.0.0.0 --port 443
+  o3storage serve --anonymous""",
+    )
+    _add_serve(serve)
+
+    status = commands.add_parser("status", help="what the running store says of itself")
+    _add_endpoint(status)
+    status.add_argument("--json", action="store_true", help="as JSON")
+
+    env = commands.add_parser(
+        "env",
+        help="print settings for AWS tools",
+        description='Prints export lines for a shell: eval "$(o3storage env)"',
+    )
+    _add_data_dir(env)
+
+    key = commands.add_parser("key", help="make, list and remove access keys")
+    actions = key.add_subparsers(dest="action", metavar="ACTION", required=True)
+    create = actions.add_parser("create", help="a new key; its secret is shown once")
+    create.add_argument("--owner", required=True, help="whose buckets the key opens")
+    _add_endpoint(create)
+    listing = actions.add_parser("list", help="all keys, without secrets")
+    listing.add_argument("--owner", help="only this owner's")
+    _add_endpoint(listing)
+    remove = actions.add_parser("remove", help="a key stops working at once")
+    remove.add_argument("key_id")
+    _add_endpoint(remove)
+
+    verify = commands.add_parser(
+        "verify",
+        help="check every stored byte of a stopped store",
+        description="Reads everything in the data directory and checks it. Exit 0 when all is "
+        "good, 1 when something is not. Nothing is changed without --repair.",
+    )
+    _add_data_dir(verify)
+    verify.add_argument(
+        "--repair", action="store_true", help="set aside what is bad, keeping what is good"
+    )
+    verify.add_argument(
+        "--return-disk",
+        action="store_true",
+        help="after a full check, let a disk that was taken out of service serve again",
+    )
+    verify.add_argument("--json", action="store_true", help="the report as JSON")
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="show a volume, a record or an object of a stopped store",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  o3storage inspect                              the volumes of ./o3data
+  o3storage inspect volume 00000003              its records
+  o3storage inspect record 00000003 8192         one record in full
+  o3storage inspect object s3://bucket/key       its versions and where their frames lie""",
+    )
+    inspect.add_argument(
+        "what", nargs="?", choices=["volumes", "volume", "record", "object"], default="volumes"
+    )
+    inspect.add_argument("names", nargs="*", help="volume | volume offset | s3://bucket/key")
+    _add_data_dir(inspect)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure any S3 endpoint",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""The same command measures a peer:
+  o3storage bench mixed --endpoint http://127.0.0.1:9000 --key-id K --secret-file F""",
+    )
+    bench.add_argument(
+        "operation", nargs="?", choices=["put", "get", "head", "list", "mixed"], default="mixed"
+    )
+    _add_endpoint(bench)
+    bench.add_argument("--bucket", default="o3-bench", help="made if missing (default o3-bench)")
+    bench.add_argument("--size", default="4K", help="object size (default 4K)")
+    bench.add_argument("--connections", type=int, default=64, help="default 64")
+    bench.add_argument("--seconds", type=float, default=10.0, help="default 10")
+    bench.add_argument("--objects", type=int, default=1000, help="keys used (default 1000)")
+    bench.add_argument("--key-id", help="access key id (default: the store's root key)")
+    bench.add_argument("--secret-file", metavar="FILE", help="file with the secret of --key-id")
+    bench.add_argument("--json", action="store_true", help="the result as JSON")
+
+    commands.add_parser("version", help="print the version")
+    return parser
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse `sys.argv[1:]`; without a command, `serve` is meant."""
+    parser = build_parser()
+    first = arguments[0] if arguments else ""
+    if first == "--version":
+        arguments = ["version"]
+    elif not first or (first.startswith("-") and first not in {"-h", "--help"}):
+        arguments = ["serve", *arguments]
+    return parser.parse_args(arguments)

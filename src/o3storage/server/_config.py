@@ -1,0 +1,133 @@
+"""What one node is told at its start, checked."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._errors import StartError
+
+MAX_SECRET_FILE_BYTES = 4096
+"""A credential file larger than this is surely the wrong file."""
+MIN_ROOT_PASSWORD_CHARS = 8
+"""What other S3 stores ask for as well; shorter ones are guessed."""
+MAX_KEY_ID_CHARS = 128
+"""IAM's limit for an access key id."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootKey:
+    """A key that acts as the root owner."""
+
+    key_id: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"RootKey({self.key_id})"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    ip: str
+    port: int
+    data_dir: Path
+    region: str = "us-east-1"
+    domain: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    anonymous: bool = False
+    anonymous_from_anywhere: bool = False
+    admin_listen: tuple[str, int] | None = None
+    metrics_token: str | None = None
+    log_level: str = "info"
+    environment_root: RootKey | None = None
+    master_key_file: Path | None = None
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the address listened on (never a peer's) is reachable from this machine only."""
+        return is_loopback(self.ip)
+
+    def check(self) -> None:
+        """Raise StartError for settings that contradict each other."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise StartError("--tls-cert and --tls-key go together; give both or neither")
+        if self.anonymous_from_anywhere and not self.anonymous:
+            raise StartError("--anonymous-from-anywhere needs --anonymous as well")
+        if self.anonymous and not self.loopback and not self.anonymous_from_anywhere:
+            raise StartError(
+                f"--anonymous on {self.ip} would open the store to the network; "
+                "listen on 127.0.0.1, or add --anonymous-from-anywhere if that is meant"
+            )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a literal address (or `localhost`) is loopback."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`127.0.0.1:9001`, `[::1]:9001` or `9001` (loopback) -> (address, port). Raises StartError."""
+    address, _, port = text.rpartition(":")
+    try:
+        number = int(port)
+        if not 0 <= number <= 65535:
+            raise ValueError
+    except ValueError:
+        raise StartError(f"{text!r} is not IP:PORT, for example 127.0.0.1:9001") from None
+    return (address.strip("[]") or "127.0.0.1", number)
+
+
+def read_secret_file(path: str, what: str) -> str:
+    """The first line of a small file. Raises StartError naming `what` it was for."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_SECRET_FILE_BYTES + 1)
+    except OSError as error:
+        raise StartError(f"cannot read the {what} file {path}: {error.strerror}") from None
+    if len(raw) > MAX_SECRET_FILE_BYTES:
+        raise StartError(f"the {what} file {path} is too large to be one")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise StartError(f"the {what} file {path} is not text") from None
+    return text.split("\n", 1)[0].strip()
+
+
+def root_key_from(environment: Mapping[str, str]) -> RootKey | None:
+    """O3_ROOT_USER and O3_ROOT_PASSWORD, or the files that their `_FILE` twins name."""
+    values = {}
+    for name in ("O3_ROOT_USER", "O3_ROOT_PASSWORD"):
+        plain, file = environment.get(name), environment.get(f"{name}_FILE")
+        if plain and file:
+            raise StartError(f"{name} and {name}_FILE are both set; keep one")
+        values[name] = read_secret_file(file, name) if file else (plain or "")
+    user, password = values["O3_ROOT_USER"], values["O3_ROOT_PASSWORD"]
+    if not user and not password:
+        return None
+    if not user or not password:
+        raise StartError("O3_ROOT_USER and O3_ROOT_PASSWORD go together; set both or neither")
+    if len(password) < MIN_ROOT_PASSWORD_CHARS:
+        raise StartError(f"O3_ROOT_PASSWORD needs at least {MIN_ROOT_PASSWORD_CHARS} characters")
+    if len(user) > MAX_KEY_ID_CHARS or not user.isascii() or not user.isprintable() or "/" in user:
+        raise StartError(
+            f"O3_ROOT_USER must be 1 to {MAX_KEY_ID_CHARS} printable ASCII characters without '/'"
+        )
+    return RootKey(user, password)
+
+
+def master_key_file_from(environment: Mapping[str, str]) -> Path | None:
+    path = environment.get("O3_MASTER_KEY_FILE")
+    return Path(path) if path else None
+
+
+def data_dir_path(text: str) -> Path:
+    return Path(os.path.abspath(text))

@@ -1,0 +1,78 @@
+"""The root credentials that a store makes for itself on its first start.
+
+They lie in the data directory as `root-credentials`, mode 0600, in the format of an AWS shared
+credentials file, so that `AWS_SHARED_CREDENTIALS_FILE` can point at it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from o3storage.runtime.clock import Entropy
+
+from ._config import MAX_SECRET_FILE_BYTES, RootKey
+from ._errors import StartError
+
+FILE_NAME = "root-credentials"
+_KEY_ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_SECRET_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-"
+KEY_ID_CHARS = 20
+"""As long as AWS's, which some tools check."""
+SECRET_CHARS = 40
+"""As long as AWS's; 240 bits of entropy with 64 symbols."""
+
+
+def make_key(entropy: Entropy) -> RootKey:
+    """A new key id and secret, drawn without bias (both alphabets are powers of two)."""
+    id_bytes = entropy.random_bytes(KEY_ID_CHARS - 2)
+    secret_bytes = entropy.random_bytes(SECRET_CHARS)
+    return RootKey(
+        "O3" + "".join(_KEY_ID_ALPHABET[byte & 31] for byte in id_bytes),
+        "".join(_SECRET_ALPHABET[byte & 63] for byte in secret_bytes),
+    )
+
+
+def load(data_dir: Path) -> RootKey | None:
+    """The stored key, or None if there is none. Raises StartError if the file is unusable."""
+    path = data_dir / FILE_NAME
+    try:
+        raw = path.read_bytes()[: MAX_SECRET_FILE_BYTES + 1]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StartError(f"cannot read {path}: {error.strerror}") from None
+    values = {}
+    for line in raw.decode("utf-8", "replace").splitlines():
+        name, equals, value = line.partition("=")
+        if equals:
+            values[name.strip()] = value.strip()
+    key_id, secret = values.get("aws_access_key_id"), values.get("aws_secret_access_key")
+    if not key_id or not secret:
+        raise StartError(
+            f"{path} holds no aws_access_key_id and aws_secret_access_key; restore it, or "
+            "remove it and the next start makes a new root key (nothing else changes)"
+        )
+    return RootKey(key_id, secret)
+
+
+def create(data_dir: Path, entropy: Entropy) -> RootKey:
+    """Make a key and keep it, durably, before anybody is told of it."""
+    key = make_key(entropy)
+    path = data_dir / FILE_NAME
+    temporary = data_dir / f"{FILE_NAME}.new"
+    text = f"[default]\naws_access_key_id = {key.key_id}\naws_secret_access_key = {key.secret}\n"
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, text.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(temporary, path)
+    directory = os.open(data_dir, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return key

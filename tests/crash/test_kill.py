@@ -1,0 +1,182 @@
+"""kill -9 at random instants under concurrent writers: no acknowledged operation is lost (P1),
+nothing half-present appears (P2, P3), and `verify` finds nothing wrong.
+
+O3_CRASH_KILLS sets the number of kills (25 in CI).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from o3storage.cli._client import Client, ClientError
+from tests.crash.history import Key
+from tests.support.running_store import RunningStore, run_command
+
+pytestmark = pytest.mark.crash
+
+KILLS = int(os.environ.get("O3_CRASH_KILLS", "25"))
+SEED = int(os.environ.get("O3_CRASH_SEED", "1"))
+WRITERS = 16
+KEYS_PER_WRITER = 6
+PART_BYTES = 5 * 1024 * 1024
+
+
+class Writer:
+    """One client with keys of its own, doing one random operation after the other."""
+
+    def __init__(self, number: int, seed: int) -> None:
+        self.number = number
+        self.random = random.Random(f"{seed}/{number}")
+        self.keys = {f"w{number:02d}/k{n}": Key() for n in range(KEYS_PER_WRITER)}
+        self.done = 0
+
+    def body(self) -> bytes:
+        kind = self.random.random()
+        if kind < 0.6:
+            size = self.random.randrange(0, 9000)
+        elif kind < 0.9:
+            size = self.random.randrange(30_000, 300_000)
+        else:
+            size = self.random.randrange(500_000, 3_000_000)
+        return self.random.randbytes(size)
+
+    async def run(self, client: Client) -> None:
+        """Until the store is gone."""
+        while True:
+            name = self.random.choice(list(self.keys))
+            key = self.keys[name]
+            kind = self.random.random()
+            try:
+                if kind < 0.15:
+                    await self.delete(client, name, key)
+                elif kind < 0.2:
+                    await self.multipart(client, name, key)
+                else:
+                    await self.put(client, name, key)
+            except ClientError:
+                return
+            self.done += 1
+
+    async def put(self, client: Client, name: str, key: Key) -> None:
+        body = self.body()
+        state = hashlib.sha256(body).digest()
+        key.begin(state)
+        answer = await client.request("PUT", f"/crash/{name}", body=body)
+        assert answer.status == 200, answer
+        key.acknowledge(state)
+
+    async def delete(self, client: Client, name: str, key: Key) -> None:
+        key.begin(None)
+        answer = await client.request("DELETE", f"/crash/{name}")
+        assert answer.status == 204, answer
+        key.acknowledge(None)
+
+    async def multipart(self, client: Client, name: str, key: Key) -> None:
+        answer = await client.request("POST", f"/crash/{name}", query={"uploads": ""})
+        assert answer.status == 200, answer
+        found = re.search(rb"<UploadId>([^<]+)</UploadId>", answer.body)
+        assert found
+        upload_id = found[1].decode()
+        parts = [self.random.randbytes(PART_BYTES), self.random.randbytes(1000)]
+        listed = []
+        for number, part in enumerate(parts, 1):
+            answer = await client.request(
+                "PUT",
+                f"/crash/{name}",
+                query={"partNumber": str(number), "uploadId": upload_id},
+                body=part,
+            )
+            assert answer.status == 200, answer
+            listed.append(
+                f"<Part><PartNumber>{number}</PartNumber><ETag>{answer.headers['etag']}</ETag></Part>"
+            )
+        state = hashlib.sha256(b"".join(parts)).digest()
+        key.begin(state)
+        answer = await client.request(
+            "POST",
+            f"/crash/{name}",
+            query={"uploadId": upload_id},
+            body=f"<CompleteMultipartUpload>{''.join(listed)}</CompleteMultipartUpload>".encode(),
+        )
+        assert answer.status == 200 and b"<Error>" not in answer.body, answer
+        key.acknowledge(state)
+
+
+async def load_until_killed(store: RunningStore, writers: list[Writer], after: int) -> int:
+    """Run the writers; kill the store once `after` operations were acknowledged."""
+    before = sum(writer.done for writer in writers)
+    clients = [store.client() for _ in writers]
+    tasks = [
+        asyncio.ensure_future(writer.run(client))
+        for writer, client in zip(writers, clients, strict=True)
+    ]
+    while sum(writer.done for writer in writers) < before + after:
+        if any(task.done() for task in tasks):
+            break
+        await asyncio.sleep(0)
+    store.kill()
+    await asyncio.gather(*tasks)
+    for client in clients:
+        await client.close()
+    return sum(writer.done for writer in writers) - before
+
+
+async def check(store: RunningStore, writers: list[Writer]) -> list[str]:
+    """Every key against what its writer was told, and the listing against the keys."""
+    problems = []
+    client = store.client()
+    present = set()
+    for writer in writers:
+        for name, key in writer.keys.items():
+            answer = await client.request("GET", f"/crash/{name}")
+            if answer.status == 200:
+                found = hashlib.sha256(answer.body).digest()
+                present.add(name)
+            else:
+                assert answer.status == 404, answer
+                found = None
+            problem = key.observe(found)
+            if problem:
+                problems.append(f"{name} {problem}")
+    answer = await client.request("GET", "/crash", query={"list-type": "2"})
+    listed = {name.decode() for name in re.findall(rb"<Key>([^<]+)</Key>", answer.body)}
+    if listed != present:
+        problems.append(f"listing and objects differ in {sorted(listed ^ present)}")
+    await client.close()
+    return problems
+
+
+def test_no_acknowledged_operation_is_lost(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    chance = random.Random(SEED)
+    writers = [Writer(number, SEED) for number in range(WRITERS)]
+    store = RunningStore(data_dir)
+    with store:
+
+        async def make_bucket() -> None:
+            client = store.client()
+            assert (await client.request("PUT", "/crash")).status == 200
+            await client.close()
+
+        asyncio.run(make_bucket())
+        total = asyncio.run(load_until_killed(store, writers, 20))
+    for kill in range(1, KILLS + 1):
+        with RunningStore(data_dir) as store:
+            assert asyncio.run(check(store, writers)) == []
+            if kill < KILLS:
+                total += asyncio.run(
+                    load_until_killed(store, writers, chance.choice([0, 3, 10, 40, 120]))
+                )
+            else:
+                assert store.stop() == 0
+        if kill % 10 == 0 or kill == KILLS:
+            report = run_command("verify", "--data-dir", str(data_dir))
+            assert report.returncode == 0, report.stdout + report.stderr
+    print(f"{KILLS} kills, {total} acknowledged operations")

@@ -1,0 +1,82 @@
+"""Settings that contradict each other, and secrets from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from o3storage.server._config import (
+    RootKey,
+    ServerConfig,
+    is_loopback,
+    parse_listen,
+    root_key_from,
+)
+from o3storage.server._errors import StartError
+
+
+def config(**changes: object) -> ServerConfig:
+    return ServerConfig(**{"ip": "127.0.0.1", "port": 0, "data_dir": Path("d"), **changes})  # type: ignore[arg-type]
+
+
+def test_anonymous_is_for_loopback_unless_said_twice() -> None:
+    config(anonymous=True).check()
+    with pytest.raises(StartError, match="open the store to the network"):
+        config(anonymous=True, ip="0.0.0.0").check()
+    config(anonymous=True, ip="0.0.0.0", anonymous_from_anywhere=True).check()
+    with pytest.raises(StartError, match="needs --anonymous"):
+        config(anonymous_from_anywhere=True).check()
+
+
+def test_certificate_and_key_go_together() -> None:
+    with pytest.raises(StartError, match="go together"):
+        config(tls_cert=Path("c")).check()
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+     ("0.0.0.0", False), ("192.168.1.10", False), ("example.org", False)],
+)  # fmt: skip
+def test_loopback(address: str, expected: bool) -> None:
+    assert is_loopback(address) is expected
+
+
+def test_listen_addresses() -> None:
+    assert parse_listen("127.0.0.1:9001") == ("127.0.0.1", 9001)
+    assert parse_listen("[::1]:9001") == ("::1", 9001)
+    assert parse_listen("9001") == ("127.0.0.1", 9001)
+    for bad in ("x", "1.2.3.4:", "1.2.3.4:99999"):
+        with pytest.raises(StartError, match="for example"):
+            parse_listen(bad)
+
+
+def test_root_key_from_the_environment(tmp_path: Path) -> None:
+    assert root_key_from({}) is None
+    plain = {"O3_ROOT_USER": "admin", "O3_ROOT_PASSWORD": "longenough"}
+    assert root_key_from(plain) == RootKey("admin", "longenough")
+    file = tmp_path / "secret"
+    file.write_text("fromfile9\n")
+    assert root_key_from({"O3_ROOT_USER": "admin", "O3_ROOT_PASSWORD_FILE": str(file)}) == RootKey(
+        "admin", "fromfile9"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"O3_ROOT_USER": "a"}, "go together"),
+        ({"O3_ROOT_USER": "a", "O3_ROOT_PASSWORD": "short"}, "at least 8"),
+        ({"O3_ROOT_USER": "a/b", "O3_ROOT_PASSWORD": "longenough"}, "without '/'"),
+        ({"O3_ROOT_USER": "a", "O3_ROOT_USER_FILE": "f"}, "both set"),
+        ({"O3_ROOT_USER_FILE": "/nowhere/at/all"}, "cannot read"),
+    ],
+)
+def test_a_bad_root_key_says_why(environment: dict[str, str], reason: str) -> None:
+    with pytest.raises(StartError, match=reason):
+        root_key_from(environment)
+
+
+def test_no_secret_in_a_repr() -> None:
+    assert "hidden" not in repr(RootKey("id", "hidden"))
