@@ -2,12 +2,15 @@
 use pyo3::prelude::*;
 
 mod aead;
+mod aligned;
 mod buffers;
 mod digester;
+mod files;
 mod hashes;
 mod index;
 mod jobs;
 mod keys;
+mod pool;
 
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -17,5 +20,8 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     digester::register(m)?;
     aead::register(m)?;
     keys::register(m)?;
+    aligned::register(m)?;
+    files::register(m)?;
+    pool::register(m)?;
     index::register(m)
 }
