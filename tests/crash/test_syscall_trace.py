@@ -1,0 +1,149 @@
+"""A kill cannot see a missing fsync, a trace of system calls can: before each 200 every file that
+the write put data into was synced, and so was the directory of every new file among them (P1)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.running_store import RunningStore
+
+pytestmark = pytest.mark.crash
+
+CALLS = "openat,write,pwrite64,pwritev,pwritev2,fdatasync,fsync,sendto,sendmsg,writev"
+LINE = re.compile(r"^(\d+) +(\d+\.\d+) (.*)$")
+PATH = re.compile(r"<([^>]*)>")
+
+
+@dataclass(slots=True)
+class Call:
+    name: str
+    text: str
+    started: float
+    ended: float
+    path: str
+
+
+def parse(trace: Path) -> list[Call]:
+    """Completed calls in order of completion; calls that were interrupted by another thread's line
+    are put together again."""
+    calls: list[Call] = []
+    open_calls: dict[str, tuple[float, str]] = {}
+    for line in trace.read_text(errors="replace").splitlines():
+        found = LINE.match(line)
+        if not found:
+            continue
+        pid, at, text = found[1], float(found[2]), found[3]
+        if text.endswith("<unfinished ...>"):
+            open_calls[pid] = (at, text.removesuffix("<unfinished ...>"))
+            continue
+        started = at
+        if text.startswith("<... "):
+            if pid not in open_calls:
+                continue
+            started, begin = open_calls.pop(pid)
+            text = begin + text.split("resumed>", 1)[1]
+        name = text.split("(", 1)[0]
+        path = PATH.search(text.rsplit(" = ", 1)[-1] if name == "openat" else text)
+        calls.append(Call(name, text, started, at, path[1] if path else ""))
+    return calls
+
+
+def problems_in(calls: list[Call], data_dir: Path) -> tuple[int, list[str]]:
+    """(answers to writes, what was not durable when they were sent). Requests were made one at a
+    time, so all that was written between two answers belongs to the second."""
+    answers = 0
+    problems: list[str] = []
+    created: dict[str, float] = {}
+    unsynced: dict[str, float] = {}
+    unsynced_names: dict[str, float] = {}
+    syncs = 0
+    for call in sorted(calls, key=lambda c: c.ended):
+        inside = call.path.startswith(str(data_dir))
+        if call.name == "openat" and inside and "O_CREAT" in call.text and " = -1" not in call.text:
+            created[call.path] = call.ended
+        elif call.name in {"pwrite64", "pwritev", "pwritev2"} and inside:
+            data = re.search(r'"((?:[^"\\]|\\.)*)"', call.text)
+            if data and not data[1].replace("\\0", "").strip():
+                continue  # zero-fill ahead of use: nothing depends on it
+            unsynced[call.path] = call.ended
+            if call.path in created:
+                unsynced_names[call.path] = created.pop(call.path)
+        elif call.name in {"fdatasync", "fsync"} and inside and call.text.rstrip().endswith("= 0"):
+            syncs += 1
+            if unsynced.get(call.path, float("inf")) <= call.started:
+                del unsynced[call.path]
+            for name, at in list(unsynced_names.items()):
+                if str(Path(name).parent) == call.path and at <= call.started:
+                    del unsynced_names[name]
+        elif call.name in {"sendto", "sendmsg", "write", "writev"} and re.search(
+            r'"HTTP/1\.1 20[04]', call.text
+        ):
+            answers += 1
+            for path in unsynced:
+                problems.append(f"answer {answers}: {path} was written and not synced")
+            for path in unsynced_names:
+                problems.append(f"answer {answers}: the name {path} was not synced")
+            if not syncs:
+                problems.append(f"answer {answers}: no sync since the answer before")
+            unsynced.clear()
+            unsynced_names.clear()
+            syncs = 0
+    return answers, problems
+
+
+async def write_mixed(store: RunningStore, count: int) -> None:
+    chance = random.Random(5)
+    client = store.client()
+    assert (await client.request("PUT", "/trace")).status == 200
+    for number in range(count):
+        kind = chance.random()
+        path = f"/trace/k{chance.randrange(10)}"
+        if kind < 0.2:
+            answer = await client.request("DELETE", path)
+        else:
+            size = chance.choice([0, 100, 4096, 40_000, 300_000, 1_500_000])
+            answer = await client.request("PUT", path, body=chance.randbytes(size))
+        assert answer.status in {200, 204}, (number, answer)
+    await client.close()
+
+
+def test_every_answer_follows_its_syncs(tmp_path: Path) -> None:
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed (tools/clients.sh installs it)")
+    trace = tmp_path / "trace"
+    data_dir = tmp_path / "data"
+    wrapper = (strace, "-f", "-y", "-ttt", "-s", "48", "-e", f"trace={CALLS}", "-o", str(trace))
+    with RunningStore(data_dir, wrapper=wrapper) as store:
+        asyncio.run(write_mixed(store, 100))
+        seen = trace.read_text(errors="replace")
+        assert store.stop() == 0
+    started = seen.index("HTTP/1.1 200") if "HTTP/1.1 200" in seen else 0
+    assert started
+    answers, problems = problems_in(parse(trace), data_dir)
+    assert problems == []
+    assert answers >= 101
+
+
+def test_the_check_can_fail(tmp_path: Path) -> None:
+    """The same trace with one sync taken out is refused."""
+    lines = [
+        '1 1.0 openat(AT_FDCWD</>, "log", O_RDWR|O_CREAT, 0600) = 5</d/v/log>',
+        '1 2.0 pwritev(5</d/v/log>, [{iov_base="data", iov_len=4}], 1, 0) = 4',
+        "2 3.0 fdatasync(5</d/v/log>) = 0",
+        "2 3.5 fsync(6</d/v>) = 0",
+        '1 4.0 sendto(7<socket:[1]>, "HTTP/1.1 200 OK\\r\\n"..., 100, 0, NULL, 0) = 100',
+    ]
+    trace = tmp_path / "trace"
+    trace.write_text("\n".join(lines))
+    assert problems_in(parse(trace), Path("/d")) == (1, [])
+    for removed in (2, 3):
+        trace.write_text("\n".join(line for n, line in enumerate(lines) if n != removed))
+        assert problems_in(parse(trace), Path("/d"))[1] != []
