@@ -7,9 +7,10 @@ use pyo3::prelude::*;
 use std::ffi::{CString, OsString};
 use std::io::Error;
 use std::net::ToSocketAddrs;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 /// The kernel's own limit of buffers in one call (UIO_MAXIOV).
 const IOV_MAX: usize = 1024;
@@ -22,8 +23,84 @@ struct Zeros([u8; ZERO_BYTES]);
 static ZEROS: Zeros = Zeros([0; ZERO_BYTES]);
 const _: () = assert!(std::mem::align_of::<Zeros>() == ALIGN_BYTES);
 
+/// An open file, closed when neither Python nor a job holds it: a number that a job still uses is
+/// never given to another file, and an open whose waiter was cancelled does not leak.
+#[pyclass(frozen, module = "o3storage._native")]
+pub struct FileHandle {
+    fd: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+impl FileHandle {
+    fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd: Mutex::new(Some(Arc::new(fd))),
+        }
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<OwnedFd>>> {
+        match self.fd.lock() {
+            Ok(slot) => slot,
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+}
+
+#[pymethods]
+impl FileHandle {
+    /// Closes once the jobs that use the file are done. Does nothing the second time.
+    fn close_job(&self) -> Job {
+        let mut fd = self.slot().take();
+        job(Lane::File, Lent::default(), None, move |_| {
+            if let Some(fd) = fd.take().and_then(Arc::into_inner) {
+                // Never twice: after an error the number may belong to another file already.
+                check(unsafe { libc::close(fd.into_raw_fd()) })?;
+            }
+            Ok(Outcome::Nothing)
+        })
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.slot().is_none()
+    }
+
+    fn fileno(&self) -> PyResult<i32> {
+        match &*self.slot() {
+            Some(fd) => Ok(fd.as_raw_fd()),
+            None => Err(PyValueError::new_err("the file is closed")),
+        }
+    }
+}
+
+/// A descriptor, kept open while the job that holds this exists.
+pub struct Fd {
+    number: i32,
+    _keep: Option<Arc<OwnedFd>>,
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Fd {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(handle) = object.cast::<FileHandle>() {
+            return match &*handle.get().slot() {
+                Some(fd) => Ok(Self {
+                    number: fd.as_raw_fd(),
+                    _keep: Some(Arc::clone(fd)),
+                }),
+                None => Err(PyValueError::new_err("the file is closed")),
+            };
+        }
+        Ok(Self {
+            number: object.extract()?,
+            _keep: None,
+        })
+    }
+}
+
 pub enum Outcome {
     Nothing,
+    File(OwnedFd),
     Number(i64),
     Pair(u64, u64),
     /// So many bytes of the new object were filled.
@@ -61,6 +138,7 @@ impl PureJob for FileJob {
             .map_err(|e| os_error(&e, self.path.as_deref()))?
         {
             Outcome::Nothing => py.None(),
+            Outcome::File(fd) => Bound::new(py, FileHandle::new(fd))?.into_any().unbind(),
             Outcome::Number(number) => number.into_pyobject(py)?.into_any().unbind(),
             Outcome::Pair(a, b) => (a, b).into_pyobject(py)?.into_any().unbind(),
             Outcome::Filled(size) => match self.lent.new {
@@ -201,7 +279,7 @@ fn sync_data(fd: i32) -> Result<(), Error> {
 }
 
 #[pyfunction]
-fn pread_nowait(py: Python<'_>, fd: i32, size: usize, offset: i64) -> PyResult<Option<Py<PyAny>>> {
+fn pread_nowait(py: Python<'_>, fd: Fd, size: usize, offset: i64) -> PyResult<Option<Py<PyAny>>> {
     let mut new = NewBytes::new(py, size)?;
     let out = new.as_mut_slice();
     let filled = detached(py, size, || {
@@ -213,7 +291,7 @@ fn pread_nowait(py: Python<'_>, fd: i32, size: usize, offset: i64) -> PyResult<O
                 iov_len: rest.len(),
             };
             let position = offset + filled as i64;
-            let got = unsafe { libc::preadv2(fd, &vector, 1, position, libc::RWF_NOWAIT) };
+            let got = unsafe { libc::preadv2(fd.number, &vector, 1, position, libc::RWF_NOWAIT) };
             match got {
                 // End of file.
                 0 => break,
@@ -233,22 +311,13 @@ fn open_job(path: PathBuf, flags: i32, mode: u32) -> PyResult<Job> {
     let c = c_path(&path)?;
     let operation = move |_: &mut Lent| {
         let fd = again(|| check(unsafe { libc::open(c.as_ptr(), flags | libc::O_CLOEXEC, mode) }))?;
-        Ok(Outcome::Number(fd.into()))
+        Ok(Outcome::File(unsafe { OwnedFd::from_raw_fd(fd) }))
     };
     Ok(job(Lane::File, Lent::default(), Some(path), operation))
 }
 
 #[pyfunction]
-fn close_job(fd: i32) -> Job {
-    job(Lane::File, Lent::default(), None, move |_| {
-        // Never twice: after an error the number may belong to another file already.
-        check(unsafe { libc::close(fd) })?;
-        Ok(Outcome::Nothing)
-    })
-}
-
-#[pyfunction]
-fn pread_job(py: Python<'_>, fd: i32, size: usize, offset: i64) -> PyResult<Job> {
+fn pread_job(py: Python<'_>, fd: Fd, size: usize, offset: i64) -> PyResult<Job> {
     let lent = Lent {
         new: Some(NewBytes::new(py, size)?),
         ..Lent::default()
@@ -258,12 +327,12 @@ fn pread_job(py: Python<'_>, fd: i32, size: usize, offset: i64) -> PyResult<Job>
             .new
             .as_mut()
             .map_or(&mut [][..], NewBytes::as_mut_slice);
-        Ok(Outcome::Filled(read_full(fd, out, offset)?))
+        Ok(Outcome::Filled(read_full(fd.number, out, offset)?))
     }))
 }
 
 #[pyfunction]
-fn pread_into_job(fd: i32, out: WriteBuf, offset: i64) -> Job {
+fn pread_into_job(fd: Fd, out: WriteBuf, offset: i64) -> Job {
     let lent = Lent {
         write: Some(out),
         ..Lent::default()
@@ -273,37 +342,37 @@ fn pread_into_job(fd: i32, out: WriteBuf, offset: i64) -> Job {
             .write
             .as_mut()
             .map_or(&mut [][..], WriteBuf::as_mut_slice);
-        Ok(Outcome::Filled(read_full(fd, out, offset)?))
+        Ok(Outcome::Filled(read_full(fd.number, out, offset)?))
     })
 }
 
 #[pyfunction]
 #[pyo3(signature = (fd, buffers, offset, sync = false))]
-fn pwritev_job(fd: i32, buffers: Vec<ReadBuf>, offset: i64, sync: bool) -> Job {
+fn pwritev_job(fd: Fd, buffers: Vec<ReadBuf>, offset: i64, sync: bool) -> Job {
     let lent = Lent {
         read: buffers,
         ..Lent::default()
     };
     job(Lane::File, lent, None, move |lent| {
         let slices: Vec<&[u8]> = lent.read.iter().map(ReadBuf::as_slice).collect();
-        write_vectors(fd, &slices, offset)?;
+        write_vectors(fd.number, &slices, offset)?;
         if sync {
-            sync_data(fd)?;
+            sync_data(fd.number)?;
         }
         Ok(Outcome::Nothing)
     })
 }
 
 #[pyfunction]
-fn fdatasync_job(fd: i32) -> Job {
+fn fdatasync_job(fd: Fd) -> Job {
     job(Lane::File, Lent::default(), None, move |_| {
-        sync_data(fd)?;
+        sync_data(fd.number)?;
         Ok(Outcome::Nothing)
     })
 }
 
 #[pyfunction]
-fn allocate_job(fd: i32, offset: i64, size: i64, zero_fill: bool) -> PyResult<Job> {
+fn allocate_job(fd: Fd, offset: i64, size: i64, zero_fill: bool) -> PyResult<Job> {
     if offset < 0 || size < 0 {
         return Err(PyValueError::new_err("offset and size are not negative"));
     }
@@ -311,7 +380,7 @@ fn allocate_job(fd: i32, offset: i64, size: i64, zero_fill: bool) -> PyResult<Jo
         if size == 0 {
             return Ok(Outcome::Nothing);
         }
-        let reserved = again(|| check(unsafe { libc::fallocate(fd, 0, offset, size) }));
+        let reserved = again(|| check(unsafe { libc::fallocate(fd.number, 0, offset, size) }));
         let must_fill = match reserved {
             Ok(_) => zero_fill,
             // A file system without fallocate: only written zeros reserve space there.
@@ -322,7 +391,7 @@ fn allocate_job(fd: i32, offset: i64, size: i64, zero_fill: bool) -> PyResult<Jo
             let mut position = offset;
             while position < offset + size {
                 let piece = (offset + size - position).min(ZERO_BYTES as i64);
-                write_full(fd, &ZEROS.0[..piece as usize], position)?;
+                write_full(fd.number, &ZEROS.0[..piece as usize], position)?;
                 position += piece;
             }
         }
@@ -331,9 +400,9 @@ fn allocate_job(fd: i32, offset: i64, size: i64, zero_fill: bool) -> PyResult<Jo
 }
 
 #[pyfunction]
-fn truncate_job(fd: i32, size: i64) -> Job {
+fn truncate_job(fd: Fd, size: i64) -> Job {
     job(Lane::File, Lent::default(), None, move |_| {
-        again(|| check(unsafe { libc::ftruncate(fd, size) }))?;
+        again(|| check(unsafe { libc::ftruncate(fd.number, size) }))?;
         Ok(Outcome::Nothing)
     })
 }
@@ -397,10 +466,10 @@ fn sync_dir_job(path: PathBuf) -> PyResult<Job> {
 }
 
 #[pyfunction]
-fn stat_size_job(fd: i32) -> Job {
+fn stat_size_job(fd: Fd) -> Job {
     job(Lane::File, Lent::default(), None, move |_| {
         let mut stat = unsafe { std::mem::zeroed::<libc::stat>() };
-        check(unsafe { libc::fstat(fd, &mut stat) })?;
+        check(unsafe { libc::fstat(fd.number, &mut stat) })?;
         Ok(Outcome::Number(stat.st_size))
     })
 }
@@ -438,7 +507,7 @@ fn lookup_job(host: String, port: u16) -> Job {
 }
 
 #[pyfunction]
-fn log_job(fd: i32, data: ReadBuf) -> Job {
+fn log_job(fd: Fd, data: ReadBuf) -> Job {
     let lent = Lent {
         read: vec![data],
         ..Lent::default()
@@ -448,13 +517,13 @@ fn log_job(fd: i32, data: ReadBuf) -> Job {
             let mut rest = data.as_slice();
             while !rest.is_empty() {
                 let wrote = again(|| {
-                    checked_size(unsafe { libc::write(fd, rest.as_ptr().cast(), rest.len()) })
+                    checked_size(unsafe { libc::write(fd.number, rest.as_ptr().cast(), rest.len()) })
                 });
                 match wrote {
                     Ok(size) => rest = &rest[size..],
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                         let mut poll = libc::pollfd {
-                            fd,
+                            fd: fd.number,
                             events: libc::POLLOUT,
                             revents: 0,
                         };
@@ -495,7 +564,7 @@ fn lock_file(path: PathBuf) -> PyResult<(i32, i32)> {
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(pread_nowait, m)?)?;
     m.add_function(wrap_pyfunction!(open_job, m)?)?;
-    m.add_function(wrap_pyfunction!(close_job, m)?)?;
+    m.add_class::<FileHandle>()?;
     m.add_function(wrap_pyfunction!(pread_job, m)?)?;
     m.add_function(wrap_pyfunction!(pread_into_job, m)?)?;
     m.add_function(wrap_pyfunction!(pwritev_job, m)?)?;
