@@ -1,0 +1,105 @@
+"""Linearizable reads without a log entry (dissertation 6.4): read-index with shared rounds.
+
+Reads that arrive while a round of heartbeats is under way share the next one.
+"""
+
+from __future__ import annotations
+
+from o3storage.raft.core._state import State
+from o3storage.raft.core._types import (
+    Heartbeat,
+    ReadIndex,
+    ReadReady,
+    ReadRefused,
+    ReadRequest,
+    ReadResponse,
+    Role,
+)
+
+
+def read_index(state: State, event: ReadIndex) -> None:
+    if state.role is Role.LEADER:
+        _ask(state, state.id, event.token)
+    elif state.leader and not state.retired:
+        state.forwarded[event.token] = None
+        state.sends.append(ReadRequest(state.id, state.leader, state.term, event.token))
+    else:
+        state.out.append(ReadRefused([event.token]))
+
+
+def read_request(state: State, message: ReadRequest) -> None:
+    if state.role is Role.LEADER:
+        _ask(state, message.sender, message.token)
+    else:
+        state.sends.append(ReadResponse(state.id, message.sender, state.term, message.token, 0))
+
+
+def read_response(state: State, message: ReadResponse) -> None:
+    if message.token not in state.forwarded:
+        return
+    del state.forwarded[message.token]
+    if message.index:
+        state.out.append(ReadReady([message.token], message.index))
+    else:
+        state.out.append(ReadRefused([message.token]))
+
+
+def _ask(state: State, node: int, token: int) -> None:
+    state.pending_reads.append((node, token))
+    if not state.round_open:
+        open_round(state)
+
+
+def open_round(state: State) -> None:
+    """A leader knows what is committed only once an entry of its own term is (6.4 step 1)."""
+    if state.commit < state.term_start or not state.pending_reads:
+        return
+    state.wake()
+    state.round += 1
+    state.round_open = True
+    state.round_index = state.commit
+    state.round_reads, state.pending_reads = state.pending_reads, []
+    if not state.sole:
+        for node, progress in state.progress.items():
+            if state.configuration.votes(node):
+                commit = min(progress.match, state.commit)
+                state.sends.append(Heartbeat(state.id, node, state.term, commit, state.round))
+    confirmed(state)
+
+
+def first_commit(state: State) -> None:
+    if state.pending_reads and not state.round_open:
+        open_round(state)
+
+
+def confirmed(state: State) -> None:
+    """Release the round's reads once a majority said, after it began, that this node leads."""
+    if not state.round_open:
+        return
+    agree = [n for n, p in state.progress.items() if p.round >= state.round and not p.uncertain]
+    if not state.configuration.decided([state.id, *agree]):
+        return
+    reads, state.round_reads = state.round_reads, []
+    state.round_open = False
+    local = [token for node, token in reads if node == state.id]
+    if local:
+        state.out.append(ReadReady(local, state.round_index))
+    for node, token in reads:
+        if node != state.id:
+            state.sends.append(ReadResponse(state.id, node, state.term, token, state.round_index))
+    open_round(state)
+
+
+def refuse_all(state: State) -> None:
+    """Leadership moved: what waits here is refused and may be asked again."""
+    waiting = [*state.round_reads, *state.pending_reads]
+    state.round_reads, state.pending_reads = [], []
+    state.round_open = False
+    local = [token for node, token in waiting if node == state.id]
+    local.extend(state.forwarded)
+    state.forwarded.clear()
+    if local:
+        state.out.append(ReadRefused(local))
+    for node, token in waiting:
+        if node != state.id:
+            state.sends.append(ReadResponse(state.id, node, state.term, token, 0))
