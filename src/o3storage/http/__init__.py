@@ -26,6 +26,8 @@ from o3storage.http._errors import (
 )
 from o3storage.http._limits import LARGE_BLOCK_BYTES, SMALL_BLOCK_BYTES, Limits
 from o3storage.http._messages import Address, Buffer, Handler, Headers, Request, Response
+from o3storage.http._server import Server, ServerStats
+from o3storage.http._wire import http_date, plain_error
 
 __all__ = [
     "LARGE_BLOCK_BYTES",
@@ -50,6 +52,10 @@ __all__ = [
     "Limits",
     "Request",
     "Response",
+    "Server",
+    "ServerStats",
     "TlsConfigError",
     "frames",
+    "http_date",
+    "plain_error",
 ]

@@ -186,15 +186,22 @@ class BlockPool:
                 future.set_result(block)
 
 
-_NO_BLOCKS = BlockPool()
+class _NoMemory(BlockPool):
+    """Where an empty block comes from and goes to."""
+
+    def _give_back(self, block: Block) -> None:
+        pass
+
+    def _lost(self, size_bytes: int) -> None:
+        pass
+
+
+_NO_MEMORY = _NoMemory()
 
 
 def _empty_block() -> Block:
     """A block that owns no memory of the pool, for an empty body."""
-    block = Block(None, 0)
-    block.buffer = memoryview(b"")
-    block._pool = _NO_BLOCKS
-    return block
+    return Block(_NO_MEMORY, 0)
 
 
 class Frames(AsyncIterator[tuple[Block, bool]]):

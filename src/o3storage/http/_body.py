@@ -182,15 +182,25 @@ class Body:
             self.trailers = self._decoder.trailers
         return used, count
 
+    def _skip_unread(self, scratch: memoryview) -> None:
+        """Discard what was received, as far as it belongs to this body."""
+        upstream = self._upstream
+        while not self.ended and upstream._unread_at < len(upstream._unread):
+            self._take_unread(scratch)
+
     # --- called by the connection
 
     def _waiting(self) -> bool:
         return self._waiter is not None and not self._waiter.done()
 
+    def _room(self) -> int:
+        """Bytes that the waiting reader could take."""
+        return 0 if self._view is None else len(self._view) - self._filled
+
     def _target(self) -> memoryview | None:
         """The waiting reader's memory to receive into, if that is worth it."""
         view = self._view
-        if view is None or self._waiter is None or self._waiter.done():
+        if view is None:
             return None
         left = self._left if self._decoder is None else self._decoder.left
         room = len(view) - self._filled

@@ -1,0 +1,241 @@
+"""The output side of a connection: call the handler, send what it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import TYPE_CHECKING, Any, cast
+
+from o3storage.http._errors import BodyError, ConnectionGone, HttpError
+from o3storage.http._messages import Buffer, Request, Response
+from o3storage.http._wire import bodiless, plain_error, response_head
+
+if TYPE_CHECKING:
+    from o3storage.http._body import Body
+    from o3storage.http._server import Server
+
+JOIN_BYTES = 64 * 1024
+"""A body piece up to this size is joined to its head: the copy costs less than a send."""
+
+_WRITE_KEEPS_VIEWS = sys.version_info >= (3, 12)
+"""asyncio copies what it cannot send at once up to 3.11, and keeps a reference from 3.12 on."""
+
+
+class _WrongLength(Exception):
+    """A response body is longer or shorter than it said."""
+
+
+class Answer:
+    """Mixed into `Connection`, which owns the order of things."""
+
+    __slots__ = ("_drained", "_sent_bytes", "_transport", "_writing_paused")
+
+    if TYPE_CHECKING:
+        _server: Server
+        _body: Body | None
+        _keep_alive: bool
+        _expects_continue: bool
+
+        def _error_answer(self, request: Request | None, error: BaseException) -> Response: ...
+        def _done(self, close: bool) -> None: ...
+        def _abort(self) -> None: ...
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport
+        self._writing_paused = False
+        self._drained: asyncio.Future[None] | None = None
+        self._sent_bytes = 0
+
+    # --- called by the transport
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _writing_ended(self) -> None:
+        """The connection is lost."""
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_exception(ConnectionGone("the client is gone"))
+
+    def _write_waits(self) -> bool:
+        return self._drained is not None
+
+    def _written_bytes(self) -> int:
+        """Bytes that the client's side has taken."""
+        return self._sent_bytes - self._transport.get_write_buffer_size()
+
+    # --- one request
+
+    async def _serve(self, request: Request) -> None:
+        try:
+            response = await self._server.handler(request)
+        except Exception as error:
+            response = self._failed(request, error)
+        body = response.body
+        if body is None or isinstance(body, bytes | bytearray | memoryview):
+            self._done(self._send_now(request, response, close=response.close))
+        else:
+            await self._send_pieces(request, response, body)
+
+    def _failed(self, request: Request, error: Exception) -> Response:
+        if not isinstance(error, BodyError):
+            self._server._report(error, request)
+        return self._error_answer(request, error)
+
+    def _close_after(self, request: Request | None, response: Response, skip: bool) -> bool:
+        """True if the connection ends with this answer, which then says so."""
+        if response.close or not self._keep_alive or self._server.draining or request is None:
+            return True
+        body = request.body
+        if body.ended:
+            return False
+        # A client that still waits for 100 Continue may or may not send the body.
+        if not skip or self._expects_continue or body._error is not None:
+            return True
+        try:
+            body._skip_unread(self._server._memory)
+        except BodyError:
+            return True
+        return not body.ended
+
+    def _connection_option(self, request: Request | None, close: bool) -> str | None:
+        if close:
+            return "close"
+        return "keep-alive" if request is not None and request.http_version == "1.0" else None
+
+    def _send_now(self, request: Request | None, response: Response, *, close: bool) -> bool:
+        """Send an answer whose body is at hand. Returns True if the connection is to end."""
+        close = close or self._close_after(request, response, skip=True)
+        body = cast("Buffer | None", response.body)
+        head_only = request is not None and request.method == "HEAD"
+        length: int | None = 0 if body is None else len(body)
+        if body is None and head_only:
+            length = response.length
+        if bodiless(response.status):
+            length = response.length if response.status == 304 else None
+            body = None
+        try:
+            head = response_head(
+                response, self._server.common_lines, length, self._connection_option(request, close)
+            )
+        except ValueError as error:  # UnicodeEncodeError is one
+            self._server._report(error, request)
+            response = plain_error(request, HttpError("internal error", 500))
+            return self._send_now(request, response, close=True)
+        if body is None or head_only:
+            self._write(head)
+        elif len(body) <= JOIN_BYTES:
+            self._write(head + body)
+        else:
+            self._write(head)
+            self._write(body)
+        return close
+
+    def _write(self, data: Buffer) -> None:
+        self._sent_bytes += len(data)
+        self._transport.write(data)
+
+    # --- a body in pieces
+
+    async def _send_pieces(
+        self, request: Request, response: Response, body: AsyncIterable[Buffer]
+    ) -> None:
+        pieces = aiter(body)
+        try:
+            if request.method == "HEAD" or bodiless(response.status):
+                whole = Response(response.status, response.headers, None, response.length)
+                close = self._send_now(request, whole, close=response.close)
+            else:
+                close = await self._send_body(request, response, pieces)
+        except asyncio.CancelledError:
+            self._abort()
+            raise
+        finally:
+            aclose: Any = getattr(pieces, "aclose", None)
+            if aclose is not None:
+                await aclose()
+        self._done(close)
+
+    async def _send_body(
+        self, request: Request, response: Response, pieces: AsyncIterator[Buffer]
+    ) -> bool:
+        try:
+            first: Buffer | None = await anext(pieces, None)
+        except Exception as error:
+            # Nothing was sent yet, so the client can still be told.
+            return self._send_now(request, self._failed(request, error), close=True)
+        try:
+            return await self._pieces(request, response, first, pieces)
+        except Exception as error:
+            self._server.stats.aborted += 1
+            if not isinstance(error, ConnectionGone):
+                self._server._report(error, request)
+            self._abort()
+            return True
+
+    async def _pieces(
+        self,
+        request: Request,
+        response: Response,
+        piece: Buffer | None,
+        pieces: AsyncIterator[Buffer],
+    ) -> bool:
+        """Head and body. Returns True if the connection is to end; raises to have it aborted."""
+        length = response.length
+        chunked = length is None and request.http_version == "1.1"
+        close = self._close_after(request, response, skip=False)
+        close = close or (length is None and not chunked)
+        ahead = response_head(
+            response,
+            self._server.common_lines,
+            -1 if chunked else length,
+            self._connection_option(request, close),
+        )
+        sent = 0
+        line_end = b""  # of the chunk before
+        while piece is not None:
+            size = len(piece)
+            sent += size
+            if length is not None and sent > length:
+                raise _WrongLength(f"a response body is longer than its {length} bytes")
+            if size:
+                if chunked:
+                    ahead += b"%b%x\r\n" % (line_end, size)
+                    line_end = b"\r\n"
+                await self._send_piece(ahead, piece)
+                ahead = b""
+            piece = await anext(pieces, None)
+        if length is not None and sent < length:
+            raise _WrongLength(f"a response body ended at {sent} of its {length} bytes")
+        if chunked:
+            ahead += line_end + b"0\r\n\r\n"
+        if ahead:
+            self._write(ahead)
+        return close
+
+    async def _send_piece(self, ahead: bytes, piece: Buffer) -> None:
+        if self._transport.is_closing():
+            raise ConnectionGone("the client is gone")
+        if ahead and len(piece) <= JOIN_BYTES:
+            self._write(ahead + piece)
+        else:
+            if ahead:
+                self._write(ahead)
+            # The piece's memory is reused when the next one is asked for.
+            self._write(bytes(piece) if _WRITE_KEEPS_VIEWS else piece)
+        if self._writing_paused:
+            await self._wait_until_drained()
+
+    async def _wait_until_drained(self) -> None:
+        if self._transport.is_closing():
+            raise ConnectionGone("the client is gone")
+        self._drained = asyncio.get_running_loop().create_future()
+        try:
+            await self._drained
+        finally:
+            self._drained = None

@@ -1,0 +1,87 @@
+"""Start a coroutine at once, and make it a task only if it has to wait.
+
+Most requests are answered from memory without ever waiting; a task for each would cost more than
+parsing its head, and a turn of the loop besides. CPython 3.12 has eager tasks of its own; 3.11 is
+the floor here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from asyncio.tasks import _enter_task, _leave_task
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+
+class FirstStep:
+    """What `asyncio.current_task()` is while a coroutine runs its first step. Code that keeps it
+    (`asyncio.timeout` does) and speaks to it later reaches the task that was made meanwhile."""
+
+    __slots__ = ("_cancels", "_message", "task")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._cancels = 0
+        self._message: Any = None
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self.task is not None:
+            return self.task.cancel(msg)
+        self._cancels += 1
+        self._message = msg
+        return True
+
+    def cancelling(self) -> int:
+        return self._cancels if self.task is None else self.task.cancelling()
+
+    def uncancel(self) -> int:
+        if self.task is not None:
+            return self.task.uncancel()
+        self._cancels = max(0, self._cancels - 1)
+        return self._cancels
+
+    def done(self) -> bool:
+        return self.task is not None and self.task.done()
+
+    def get_name(self) -> str:
+        return "first step of a request" if self.task is None else self.task.get_name()
+
+
+@types.coroutine
+def _resume(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that has already yielded `waits_for`."""
+    while True:
+        try:
+            yield waits_for
+        except BaseException as error:
+            try:
+                waits_for = coroutine.throw(error)
+            except StopIteration:
+                return
+        else:
+            break
+    yield from coroutine  # allowed in a generator-based coroutine
+
+
+async def _rest(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    await _resume(coroutine, waits_for)
+
+
+def start(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]
+) -> asyncio.Task[None] | None:
+    """Run `coroutine` up to its first wait. None if it has ended (its exception is raised), else
+    the task that runs the rest. Not to be called from within a task."""
+    step = FirstStep()
+    _enter_task(loop, step)  # type: ignore[arg-type]
+    try:
+        waits_for = coroutine.send(None)
+    except StopIteration:
+        return None
+    finally:
+        _leave_task(loop, step)  # type: ignore[arg-type]
+    step.task = task = loop.create_task(_rest(coroutine, waits_for))
+    for _ in range(step._cancels):
+        task.cancel(step._message)
+    return task

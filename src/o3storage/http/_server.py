@@ -1,0 +1,192 @@
+"""The server: listening sockets, all connections, one clock for their deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from o3storage.http._connection import Connection
+from o3storage.http._errors import HttpError
+from o3storage.http._limits import RECEIVE_BYTES, UNREAD_BYTES, Limits
+from o3storage.http._messages import Address, Handler, Request, Response
+from o3storage.http._wire import http_date, plain_error
+from o3storage.runtime.clock import Clock
+
+REFUSED_SPARE = 256
+"""Connections above the limit that are told 503; those above that are reset unheard."""
+
+ErrorResponse = Callable[[Request | None, HttpError], Response]
+Report = Callable[[BaseException, Request | None], None]
+
+
+@dataclass(slots=True)
+class ServerStats:
+    """Counters since the start."""
+
+    accepted: int = 0
+    """Connections, those over the limit included."""
+    requests: int = 0
+    """Requests whose head was good."""
+    refused: int = 0
+    """Answers to what never became a request: bad heads, head timeouts, too many connections."""
+    aborted: int = 0
+    """Responses cut in the middle of their body."""
+    too_slow: int = 0
+    """Clients cut for moving less than the minimum rate."""
+    handshake_failed: int = 0
+    """TLS connections that ended before a request could be read."""
+
+
+def silent(error: BaseException, request: Request | None) -> None:
+    """A `report` that drops everything."""
+
+
+class Server:
+    """Serves HTTP on any number of addresses with one handler.
+
+    `handler`: `async def (Request) -> Response`, see `Request` and `Response`. It may let
+    `HttpError`s pass; any other exception is answered 500. It is not cancelled when the client
+    goes away: its next read of the body raises BodyTruncated, its response iterator is closed.
+
+    `error_response(request, error)` makes the answer for what the HTTP layer refuses itself
+    (request None: there never was a whole head) and for errors that the handler let pass.
+    `report(error, request)` hears of handler defects and of responses that were cut.
+    `clock` gives the Date header. `server_name` is the Server header, "" for none.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: Limits | None = None,
+        error_response: ErrorResponse = plain_error,
+        report: Report = silent,
+        clock: Clock | None = None,
+        server_name: str = "O3Storage",
+    ) -> None:
+        self.handler = handler
+        self.limits = limits or Limits()
+        self.error_response = error_response
+        self.stats = ServerStats()
+        self.draining = False
+        self.addresses: list[Address] = []
+        """Where it listens, ports as bound."""
+        self.loop = asyncio.get_running_loop()
+        self.common_lines = ""
+        """Date and Server lines of this second."""
+        self._report = report
+        self._wall_ns = time.time_ns if clock is None else clock.wall_ns
+        self._server_line = f"Server: {server_name}\r\n" if server_name else ""
+        self._memory = memoryview(bytearray(RECEIVE_BYTES))
+        self._small_memory = self._memory[:UNREAD_BYTES]
+        self._connections: dict[Connection, None] = {}
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._ticker: asyncio.TimerHandle | None = None
+        self._last_tick_s = self.loop.time()
+        self._all_gone: asyncio.Future[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    async def listen(self, host: str, port: int) -> Address:
+        """Listen on one IP address (IPv4 or IPv6 literal, or "localhost" for 127.0.0.1); port 0
+        takes a free one. Returns the address as bound. Raises OSError if it is taken, ValueError
+        if `host` is not an address: names are resolved elsewhere, without blocking the loop."""
+        sock = _bind(host, port, self.limits.backlog)
+        listener = await self.loop.create_server(
+            lambda: Connection(self, secure=False), sock=sock, backlog=self.limits.backlog
+        )
+        self._listeners.append(listener)
+        name = sock.getsockname()
+        address = (str(name[0]), int(name[1]))
+        self.addresses.append(address)
+        if self._ticker is None:
+            self._tick()
+        return address
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop in good order: accept nothing new, close idle connections, let requests in flight
+        finish (their answers say `Connection: close`), abort what is left after `timeout_s`."""
+        self._stop_listening()
+        self.draining = True
+        for connection in list(self._connections):
+            connection._close_if_idle()
+        if self._connections:
+            self._all_gone = self.loop.create_future()
+            timer = self.loop.call_later(timeout_s, self._abort_all)
+            try:
+                await self._all_gone
+            finally:
+                timer.cancel()
+                self._all_gone = None
+        self._stop_ticking()
+
+    async def close(self) -> None:
+        """Stop at once; requests in flight are cut."""
+        await self.drain(0.0)
+
+    def _stop_listening(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def _stop_ticking(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+
+    def _abort_all(self) -> None:
+        for connection in list(self._connections):
+            connection._kill()
+
+    # --- called by connections
+
+    def _admit(self, connection: Connection) -> HttpError | None:
+        """A new connection. Returns what to refuse it with, or None."""
+        self.stats.accepted += 1
+        self._connections[connection] = None
+        over = len(self._connections) - self.limits.max_connections
+        if self.draining or over > REFUSED_SPARE:
+            connection._abort()
+            return None
+        return HttpError("too many connections; try again later", 503) if over > 0 else None
+
+    def _gone(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+        if not self._connections and self._all_gone is not None and not self._all_gone.done():
+            self._all_gone.set_result(None)
+
+    # --- time
+
+    def _tick(self) -> None:
+        now_s = self.loop.time()
+        date = http_date(self._wall_ns() // 1_000_000_000)
+        self.common_lines = f"Date: {date}\r\n{self._server_line}"
+        passed_s = now_s - self._last_tick_s
+        self._last_tick_s = now_s
+        for connection in list(self._connections):
+            connection._tick(now_s, passed_s)
+        self._ticker = self.loop.call_later(self.limits.tick_s, self._tick)
+
+
+def _bind(host: str, port: int, backlog: int) -> socket.socket:
+    address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((str(address), port))
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
