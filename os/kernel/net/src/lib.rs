@@ -19,6 +19,7 @@ mod egress;
 mod stack;
 mod tcp;
 #[cfg(test)]
+#[path = "../../../tests/host/net.rs"]
 mod tests;
 mod udp;
 mod wire;

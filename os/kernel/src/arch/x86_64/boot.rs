@@ -1,0 +1,116 @@
+//! What the boot protocols hand over, read into one form.
+
+use crate::mm::physical_bytes;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// Lists longer than this are damage.
+const MAX_ENTRIES: usize = 256;
+/// The command line carries an address and a log level.
+const MAX_COMMAND_LINE: usize = 1024;
+
+#[derive(Default)]
+pub struct BootInfo {
+    pub protocol: &'static str,
+    /// Start and end of usable memory.
+    pub memory: Vec<(u64, u64)>,
+    /// Start and end of each module, in the order given.
+    pub modules: Vec<(u64, u64)>,
+    pub command_line: String,
+    pub acpi_root: Option<u64>,
+}
+
+fn le32(data: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]])
+}
+
+fn le64(data: &[u8], at: usize) -> u64 {
+    u64::from(le32(data, at)) | u64::from(le32(data, at + 4)) << 32
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// Calls `each` for every usable range, before the heap is there.
+pub fn each_memory_range(protocol: u32, at: u64, each: &mut dyn FnMut(u64, u64)) {
+    if protocol == 1 {
+        let Some(info) = physical_bytes(at, 56) else { return };
+        let count = (le32(info, 48) as usize).min(MAX_ENTRIES);
+        let Some(map) = physical_bytes(le64(info, 40), count * 24) else { return };
+        for entry in map.chunks_exact(24).filter(|e| le32(e, 16) == 1) {
+            each(le64(entry, 0), le64(entry, 0) + le64(entry, 8));
+        }
+    } else {
+        each_tag(at, &mut |kind, tag| {
+            if kind == 6 && tag.len() > 16 {
+                let size = (le32(tag, 8) as usize).max(24);
+                for entry in tag[16..].chunks_exact(size).filter(|e| le32(e, 16) == 1) {
+                    each(le64(entry, 0), le64(entry, 0) + le64(entry, 8));
+                }
+            }
+        });
+    }
+}
+
+/// Calls `each` for every range that the boot loader filled for us.
+pub fn each_module(protocol: u32, at: u64, each: &mut dyn FnMut(u64, u64)) {
+    if protocol == 1 {
+        let Some(info) = physical_bytes(at, 56) else { return };
+        let count = (le32(info, 12) as usize).min(MAX_ENTRIES);
+        let Some(list) = physical_bytes(le64(info, 16), count * 32) else { return };
+        for entry in list.chunks_exact(32) {
+            each(le64(entry, 0), le64(entry, 0) + le64(entry, 8));
+        }
+    } else {
+        each_tag(at, &mut |kind, tag| {
+            if kind == 3 && tag.len() >= 16 {
+                each(u64::from(le32(tag, 8)), u64::from(le32(tag, 12)));
+            }
+        });
+    }
+}
+
+fn each_tag(at: u64, each: &mut dyn FnMut(u32, &'static [u8])) {
+    let Some(total) = physical_bytes(at, 8).map(|b| le32(b, 0) as usize) else { return };
+    let Some(all) = physical_bytes(at, total.min(1 << 20)) else { return };
+    let mut offset = 8;
+    while offset + 8 <= all.len() {
+        let (kind, size) = (le32(all, offset), le32(all, offset + 4) as usize);
+        if kind == 0 || size < 8 || offset + size > all.len() {
+            break;
+        }
+        each(kind, &all[offset..offset + size]);
+        offset += size.next_multiple_of(8);
+    }
+}
+
+/// The whole of it, with the heap at hand.
+pub fn read(protocol: u32, at: u64) -> BootInfo {
+    let mut info = BootInfo::default();
+    each_memory_range(protocol, at, &mut |start, end| info.memory.push((start, end)));
+    each_module(protocol, at, &mut |start, end| info.modules.push((start, end)));
+    if protocol == 1 {
+        info.protocol = "PVH";
+        if let Some(bytes) = physical_bytes(at, 56) {
+            info.acpi_root = Some(le64(bytes, 32)).filter(|root| *root != 0);
+            let line = le64(bytes, 24);
+            if line != 0 {
+                info.command_line = physical_bytes(line, MAX_COMMAND_LINE).map(text).unwrap_or_default();
+            }
+        }
+    } else {
+        info.protocol = "Multiboot2";
+        // The tag holds a copy of the root pointer; its table's address is what counts.
+        each_tag(at, &mut |kind, tag| match kind {
+            1 => info.command_line = text(&tag[8..tag.len().min(8 + MAX_COMMAND_LINE)]),
+            14 | 15 if tag.len() >= 28 => {
+                let copy = tag.as_ptr() as u64 - crate::mm::PHYSICAL_BASE + 8;
+                info.acpi_root = Some(copy);
+            }
+            _ => {}
+        });
+    }
+    info
+}

@@ -1,0 +1,129 @@
+use super::*;
+
+fn tree() -> Tree {
+    let mut tree = Tree::new();
+    tree.make_writable("/tmp").unwrap();
+    tree
+}
+
+#[test]
+fn files_hold_what_was_written_with_holes_of_zeros() {
+    let mut tree = tree();
+    let id = tree.create(ROOT, "/tmp/a", true, 0o644, 5).unwrap();
+    assert_eq!(tree.create(ROOT, "/tmp/a", true, 0o644, 5), Err(Error::Exists));
+    assert_eq!(tree.write_at(id, 10_000, b"end", 6), Ok(3));
+    let mut buffer = vec![1; 20_000];
+    assert_eq!(tree.read_at(id, 0, &mut buffer), Ok(10_003));
+    assert!(buffer[..10_000].iter().all(|b| *b == 0));
+    assert_eq!(&buffer[10_000..10_003], b"end");
+    tree.truncate(id, 10_001, 7).unwrap();
+    tree.truncate(id, 10_003, 7).unwrap();
+    assert_eq!(tree.read_at(id, 10_000, &mut buffer), Ok(3));
+    assert_eq!(&buffer[..3], b"e\0\0");
+    assert_eq!(tree.stat(id).unwrap().size, 10_003);
+}
+
+#[test]
+fn an_unlinked_file_lives_while_it_is_open() {
+    let mut tree = tree();
+    let nodes = tree.usage();
+    let id = tree.create(ROOT, "/tmp/a", true, 0o644, 0).unwrap();
+    tree.retain(id);
+    tree.write_at(id, 0, &[1; 9000], 0).unwrap();
+    tree.unlink(ROOT, "/tmp/a", 0).unwrap();
+    assert_eq!(tree.lookup(ROOT, "/tmp/a", true), Err(Error::NotFound));
+    assert_eq!(tree.read_at(id, 0, &mut [0; 5]), Ok(5));
+    tree.release(id);
+    assert_eq!(tree.usage(), nodes);
+}
+
+#[test]
+fn paths_follow_links_and_stop_at_circles() {
+    let mut tree = tree();
+    tree.mkdir(ROOT, "/tmp/d", 0o755, 0).unwrap();
+    tree.create(ROOT, "/tmp/d/f", true, 0o644, 0).unwrap();
+    tree.symlink(ROOT, "/tmp/l", "d", 0).unwrap();
+    tree.symlink(ROOT, "/tmp/up", "../tmp/l/f", 0).unwrap();
+    let file = tree.lookup(ROOT, "/tmp/d/f", true).unwrap();
+    assert_eq!(tree.lookup(ROOT, "/tmp/up", true), Ok(file));
+    assert_eq!(tree.lookup(ROOT, "//tmp/./l/../d//f", true), Ok(file));
+    assert_eq!(tree.lookup(ROOT, "/tmp/d/f/", true), Err(Error::NotDirectory));
+    tree.symlink(ROOT, "/tmp/x", "/tmp/y", 0).unwrap();
+    tree.symlink(ROOT, "/tmp/y", "x", 0).unwrap();
+    assert_eq!(tree.lookup(ROOT, "/tmp/x", true), Err(Error::TooManyLinks));
+    assert!(tree.lookup(ROOT, "/tmp/x", false).is_ok());
+    let d = tree.lookup(ROOT, "/tmp/d", true).unwrap();
+    assert_eq!(tree.path_of(d).unwrap(), "/tmp/d");
+}
+
+#[test]
+fn rename_replaces_and_refuses_its_own_inside() {
+    let mut tree = tree();
+    tree.mkdir(ROOT, "/tmp/a", 0o755, 0).unwrap();
+    tree.mkdir(ROOT, "/tmp/a/b", 0o755, 0).unwrap();
+    assert_eq!(tree.rename(ROOT, "/tmp/a", "/tmp/a/b/c", 0), Err(Error::Invalid));
+    tree.create(ROOT, "/tmp/f", true, 0o644, 0).unwrap();
+    tree.create(ROOT, "/tmp/g", true, 0o644, 0).unwrap();
+    let f = tree.lookup(ROOT, "/tmp/f", true).unwrap();
+    tree.rename(ROOT, "/tmp/f", "/tmp/g", 0).unwrap();
+    assert_eq!(tree.lookup(ROOT, "/tmp/g", true), Ok(f));
+    assert_eq!(tree.rename(ROOT, "/tmp/g", "/tmp/a", 0), Err(Error::IsDirectory));
+    assert_eq!(tree.rename(ROOT, "/tmp/a", "/tmp/g", 0), Err(Error::NotDirectory));
+    assert_eq!(tree.rmdir(ROOT, "/tmp/a", 0), Err(Error::NotEmpty));
+    tree.rmdir(ROOT, "/tmp/a/b", 0).unwrap();
+    tree.rmdir(ROOT, "/tmp/a/", 0).unwrap();
+}
+
+#[test]
+fn what_is_not_opened_for_changes_is_read_only() {
+    let mut tree = tree();
+    tree.make_path("/usr/lib").unwrap();
+    assert_eq!(tree.create(ROOT, "/usr/lib/x", false, 0o644, 0), Err(Error::ReadOnly));
+    assert_eq!(tree.mkdir(ROOT, "/usr/x", 0o755, 0), Err(Error::ReadOnly));
+    assert_eq!(tree.mkdir(ROOT, "/usr", 0o755, 0), Err(Error::Exists));
+    assert_eq!(tree.rename(ROOT, "/tmp", "/usr/tmp", 0), Err(Error::ReadOnly));
+    tree.put("/etc/hosts", b"127.0.0.1 localhost\n", 0o444, 0).unwrap();
+    assert_eq!(tree.unlink(ROOT, "/etc/hosts", 0), Err(Error::ReadOnly));
+}
+
+#[test]
+fn damaged_images_are_refused() {
+    assert_eq!(Tree::new().load(b"short"), Err(Error::BadImage));
+    let mut image = vec![0u8; 8192];
+    image[..8].copy_from_slice(b"O3ROOT01");
+    image[8] = 1;
+    image[16] = 72;
+    image[24] = 2;
+    image[72..74].copy_from_slice(b"/f");
+    image[36] = 2;
+    image[40..44].copy_from_slice(&0o100_644u32.to_le_bytes());
+    image[49] = 16;
+    image[56] = 5;
+    let leaked: &'static [u8] = Box::leak(image.clone().into_boxed_slice());
+    let mut tree = Tree::new();
+    tree.load(leaked).unwrap();
+    let id = tree.lookup(ROOT, "/f", true).unwrap();
+    assert_eq!(tree.image_data(id).unwrap().len(), 5);
+    for at in 8..72 {
+        let mut damaged = image.clone();
+        damaged[at] = 0xff;
+        let _ = Tree::new().load(Box::leak(damaged.into_boxed_slice()));
+    }
+}
+
+#[test]
+fn streams_keep_order_and_small_writes_whole() {
+    let mut stream = Stream::new();
+    assert_eq!(stream.read(&mut [0; 4], false), Err(Error::WouldBlock));
+    assert_eq!(stream.write(&[1; PIPE_CAPACITY - 100]), Ok(PIPE_CAPACITY - 100));
+    assert_eq!(stream.write(&[2; 200]), Err(Error::WouldBlock));
+    assert_eq!(stream.write(&[2; 5000]), Ok(100));
+    let mut buffer = vec![0; PIPE_CAPACITY];
+    assert_eq!(stream.read(&mut buffer, true), Ok(PIPE_CAPACITY));
+    assert_eq!(stream.read(&mut buffer, false), Ok(PIPE_CAPACITY));
+    assert_eq!((buffer[0], buffer[PIPE_CAPACITY - 1]), (1, 2));
+    stream.writer_closed = true;
+    assert_eq!(stream.read(&mut buffer, false), Ok(0));
+    stream.reader_closed = true;
+    assert_eq!(stream.write(b"x"), Err(Error::BrokenPipe));
+}
