@@ -45,6 +45,11 @@ class ServerConfig:
     log_level: str = "info"
     environment_root: RootKey | None = None
     master_key_file: Path | None = None
+    command: str = "o3storage"
+    """How this program is called, for the first screen."""
+    default_data_dir: bool = False
+    show_secrets: bool = False
+    """Standard output is a terminal."""
 
     @property
     def loopback(self) -> bool:

@@ -1,0 +1,115 @@
+"""What the store says of itself: /health, /health/live, /health/ready, /metrics, status.
+
+/health/live and /health/ready reveal the status only. Nothing here names a bucket, key or owner.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from o3storage.catalog import Counts, counts
+from o3storage.cluster import Unavailable
+from o3storage.http import Request, Response
+from o3storage.runtime import metrics
+
+if TYPE_CHECKING:
+    from ._app import Application
+
+RETRY_AFTER_S = 5
+"""Asked of probes while writes are refused: about the time an election or a clean-up takes."""
+_JSON = ("Content-Type", "application/json")
+_TEXT = ("Content-Type", "text/plain; charset=utf-8")
+
+
+async def health_facts(app: Application) -> dict[str, Any]:
+    """The body of /health: plain data, sizes in bytes."""
+    node = app.node.status()
+    space = app.store.space()
+    refused = write_refusal(app)
+    try:
+        sums: Counts = await app.node.query(counts())
+        objects = sums.objects
+    except Unavailable:
+        objects = None
+    available = 0 if space.full else max(space.free_bytes - space.reserve_bytes, 0)
+    cluster: dict[str, Any] = {
+        "active_nodes": node["active_nodes"],
+        "total_replicas": node["total_replicas"],
+        "write_enabled": refused is None,
+    }
+    if refused:
+        cluster["reason"] = refused
+    return {
+        "status": "ok" if refused is None else "degraded",
+        "cluster": cluster,
+        "storage": {
+            "total_objects": objects,
+            "used_space_bytes": space.used_bytes,
+            "available_space_bytes": available,
+        },
+    }
+
+
+def write_refusal(app: Application) -> str | None:
+    """Why writes are refused now, or None."""
+    if app.stopping:
+        return "the store is stopping"
+    out = app.store.stats().out_of_service
+    if out:
+        return f"the disk is out of service: {out}"
+    if app.store.space().full:
+        return "the disk is full: delete something, or give it more space"
+    return app.node.write_refusal()
+
+
+async def answer(app: Application, request: Request, path: str) -> Response | None:
+    """The answer for a health path, or None if `path` is none."""
+    if path in {"/health/live", "/minio/health/live"}:
+        return Response(200, [_TEXT], b"live\n")
+    if path in {"/health/ready", "/minio/health/ready", "/minio/health/cluster"}:
+        if write_refusal(app) is None:
+            return Response(200, [_TEXT], b"ready\n")
+        return Response(503, [_TEXT, ("Retry-After", str(RETRY_AFTER_S))], b"not ready\n")
+    if path == "/health":
+        facts = await health_facts(app)
+        status = 200 if facts["cluster"]["write_enabled"] else 503
+        body = json.dumps(facts, indent=2).encode() + b"\n"
+        return Response(status, [_JSON, ("Cache-Control", "no-store")], body)
+    return None
+
+
+def update_metrics(app: Application) -> None:
+    """Copy the counters of the rooms into the metrics, when somebody asks for them."""
+    space = app.store.space()
+    stats = app.store.stats()
+    gauges = {
+        "o3_disk_total_bytes": (space.total_bytes, "Size of the disk."),
+        "o3_disk_free_bytes": (space.free_bytes, "Free bytes of the disk."),
+        "o3_disk_used_bytes": (space.used_bytes, "Bytes of the store's files."),
+        "o3_disk_reserve_bytes": (space.reserve_bytes, "Bytes kept for deletes and compaction."),
+        "o3_disk_out_of_service": (int(bool(stats.out_of_service)), "1 after a disk fault."),
+        "o3_write_enabled": (int(write_refusal(app) is None), "1 while writes are accepted."),
+        "o3_log_volumes": (stats.log_volumes, "Log volumes on disk."),
+        "o3_bulk_volumes": (stats.bulk_volumes, "Bulk volumes on disk."),
+        "o3_live_frame_bytes": (stats.live_frame_bytes, "Bytes of live frames."),
+        "o3_garbage_bytes": (stats.garbage_bytes, "Bytes that compaction may free."),
+        "o3_http_connections": (app.http.connections, "Open connections."),
+    }
+    totals = {
+        "o3_batches_total": (stats.batches, "Batches written, each with one sync."),
+        "o3_batch_bytes_total": (stats.batch_bytes, "Bytes of all batches."),
+        "o3_flushes_total": (stats.flushes, "Index flushes."),
+        "o3_compactions_total": (stats.compactions, "Volumes compacted."),
+        "o3_scrubbed_bytes_total": (stats.scrubbed_bytes, "Bytes re-read by scrub."),
+        "o3_scrub_bad_total": (stats.scrub_bad, "Bad records found by scrub."),
+        "o3_rotted_records_total": (stats.rotted_records, "Records found damaged at open."),
+        "o3_http_requests_total": (app.http.stats.requests, "Requests with a good head."),
+        "o3_http_refused_total": (app.http.stats.refused, "Heads refused."),
+        "o3_http_aborted_total": (app.http.stats.aborted, "Responses cut in their body."),
+        "o3_housekeeping_steps_total": (app.housekeeping.steps, "Chores done."),
+    }
+    for name, (value, help_text) in gauges.items():
+        metrics.gauge(name, help_text).set(value)
+    for name, (value, help_text) in totals.items():
+        metrics.gauge(name, help_text).set(value)

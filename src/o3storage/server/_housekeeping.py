@@ -1,0 +1,108 @@
+"""Work that nobody asks for: chores of the catalog, in bounded steps between requests.
+
+Parts of aborted and replaced uploads, completed uploads older than a day, rows of deleted buckets,
+deletions of buckets that a crash interrupted. All of it is committed commands; doing a step twice
+or late does no harm, so one node simply does what it finds due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from o3storage.catalog import (
+    CatalogError,
+    Procedure,
+    Query,
+    chores,
+    pending_buckets,
+    resume_delete,
+)
+from o3storage.cluster import StorageFull, Unavailable
+from o3storage.runtime import Clock
+
+if TYPE_CHECKING:
+    from o3storage.cluster import Node
+
+INTERVAL_S = 20.0
+"""How long garbage may wait before anybody looks; S3 promises nothing about it."""
+PAUSE_S = 0.01
+"""Between steps, so that a large clean-up leaves the loop to requests."""
+
+
+async def drive(node: Node, steps: Procedure) -> Any:
+    """Run a catalog procedure: submit its commands and run its queries, in order."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                if isinstance(step, Query):
+                    result = await node.query(step)
+                else:
+                    result = await node.submit(step)
+            except CatalogError as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(result)
+    except StopIteration as end:
+        return end.value
+
+
+class Housekeeping:
+    """A background loop over the chores of all ranges; `stop` ends it between two steps."""
+
+    def __init__(self, node: Node, clock: Clock, interval_s: float = INTERVAL_S) -> None:
+        self._node = node
+        self._clock = clock
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+        self.steps = 0
+        """Commands submitted since the start, for metrics."""
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="housekeeping")
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            try:
+                await self.round()
+            except (Unavailable, StorageFull):
+                continue  # it is all still due at the next round
+
+    async def round(self) -> int:
+        """Do everything that is due now; returns the number of steps."""
+        before = self.steps
+        for bucket_id, name, gone in await self._node.query(pending_buckets()):
+            await self._swallow(resume_delete(bucket_id, name, gone, self._clock.wall_ns()))
+        after = b""
+        while True:
+            commands, after = await self._node.query(chores(self._clock.wall_ns(), after))
+            for command in commands:
+                await self._finish(command)
+            if not after:
+                return self.steps - before
+
+    async def _finish(self, command: Any) -> None:
+        while True:
+            try:
+                result = await self._node.submit(command)
+            except CatalogError:
+                return  # no longer due
+            self.steps += 1
+            if getattr(result, "done", True):
+                return
+            await asyncio.sleep(PAUSE_S)
+
+    async def _swallow(self, steps: Procedure) -> None:
+        try:
+            await drive(self._node, steps)
+            self.steps += 1
+        except CatalogError:
+            return  # not empty after all: the bucket lives on
