@@ -1,0 +1,120 @@
+"""One S3 request as the operations see it: decoded target, headers as a dict, ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from o3storage.s3._errors import S3Error
+from o3storage.s3._uri import split_query
+
+_AUTH_PARAMETERS: Final = frozenset(
+    {
+        "x-amz-algorithm",
+        "x-amz-credential",
+        "x-amz-date",
+        "x-amz-expires",
+        "x-amz-signedheaders",
+        "x-amz-signature",
+        "x-amz-security-token",
+        "x-amz-content-sha256",
+    }
+)
+"""Query parameters that belong to the signature; every other x-amz-* parameter is a header."""
+
+
+class ByteSource(Protocol):
+    """Bytes that arrive: `http.Body`, and everything wrapped around it."""
+
+    @property
+    def length(self) -> int | None:
+        """Bytes in all, where known before the end."""
+        ...
+
+    async def read_into(self, view: memoryview) -> int:
+        """Fill the start of `view`; 0 only at the end."""
+        ...
+
+
+class S3Request:
+    """A request after its head was read.
+
+    `headers` holds each name once, repeats joined by a comma, values as received (latin-1 text of
+    the bytes on the wire). Parameters of a presigned URL that count as headers are in it too.
+    `amz_names`: the x-amz-* names among the headers that arrived in the head itself.
+    `query` holds decoded parameters, `pairs` the same as bytes in order of arrival.
+    """
+
+    __slots__ = (
+        "amz_names",
+        "body",
+        "headers",
+        "host",
+        "local_host",
+        "method",
+        "pairs",
+        "query",
+        "raw_path",
+        "request_id",
+        "secure",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        raw_path: bytes,
+        raw_query: bytes,
+        headers: Iterable[tuple[str, str]],
+        body: ByteSource,
+        *,
+        request_id: str = "",
+        secure: bool = False,
+        local_host: str = "",
+    ) -> None:
+        self.method = method
+        self.raw_path = raw_path
+        self.body = body
+        self.request_id = request_id
+        self.secure = secure
+        self.local_host = local_host
+        merged: dict[str, str] = {}
+        amz_names: list[str] = []
+        for name, value in headers:
+            if name.startswith("x-amz-"):
+                amz_names.append(name)
+            if name in merged:
+                merged[name] = f"{merged[name]},{value}"
+            else:
+                merged[name] = value
+        self.headers = merged
+        self.amz_names = amz_names
+        self.host = merged.get("host", "")
+        self.pairs = split_query(raw_query)
+        self.query = self._read_query() if raw_query else {}
+
+    def _read_query(self) -> dict[str, str]:
+        query: dict[str, str] = {}
+        for raw_name, raw_value in self.pairs:
+            try:
+                name, value = raw_name.decode(), raw_value.decode()
+            except UnicodeDecodeError:
+                raise S3Error("InvalidURI", "The query is not valid UTF-8.") from None
+            if "\0" in value:
+                raise S3Error("InvalidURI", "The query holds a NUL character.")
+            if name in query:
+                raise S3Error("InvalidArgument", f"The query parameter {name} is given twice.")
+            query[name] = value
+            lower = name.lower()
+            if lower.startswith("x-amz-") and lower not in _AUTH_PARAMETERS:
+                if lower in self.headers:
+                    raise S3Error(
+                        "InvalidRequest", f"{lower} is given both as a header and in the query."
+                    )
+                if any(code < " " or code == "\x7f" for code in value):
+                    raise S3Error("InvalidArgument", f"{lower} holds a control character.")
+                # As if it had arrived in the head: latin-1 text of its UTF-8 bytes.
+                self.headers[lower] = raw_value.decode("latin-1").strip()
+        return query
+
+    def header(self, name: str) -> str | None:
+        return self.headers.get(name)

@@ -1,0 +1,12 @@
+"""The `s3` marker: which operation, headers and error codes a test covers (see coverage.py)."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "s3(op, headers, errors): the S3 operation(s), header(s) and error code(s) a test covers",
+    )
