@@ -1,0 +1,57 @@
+"""Clock, tasks and disk as interfaces and for real; the job pool; logs and metrics."""
+
+from __future__ import annotations
+
+from o3storage._native import tune_memory
+from o3storage.runtime import log, metrics
+from o3storage.runtime._pool import JobPool, NativeJobs
+from o3storage.runtime._real_disk import RealDisk, RealFile
+from o3storage.runtime._stall import StallMeter, new_event_loop
+from o3storage.runtime._system import SystemClock, SystemEntropy
+from o3storage.runtime._tasks import Tasks, wait_any
+from o3storage.runtime.clock import Clock, Entropy
+from o3storage.runtime.disk import (
+    DIRECT_ALIGN_BYTES,
+    Buffer,
+    Disk,
+    DiskError,
+    DiskFault,
+    DiskFull,
+    File,
+    OpenMode,
+    Space,
+)
+from o3storage.runtime.jobs import Job, Jobs
+from o3storage.runtime.log import Logger
+from o3storage.runtime.metrics import Registry
+
+__all__ = [
+    "DIRECT_ALIGN_BYTES",
+    "Buffer",
+    "Clock",
+    "Disk",
+    "DiskError",
+    "DiskFault",
+    "DiskFull",
+    "Entropy",
+    "File",
+    "Job",
+    "JobPool",
+    "Jobs",
+    "Logger",
+    "NativeJobs",
+    "OpenMode",
+    "RealDisk",
+    "RealFile",
+    "Registry",
+    "Space",
+    "StallMeter",
+    "SystemClock",
+    "SystemEntropy",
+    "Tasks",
+    "log",
+    "metrics",
+    "new_event_loop",
+    "tune_memory",
+    "wait_any",
+]
