@@ -1,4 +1,4 @@
-"""The store of one disk: the one object the rooms above use. (Being filled in: signatures stand.)"""
+"""The store of one disk: the one object the rooms above use (being filled in)."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class EntryKind(enum.IntEnum):
     NO_OP = 1
     CONFIGURATION = 2
     LOST = 3
-    """Put by `verify --repair` in place of an entry that rotted away; applies as a counted no-op."""
+    """Put by `verify --repair` for an entry that rotted away; applies as a counted no-op."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,353 @@
+"""The bulk writer: frames of larger objects, many streams interleaved, and what compaction packs.
+
+Records stand at 4 KiB boundaries, are written with direct I/O from aligned buffers, are never
+replayed, and are reached through the placement table alone.
+
+Interface: `BulkWriter.write`, `sync`, `close`; `StreamWriter` (public).
+
+Invariants
+- A frame is placed (in the log) only after the sync that covers its bytes returned, and that sync
+  started after they were written.
+- `write` holds at most `bulk_queue_bytes` in memory; whoever comes then waits.
+- One write or sync of this writer is under way at a time; all who wait for a sync share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+
+from o3storage.runtime.disk import Buffer, DiskError, DiskFull
+from o3storage.storage._core import Core, Volume
+from o3storage.storage._log import LogWriter
+from o3storage.storage._records import (
+    PREFIX_BYTES,
+    STATE,
+    StateRow,
+    check_frame,
+    encode_state,
+    frame_parts,
+    seal_record,
+)
+from o3storage.storage._rows import MAX_RUN_FRAMES, Run
+from o3storage.storage._types import (
+    MIB,
+    SEAL_TAG_BYTES,
+    STREAM_ID_BYTES,
+    SealedFrame,
+    StoreError,
+    StoreFull,
+)
+from o3storage.storage._volume import BLOCK_BYTES, VolumeKind, align
+
+WRITE_BYTES = 2 * MIB
+"""One write of the bulk: large enough to be steady (measured at 8 MiB/s steps and up), small
+enough that a sync does not wait long behind it."""
+
+
+class _Item:
+    """A record on its way: a frame of a stream, or state rows."""
+
+    __slots__ = ("frame", "rows", "size", "writer")
+
+    def __init__(
+        self, writer: StreamWriter | None, frame: SealedFrame | None, rows: list[StateRow]
+    ) -> None:
+        self.writer = writer
+        self.frame = frame
+        self.rows = rows
+        if frame is not None:
+            self.size = align(PREFIX_BYTES + len(frame.data))
+        else:
+            body = sum(14 + len(key) + len(value or b"") for _, key, value in rows)
+            self.size = align(PREFIX_BYTES + SEAL_TAG_BYTES + body)
+
+
+class StreamWriter:
+    """Writes one stream's frames into the bulk volume. Made by `Store.open_stream`."""
+
+    __slots__ = ("_bulk", "_open_run", "_ready", "error", "stream", "unwritten")
+
+    def __init__(self, bulk: BulkWriter, stream: bytes) -> None:
+        if len(stream) != STREAM_ID_BYTES:
+            raise ValueError(f"a stream id is {STREAM_ID_BYTES} bytes, not {len(stream)}")
+        self.stream = stream
+        self.unwritten = 0
+        """Frames that are queued and not yet handed to the disk."""
+        self.error: StoreError | None = None
+        self._bulk = bulk
+        self._open_run: list[int] | None = None
+        """[first, volume, offset, count, record bytes, last bytes], still growing."""
+        self._ready: list[tuple[int, Run]] = []
+
+    async def write(self, frame: SealedFrame) -> None:
+        """Queue the frame; waits while the queue is over its bound (backpressure).
+        `frame.data` must not change until `sync` returned. Raises StoreFull, StoreOutOfService."""
+        if frame.stream != self.stream:
+            raise ValueError("the frame belongs to another stream")
+        check_frame(frame)
+        await self._bulk.write(_Item(self, frame, []))
+
+    async def sync(self, *, wait_placement: bool = True) -> None:
+        """Every frame written so far is durable and its placement is synced in the log.
+
+        With `wait_placement=False` the placement only waits in the log's queue: it is durable with
+        (in the same batch as, or before) the next append that is made after this call returned.
+        Raises StoreFull, StoreOutOfService."""
+        await self._bulk.sync(self)
+        if self.error is not None:
+            raise self.error
+        runs, self._ready = self._ready, []
+        if self._open_run is not None:  # it may grow; then it is placed again, larger
+            runs.append(_closed(self._open_run))
+        log = self._bulk.log
+        log.place_runs([(self.stream, first, run) for first, run in runs])
+        if wait_placement:
+            await log.settle()
+
+    def placed(self, number: int, volume: Volume, offset: int, size: int) -> None:
+        """The bulk writer put frame `number` there."""
+        run = self._open_run
+        if run is not None:
+            first, in_volume, start, count, record, last = run
+            if (
+                in_volume == volume.volume
+                and number == first + count
+                and last == record
+                and offset == start + count * align(record)
+                and count < MAX_RUN_FRAMES
+                and size <= record
+            ):
+                run[3] = count + 1
+                run[5] = size
+                return
+            self._ready.append(_closed(run))
+        self._open_run = [number, volume.volume, offset, 1, size, size]
+
+
+def _closed(run: list[int]) -> tuple[int, Run]:
+    first, volume, offset, count, record, last = run
+    return first, Run(volume, offset, count, record, last)
+
+
+class BulkWriter:
+    """The one writer of the current bulk volume, which is made when the first frame comes."""
+
+    def __init__(self, core: Core, log: LogWriter) -> None:
+        self.core = core
+        self.log = log
+        self.volume: Volume | None = None
+        self.queued_bytes = 0
+        self._queue: deque[_Item] = deque()
+        self._allocated = 0
+        self._syncs: list[asyncio.Future[None]] = []
+        self._room_waiters: deque[asyncio.Future[None]] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._buffer: memoryview | None = None
+        core.fault_listeners.append(self._fail)
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Write and sync what waits, cut the volume at its end."""
+        self._closing = True
+        self._kick()
+        task, self._task = self._task, None
+        if task is not None:
+            await task
+        if not self.core.out_of_service:
+            with contextlib.suppress(StoreError):
+                await self._seal_volume()
+
+    async def abandon(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    # --- callers
+
+    async def write(self, item: _Item) -> None:
+        while self.queued_bytes >= self.core.options.bulk_queue_bytes:
+            self.core.check_service()
+            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._room_waiters.append(room)
+            await room
+        self.core.check_service()
+        if item.writer is not None:
+            if item.writer.error is not None:
+                raise item.writer.error
+            item.writer.unwritten += 1
+        self._queue.append(item)
+        self.queued_bytes += item.size
+        self._kick()
+
+    async def write_state(self, rows: list[StateRow]) -> None:
+        """Queue a STATE record (compaction). Durable after `sync`."""
+        await self.write(_Item(None, None, rows))
+
+    async def sync(self, writer: StreamWriter | None = None) -> None:
+        """Everything that `write` took before this call is durable."""
+        self.core.check_service()
+        if writer is not None and writer.error is not None:
+            raise writer.error
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._syncs.append(done)
+        self._kick()
+        await done
+
+    def _kick(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    def _fail(self, error: StoreError) -> None:
+        waiting = [*self._syncs, *self._room_waiters]
+        self._syncs = []
+        self._room_waiters.clear()
+        self._queue.clear()
+        self.queued_bytes = 0
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()
+
+    # --- the writing task
+
+    async def _run(self) -> None:
+        while not self.core.out_of_service:
+            try:
+                if self._queue:
+                    await self._write_some()
+                elif self._syncs:
+                    await self._sync_all()
+                elif self._closing:
+                    return
+                else:
+                    self._wake = asyncio.get_running_loop().create_future()
+                    await self._wake
+            except DiskFull as error:
+                self._refuse(StoreFull(f"the disk is full: {error}"))
+            except StoreFull as error:
+                self._refuse(error)
+            except DiskError as error:
+                self.core.fault(error)
+            except StoreError as error:
+                self._fail(error)
+
+    def _refuse(self, error: StoreFull) -> None:
+        """No room: the streams in the queue end here, what was written before stays good."""
+        queue = list(self._queue)
+        self._queue.clear()
+        self.queued_bytes = 0
+        for item in queue:
+            if item.writer is not None:
+                item.writer.error = error
+        self._free_waiters()
+
+    def _free_waiters(self) -> None:
+        while self._room_waiters and self.queued_bytes < self.core.options.bulk_queue_bytes:
+            waiter = self._room_waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return  # it will queue its frame; the next write wakes the next
+
+    async def _write_some(self) -> None:
+        """Write the next records, as many as fit one write."""
+        volume = await self._volume_for(self._queue[0].size)
+        count = 0
+        total = 0
+        room = self._allocated - volume.size_bytes
+        for item in self._queue:
+            if total and total + item.size > min(WRITE_BYTES, room):
+                break
+            total += item.size
+            count += 1
+        if self._buffer is None or len(self._buffer) < total:
+            self._buffer = self.core.disk.aligned_buffer(max(total, WRITE_BYTES))
+        buffer = self._buffer
+        start = volume.size_bytes
+        items = [self._queue.popleft() for _ in range(count)]
+        sizes: list[int] = []
+        at = 0
+        assert volume.sealer is not None
+        for item in items:
+            parts: list[Buffer] = []
+            if item.frame is not None:
+                _, size = frame_parts(parts, item.frame, 0)
+            else:
+                _, size = seal_record(
+                    parts, volume.sealer, start + at, STATE, 0, 0, 0, 0, 0, encode_state(item.rows)
+                )
+            sizes.append(size)
+            end = at
+            for part in parts:
+                buffer[end : end + len(part)] = part
+                end += len(part)
+            buffer[end : at + item.size] = b"\xff" * (at + item.size - end)
+            at += item.size
+        assert at == total and volume.file is not None
+        await volume.file.write(start, [buffer[:total]])
+        volume.size_bytes = start + total
+        at = start
+        for item, size in zip(items, sizes, strict=True):
+            if item.writer is not None and item.frame is not None:
+                item.writer.placed(item.frame.number, volume, at, size)
+                item.writer.unwritten -= 1
+                volume.row_bytes += size
+            at += item.size
+        self.queued_bytes -= total
+        self._free_waiters()
+
+    async def _sync_all(self) -> None:
+        waiting, self._syncs = self._syncs, []
+        try:
+            if self.volume is not None:
+                assert self.volume.file is not None
+                await self.volume.file.sync()
+        except DiskError:
+            self._syncs = waiting + self._syncs  # `fault` refuses them all
+            raise
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    # --- volumes
+
+    async def _volume_for(self, size: int) -> Volume:
+        """The volume that takes `size` more bytes, with space allocated for them."""
+        options = self.core.options
+        volume = self.volume
+        if (
+            volume is not None
+            and volume.size_bytes + size > options.bulk_volume_bytes + BLOCK_BYTES
+        ):
+            await self._seal_volume()
+            volume = None
+        step = max(align(options.bulk_allocate_bytes), size)
+        if volume is None:
+            volume = await self.core.create_volume(VolumeKind.BULK, BLOCK_BYTES + step)
+            self.volume = volume
+            self._allocated = BLOCK_BYTES + step
+        elif volume.size_bytes + size > self._allocated:
+            assert volume.file is not None
+            await volume.file.allocate(self._allocated, step, zero_fill=False)
+            self._allocated += step
+        return volume
+
+    async def _seal_volume(self) -> None:
+        """Sync the volume and cut it at its end; nothing is written to it any more."""
+        volume, self.volume = self.volume, None
+        if volume is None or volume.file is None:
+            return
+        try:
+            await volume.file.truncate(volume.size_bytes)
+            await volume.file.sync()
+        except DiskError as error:
+            raise self.core.fault(error) from error
+        volume.sealed = True

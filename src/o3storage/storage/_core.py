@@ -1,0 +1,276 @@
+"""What the parts of one open store share: disk, keys, volumes, counters, and the fault switch.
+
+Interface: `Core`, `Volume`.
+
+Invariants
+- `sequence` grows by one for each change of rows (an outcome, a frame or run placed); it never
+  goes back, not over restarts either: every batch header carries it.
+- A volume id is never used again: `next_volume` is above every volume that has ever been seen.
+- After `fault` no write or sync is started any more (promise P6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from o3storage.crypto import FileSealer
+from o3storage.runtime.clock import Clock, Entropy
+from o3storage.runtime.disk import Disk, DiskError, DiskFull, File, OpenMode
+from o3storage.runtime.jobs import Jobs
+from o3storage.storage._groups import EntryCache, GroupLog
+from o3storage.storage._types import (
+    MIB,
+    FrameMissing,
+    StoreFull,
+    StoreOptions,
+    StoreOutOfService,
+    StoreStats,
+)
+from o3storage.storage._volume import (
+    HEADER_BYTES,
+    SALT_BYTES,
+    VOLUME_DIR,
+    VolumeHeader,
+    VolumeKind,
+    encode_header,
+    open_sealer,
+    volume_path,
+)
+
+if TYPE_CHECKING:
+    from o3storage.storage._rows import RowIndex
+
+OUT_OF_SERVICE = "OUT_OF_SERVICE"
+"""File that start-up obeys; its text says why and what to do."""
+
+ZERO_STEP_BYTES = 4 * MIB
+"""Zero-fill goes in steps with a sync each, so that a log sync beside it does not wait for all."""
+
+OPEN_FILES_MAX = 512
+"""Volumes held open for reading; the least recently opened is closed beyond it."""
+
+
+class Volume:
+    """One volume file."""
+
+    __slots__ = (
+        "dead_bytes",
+        "file",
+        "header",
+        "in_use",
+        "path",
+        "row_bytes",
+        "sealed",
+        "sealer",
+        "size_bytes",
+        "unlinked",
+    )
+
+    def __init__(self, header: VolumeHeader, size_bytes: int, sealer: FileSealer | None) -> None:
+        self.header = header
+        self.path = volume_path(header.kind, header.volume)
+        self.size_bytes = size_bytes
+        """End of the last good record; the file may be longer while it is written."""
+        self.sealer = sealer
+        self.file: File | None = None
+        self.in_use = 0
+        """Reads under way: the file is closed after the last."""
+        self.sealed = False
+        """Nothing is written to it any more."""
+        self.dead_bytes = 0
+        """Of frames that lost their placement here; an estimate that compaction goes by."""
+        self.row_bytes = 0
+        """Of frames that are placed here."""
+        self.unlinked = False
+
+    @property
+    def volume(self) -> int:
+        return self.header.volume
+
+    @property
+    def kind(self) -> VolumeKind:
+        return self.header.kind
+
+
+class Core:
+    """Shared by the parts of one store; no behaviour beyond volumes, counters and faults."""
+
+    def __init__(  # noqa: PLR0917
+        self,
+        disk: Disk,
+        disk_key: bytes,
+        jobs: Jobs,
+        clock: Clock,
+        entropy: Entropy,
+        options: StoreOptions,
+    ) -> None:
+        self.disk = disk
+        self.disk_key = disk_key
+        self.jobs = jobs
+        self.clock = clock
+        self.entropy = entropy
+        self.options = options
+        self.stats = StoreStats()
+        self.entry_account = EntryCache(options.entry_cache_bytes)
+        self.groups: dict[int, GroupLog] = {}
+        self.volumes: dict[int, Volume] = {}
+        self.index: RowIndex
+        self.sequence = 0
+        self.epoch = 0
+        self.store_id = b""
+        self.next_volume = 1
+        self.out_of_service = ""
+        self.fault_listeners: list[Callable[[StoreOutOfService], None]] = []
+        self.mark_task: asyncio.Task[None] | None = None
+        self._open_order: dict[int, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Core of store {self.store_id.hex()}, epoch {self.epoch}>"
+
+    # --- faults
+
+    def fault(self, error: BaseException) -> StoreOutOfService:
+        """A write or sync failed: from here on nothing is written. Returns what to raise."""
+        if not self.out_of_service:
+            self.out_of_service = str(error) or type(error).__name__
+            self.stats.out_of_service = self.out_of_service
+            refusal = self.refusal()
+            for listener in self.fault_listeners:
+                listener(refusal)
+            self.mark_task = asyncio.get_running_loop().create_task(self._leave_mark())
+        return self.refusal()
+
+    def refusal(self) -> StoreOutOfService:
+        return StoreOutOfService(
+            f"the disk is out of service ({self.out_of_service}); replace it, or run "
+            "`o3storage verify --return-disk` after its fault was found"
+        )
+
+    def check_service(self) -> None:
+        if self.out_of_service:
+            raise self.refusal()
+
+    async def _leave_mark(self) -> None:
+        """Write OUT_OF_SERVICE. The disk may be dead: failing to write it changes nothing."""
+        text = (
+            f"This disk was taken out of service: {self.out_of_service}\n"
+            "Run `o3storage verify --return-disk --data-dir ...` to check it in full and use it "
+            "again.\n"
+        )
+        with contextlib.suppress(OSError):
+            file = await self.disk.open(OUT_OF_SERVICE, OpenMode.CREATE)
+            try:
+                await file.write_sync(0, [text.encode()])
+            finally:
+                await file.close()
+            await self.disk.sync_dir("")
+
+    # --- volumes
+
+    def give_volume_id(self) -> int:
+        volume = self.next_volume
+        self.next_volume += 1
+        return volume
+
+    async def create_volume(self, kind: VolumeKind, size: int) -> Volume:
+        """A new volume on the medium, its name too. Log volumes are zero-filled to `size`, bulk
+        volumes fallocated. Raises StoreFull (nothing is left behind), StoreOutOfService."""
+        self.check_service()
+        header = VolumeHeader(
+            kind,
+            self.give_volume_id(),
+            self.epoch,
+            self.sequence,
+            self.entropy.random_bytes(SALT_BYTES),
+            self.store_id,
+        )
+        block, sealer = encode_header(header, self.disk_key)
+        volume = Volume(header, HEADER_BYTES, sealer)
+        try:
+            direct = kind is VolumeKind.BULK
+            file = await self.disk.open(volume.path, OpenMode.CREATE, direct=direct)
+            try:
+                await self._fill(file, kind, size)
+                buffer = self.disk.aligned_buffer(HEADER_BYTES)
+                buffer[:] = block
+                await file.write_sync(0, [buffer])
+                await self.disk.sync_dir(VOLUME_DIR)
+            except DiskFull:
+                await file.close()
+                await self.disk.unlink(volume.path)
+                raise
+        except DiskFull as error:
+            raise StoreFull("no space for a new volume: delete objects or add space") from error
+        except DiskError as error:
+            raise self.fault(error) from error
+        volume.file = file
+        self.volumes[volume.volume] = volume
+        return volume
+
+    async def _fill(self, file: File, kind: VolumeKind, size: int) -> None:
+        if kind is VolumeKind.BULK:
+            await file.allocate(0, size, zero_fill=False)
+            return
+        await file.allocate(0, size, zero_fill=False)
+        for at in range(0, size, ZERO_STEP_BYTES):
+            await file.allocate(at, min(ZERO_STEP_BYTES, size - at), zero_fill=True)
+            await file.sync()
+
+    async def open_for_read(self, volume: int) -> Volume:
+        """The volume with its file open. Raises FrameMissing if it is gone."""
+        found = self.volumes.get(volume)
+        if found is None:
+            raise FrameMissing(f"volume {volume} is not on this disk")
+        if found.file is None:
+            try:
+                file = await self.disk.open(found.path, OpenMode.READ)
+            except FileNotFoundError as error:
+                raise FrameMissing(f"{found.path} is gone") from error
+            if found.file is not None:  # another reader was faster
+                await file.close()
+            else:
+                found.file = file
+                self._open_order[volume] = None
+                await self._close_oldest()
+        return found
+
+    async def sealer_of(self, volume: Volume) -> FileSealer:
+        """Raises StoreKeyWrong."""
+        if volume.sealer is None:
+            await self.open_for_read(volume.volume)
+            assert volume.file is not None
+            block = await volume.file.read(0, HEADER_BYTES)
+            volume.sealer = open_sealer(block, volume.header, self.disk_key, volume.path)
+        return volume.sealer
+
+    async def _close_oldest(self) -> None:
+        while len(self._open_order) > OPEN_FILES_MAX:
+            oldest = next(iter(self._open_order))
+            del self._open_order[oldest]
+            volume = self.volumes.get(oldest)
+            if volume is None or volume.file is None or volume.in_use or not volume.sealed:
+                continue
+            file, volume.file = volume.file, None
+            await file.close()
+
+    async def drop_volume(self, volume: Volume) -> None:
+        """Unlink it; readers under way keep what they have open."""
+        self.volumes.pop(volume.volume, None)
+        self._open_order.pop(volume.volume, None)
+        volume.unlinked = True
+        try:
+            await self.disk.unlink(volume.path)
+        except DiskError as error:
+            raise self.fault(error) from error
+        if volume.file is not None and not volume.in_use:
+            file, volume.file = volume.file, None
+            await file.close()
+
+    async def close_files(self) -> None:
+        for volume in list(self.volumes.values()):
+            file, volume.file = volume.file, None
+            if file is not None:
+                await file.close()

@@ -1,0 +1,546 @@
+"""The log writer: group commit by draining the queue (DESIGN 4, "Group commit").
+
+Whatever waits when the disk becomes free goes out as one batch with one write and one fdatasync;
+while that runs the next batch gathers. There is no timer.
+
+Interface: `LogWriter.submit`, `queue_outcome`, `place_runs`, `settle`, `start`, `close`.
+
+Invariants
+- One batch is on its way at a time; batch n+1 starts only after the sync of n returned.
+- A batch holds each index of a group at most once, so a record that rots cannot be taken for an
+  older one with the same index.
+- All records that change rows get their sequence in the step that also changes the index, and all
+  outcomes that wait go into the next batch: once a batch is durable, so is every change of rows
+  that was made before it was built (what a flush relies on).
+- The first batches of each log volume restate every group, so that older volumes are not needed
+  for hard states; `settled_volume` is the newest volume where that is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+
+from o3storage.runtime.disk import Buffer, DiskError
+from o3storage.storage._batches import (
+    FLAG_ENTRIES,
+    FLAG_HARD_STATE,
+    FLAG_RESTATED,
+    MAX_BATCH_GROUPS,
+    NO_HASH,
+    GroupInfo,
+    batch_bytes,
+    encode_batch,
+    summary_bytes,
+)
+from o3storage.storage._core import Core, Volume
+from o3storage.storage._groups import NO_CUT, GroupLog
+from o3storage.storage._records import (
+    ENTRY,
+    GROUP,
+    LOCAL,
+    OUTCOME,
+    PREFIX_BYTES,
+    encode_group_reset,
+    encode_rows,
+    frame_parts,
+    group_words,
+    seal_record,
+)
+from o3storage.storage._rows import RowChange, Run, encode_run, placement_key
+from o3storage.storage._types import (
+    MIB,
+    SEAL_TAG_BYTES,
+    Entry,
+    HardState,
+    SealedFrame,
+    StoreError,
+    StoreFull,
+    StoreOutOfService,
+)
+from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
+
+RECORD_OVERHEAD = PREFIX_BYTES + SEAL_TAG_BYTES
+OUTCOME_WAIT_BYTES = 1 * MIB
+"""Outcomes that wait for an append to ride with; beyond it they get a batch of their own."""
+OUTCOMES_PER_BATCH_BYTES = 4 * MIB
+"""Of outcomes in one batch, so that it stays within MAX_BATCH_BYTES."""
+FULL_RETRY_S = 1.0
+"""How often a full disk is asked again for the next log volume."""
+LOW_ROOM_BYTES = 12 * MIB
+"""Without a spare volume and with less room than this, appends are refused: one more of the
+largest append must fit, with the outcomes that wait."""
+
+
+class _Append:
+    """One queued append, or a group's reset, or a mere wish to be synced."""
+
+    __slots__ = (
+        "buffers",
+        "entries",
+        "first",
+        "frames",
+        "future",
+        "group",
+        "hard",
+        "reset",
+        "size",
+    )
+
+    def __init__(  # noqa: PLR0917
+        self,
+        group: GroupLog | None,
+        hard: HardState | None,
+        entries: Sequence[Entry],
+        frames: Sequence[SealedFrame],
+        future: asyncio.Future[None],
+        reset: tuple[int, int] | None = None,
+    ) -> None:
+        self.group = group
+        self.hard = hard
+        self.entries = entries
+        self.frames = frames
+        self.future = future
+        self.reset = reset
+        self.first = entries[0].index if entries else 0
+        self.size = RECORD_OVERHEAD * (len(entries) + (reset is not None) * 2)
+        for entry in entries:
+            self.size += len(entry.data)
+        for frame in frames:
+            self.size += PREFIX_BYTES + len(frame.data)
+        self.buffers = len(entries) + len(frames)
+
+
+class _Infos:
+    """Group summaries of the batch being gathered."""
+
+    __slots__ = ("by_group",)
+
+    def __init__(self) -> None:
+        self.by_group: dict[int, list[int]] = {}
+        """group -> [flags, first index]"""
+
+    def takes(self, append: _Append) -> bool:
+        group = append.group
+        if group is None:
+            return True
+        info = self.by_group.get(group.group)
+        if info is None:
+            return len(self.by_group) < MAX_BATCH_GROUPS
+        if append.reset is not None:
+            return False
+        return not (
+            append.entries and info[0] & FLAG_ENTRIES and append.first <= group.written_last
+        )
+
+
+class LogWriter:
+    """The one writer of the current log volume."""
+
+    def __init__(self, core: Core, batch_sequence: int, previous_hash: bytes = NO_HASH) -> None:
+        self.core = core
+        self.volume: Volume
+        """The volume being written."""
+        self.settled_volume = 0
+        self.bytes_since_flush = 0
+        self._room = 0
+        self._capacity = 0
+        self._sequence = batch_sequence
+        self._previous_hash = previous_hash
+        self._queue: deque[_Append] = deque()
+        self._outcomes: deque[tuple[GroupLog, int, int, bytes]] = deque()
+        self._outcome_bytes = 0
+        self._runs: list[tuple[bytes, int, Run]] = []
+        self._restate: deque[GroupLog] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._spare: asyncio.Task[Volume] | None = None
+        self._closing = False
+        self._gathered: list[_Append] = []
+        core.fault_listeners.append(self._fail_all)
+
+    # --- life
+
+    async def start(self) -> None:
+        """Create the first volume of this open and run. Raises StoreFull, StoreOutOfService."""
+        volume = await self.core.create_volume(VolumeKind.LOG, self.core.options.log_volume_bytes)
+        self._take_volume(volume, self.core.options.log_volume_bytes)
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Write what waits, stop. Idempotent."""
+        self._closing = True
+        self._kick()
+        task, self._task = self._task, None
+        if task is not None:
+            await task
+        await self._drop_spare()
+
+    async def abandon(self) -> None:
+        """Stop at once, for a store that is out of service."""
+        self._closing = True
+        for task in (self._task, self._spare):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, StoreFull, StoreOutOfService):
+                    await task
+        self._task = self._spare = None
+
+    async def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return
+        try:
+            volume = await spare
+        except (StoreFull, StoreOutOfService, asyncio.CancelledError):
+            return
+        if not self.core.out_of_service:
+            await self.core.drop_volume(volume)
+
+    # --- queueing
+
+    @property
+    def cramped(self) -> bool:
+        """No spare volume could be made and the current one is nearly used up."""
+        spare = self._spare
+        if self._room >= min(LOW_ROOM_BYTES, self._capacity // 2) or spare is None:
+            return False
+        return spare.done() and not spare.cancelled() and spare.exception() is not None
+
+    def submit(
+        self,
+        group: GroupLog | None,
+        hard: HardState | None,
+        entries: Sequence[Entry],
+        frames: Sequence[SealedFrame],
+        reset: tuple[int, int] | None = None,
+    ) -> asyncio.Future[None]:
+        """Queue for the next batch; the future resolves when it is durable."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Append(group, hard, entries, frames, future, reset))
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            if not wake.done():
+                wake.set_result(None)
+        return future
+
+    def queue_outcome(self, group: GroupLog, index: int, sequence: int, body: bytes) -> None:
+        """Rides in the next batch, without a sync of its own."""
+        self._outcomes.append((group, index, sequence, body))
+        self._outcome_bytes += len(body) + RECORD_OVERHEAD
+        if self._outcome_bytes >= OUTCOME_WAIT_BYTES:
+            self._kick()
+
+    def place_runs(self, runs: Sequence[tuple[bytes, int, Run]]) -> None:
+        """(stream, first frame, run) whose frames are durable; placed with the next batch."""
+        self._runs += runs
+
+    def settle(self) -> asyncio.Future[None]:
+        """Resolves when everything that was queued before is durable, outcomes too."""
+        return self.submit(None, None, (), ())
+
+    def _kick(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    # --- writing
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                if self._queue or self._outcome_bytes >= OUTCOME_WAIT_BYTES or self._runs:
+                    await self._write_batch()
+                elif self._closing:
+                    if not self._outcomes and not self._restate:
+                        return
+                    await self._write_batch()
+                else:
+                    self._wake = asyncio.get_running_loop().create_future()
+                    await self._wake
+        except DiskError as error:
+            self._fail_all(self.core.fault(error))
+        except (StoreFull, StoreOutOfService) as error:
+            self._fail_all(error)
+
+    def _fail_all(self, error: StoreError) -> None:
+        """Nothing that waits here will be written."""
+        for append in (*self._gathered, *self._queue):
+            if not append.future.done():
+                append.future.set_exception(error)
+                append.future.exception()  # not every caller looks at a lost future
+        self._gathered = []
+        self._queue.clear()
+
+    async def _write_batch(self) -> None:
+        if self.core.out_of_service:
+            raise self.core.refusal()
+        infos, outcomes, runs, payload = self._gather()
+        if batch_bytes(MAX_BATCH_GROUPS, payload) > self._room:
+            await self._rotate(batch_bytes(MAX_BATCH_GROUPS, payload))
+        volume = self.volume
+        offset = volume.size_bytes
+        data, entries = self._encode(infos, outcomes, runs, payload)
+        assert volume.file is not None
+        await volume.file.write_sync(offset, [data])
+        volume.size_bytes = offset + len(data)
+        self._room -= len(data)
+        self.bytes_since_flush += len(data)
+        self._complete(entries)
+        if self._spare is None and self._room < self._capacity * 3 // 4 and not self._closing:
+            self._spare = asyncio.get_running_loop().create_task(
+                self._prepare(self.core.options.log_volume_bytes)
+            )
+
+    def _gather(
+        self,
+    ) -> tuple[
+        _Infos,
+        list[tuple[GroupLog, int, int, bytes]],
+        list[tuple[bytes, int, Run]],
+        int,
+    ]:
+        """Take from the queues what the next batch will hold; with its records' bytes."""
+        options = self.core.options
+        payload = 0
+        buffers = 0
+        outcomes: list[tuple[GroupLog, int, int, bytes]] = []
+        while self._outcomes and payload < OUTCOMES_PER_BATCH_BYTES:
+            outcome = self._outcomes.popleft()
+            outcomes.append(outcome)
+            payload += len(outcome[3]) + RECORD_OVERHEAD
+            self._outcome_bytes -= len(outcome[3]) + RECORD_OVERHEAD
+        infos = _Infos()
+        gathered = self._gathered
+        assert not gathered
+        runs, self._runs = self._runs, []
+        if runs:
+            payload += RECORD_OVERHEAD + _runs_bytes(runs)
+        queue = self._queue
+        while queue and not self._outcomes:
+            append = queue[0]
+            if gathered and (
+                payload + append.size > options.batch_bytes
+                or buffers + append.buffers > options.batch_buffers
+            ):
+                break
+            if not infos.takes(append):
+                break
+            queue.popleft()
+            gathered.append(append)
+            payload += append.size
+            buffers += append.buffers
+            group = append.group
+            if group is not None:
+                self._note(infos, group, append)
+        return infos, outcomes, runs, payload
+
+    @staticmethod
+    def _note(infos: _Infos, group: GroupLog, append: _Append) -> None:
+        info = infos.by_group.get(group.group)
+        if info is None:
+            info = infos.by_group[group.group] = [0, 0]
+        if append.reset is not None:
+            group.written_last, group.written_term = append.reset
+        if append.entries:
+            if not info[0] & FLAG_ENTRIES:
+                info[0] |= FLAG_ENTRIES
+                info[1] = append.first
+            last = append.entries[-1]
+            if append.first <= group.written_last:
+                group.cuts -= 1
+                if group.cuts <= 0:
+                    group.cuts = 0
+                    group.cut = NO_CUT
+            group.written_last = last.index
+            group.written_term = last.term
+        if append.hard is not None:
+            info[0] |= FLAG_HARD_STATE
+            group.written_hard = append.hard
+
+    def _encode(
+        self,
+        infos: _Infos,
+        outcomes: list[tuple[GroupLog, int, int, bytes]],
+        runs: list[tuple[bytes, int, Run]],
+        payload: int,
+    ) -> tuple[bytes, list[tuple[GroupLog, int]]]:
+        """The batch's bytes and, by group, the last index in it. Places frames and entries."""
+        core = self.core
+        volume = self.volume
+        sealer = volume.sealer
+        assert sealer is not None
+        while self._restate and len(infos.by_group) < MAX_BATCH_GROUPS:
+            group = self._restate.popleft()
+            infos.by_group.setdefault(group.group, [0, 0])[0] |= FLAG_RESTATED
+        head = summary_bytes(len(infos.by_group))
+        start = offset = volume.size_bytes + head
+        parts: list[Buffer] = []
+        hashes: list[bytes] = []
+        rows: list[RowChange] = []
+        for group, index, sequence, body in outcomes:
+            a0, a1 = group_words(group.group, group.incarnation, 0)
+            digest, size = seal_record(
+                parts, sealer, offset, OUTCOME, 0, a0, a1, index, sequence, body
+            )
+            group.written_applied = index
+            hashes.append(digest)
+            offset += size
+        if runs:
+            core.sequence += 1
+            changes: list[RowChange] = [
+                (placement_key(stream, first), encode_run(run)) for stream, first, run in runs
+            ]
+            digest, size = seal_record(
+                parts, sealer, offset, LOCAL, 0, 0, 0, 0, core.sequence, encode_rows(changes)
+            )
+            hashes.append(digest)
+            offset += size
+            rows += changes
+        for append in self._gathered:
+            if append.group is not None:
+                a0 = append.group.group | append.group.incarnation << 32
+                if append.reset is not None:
+                    digest, size = seal_record(
+                        parts,
+                        sealer,
+                        offset,
+                        GROUP,
+                        0,
+                        a0,
+                        append.reset[1],
+                        append.reset[0],
+                        core.sequence,
+                        encode_group_reset(*append.reset),
+                    )
+                    hashes.append(digest)
+                    offset += size
+                for entry in append.entries:
+                    digest, size = seal_record(
+                        parts,
+                        sealer,
+                        offset,
+                        ENTRY,
+                        entry.kind,
+                        a0,
+                        entry.term,
+                        entry.index,
+                        0,
+                        entry.data,
+                    )
+                    append.group.place(entry.index, volume.volume, offset, size)
+                    hashes.append(digest)
+                    offset += size
+            for frame in append.frames:
+                core.sequence += 1
+                digest, size = frame_parts(parts, frame, core.sequence)
+                rows.append(
+                    (
+                        placement_key(frame.stream, frame.number),
+                        encode_run(Run(volume.volume, offset, 1, size, size)),
+                    )
+                )
+                volume.row_bytes += size
+                hashes.append(digest)
+                offset += size
+        assert offset - start <= payload
+        summaries = [
+            _group_info(core.groups[number], flags, first)
+            for number, (flags, first) in infos.by_group.items()
+        ]
+        data, self._previous_hash = encode_batch(
+            volume=volume.volume,
+            offset=volume.size_bytes,
+            sequence=self._sequence,
+            epoch=core.epoch,
+            previous_hash=self._previous_hash,
+            store_sequence=core.sequence,
+            hashes=hashes,
+            payload=parts,
+            payload_bytes=offset - start,
+            groups=summaries,
+        )
+        self._sequence += 1
+        if rows:
+            core.index.write(rows)
+        stats = core.stats
+        stats.batches += 1
+        stats.batch_bytes += len(data)
+        stats.batch_records += len(hashes)
+        stats.appends += len(self._gathered)
+        return data, [
+            (core.groups[number], core.groups[number].written_last)
+            for number, (flags, _) in infos.by_group.items()
+            if flags & FLAG_ENTRIES
+        ]
+
+    def _complete(self, entries: list[tuple[GroupLog, int]]) -> None:
+        for group, last in entries:
+            group.durable_index = max(group.durable_index, min(last, group.cut))
+        if not self._restate:
+            self.settled_volume = self.volume.volume
+        gathered, self._gathered = self._gathered, []
+        for append in gathered:
+            if not append.future.done():
+                append.future.set_result(None)
+
+    # --- volumes
+
+    def _take_volume(self, volume: Volume, capacity: int) -> None:
+        self.volume = volume
+        self._capacity = capacity
+        self._room = capacity - HEADER_BYTES
+        self._restate = deque(self.core.groups[g] for g in sorted(self.core.groups))
+
+    async def _prepare(self, capacity: int) -> Volume:
+        return await self.core.create_volume(VolumeKind.LOG, capacity)
+
+    async def _rotate(self, need: int) -> None:
+        """Go on in the next volume; waits for space if the disk is full."""
+        capacity = self.core.options.log_volume_bytes
+        spare, self._spare = self._spare, None
+        volume: Volume | None = None
+        if spare is not None:
+            with contextlib.suppress(StoreFull):
+                volume = await spare
+        if need + HEADER_BYTES > capacity:
+            if volume is not None:
+                await self.core.drop_volume(volume)
+                volume = None
+            capacity = align(need + HEADER_BYTES)
+        while volume is None:
+            try:
+                volume = await self._prepare(capacity)
+            except StoreFull:
+                if self._closing:
+                    raise
+                await asyncio.sleep(FULL_RETRY_S)
+        old = self.volume
+        self._take_volume(volume, capacity)
+        assert old.file is not None
+        await old.file.truncate(old.size_bytes)
+        old.sealed = True
+
+
+def _runs_bytes(runs: Sequence[tuple[bytes, int, Run]]) -> int:
+    """Upper bound of the body of the LOCAL record for these runs."""
+    return 8 + 64 * len(runs)
+
+
+def _group_info(group: GroupLog, flags: int, first: int) -> GroupInfo:
+    hard = group.written_hard
+    return GroupInfo(
+        group.group,
+        flags,
+        group.incarnation,
+        first,
+        group.written_last,
+        group.written_term,
+        hard.term,
+        hard.vote,
+        hard.commit,
+        group.written_applied,
+    )

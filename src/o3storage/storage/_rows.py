@@ -1,0 +1,99 @@
+"""What the store needs of its index, and the private tables that it keeps there.
+
+The tables 0x01..0x0F belong to this room:
+
+    0x01 | stream 16 | 2^32-1 - first frame, big-endian 4  ->  a run of frames (`Run`)
+    0x03 | stream 16                                       ->  b"": released, not yet reaped
+
+Frame numbers are stored inverted, so that the run that holds frame n is the first row at or after
+the key of n.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from o3storage.storage._types import STREAM_ID_BYTES
+
+Row = tuple[bytes, bytes]
+RowChange = tuple[bytes, bytes | None]
+
+PLACEMENT_TABLE = b"\x01"
+RELEASED_TABLE = b"\x03"
+FIRST_CATALOG_BYTE = 0x10
+"""Rows of the catalog start at this table byte."""
+
+PLACEMENT_KEY_BYTES = 1 + STREAM_ID_BYTES + 4
+PLACEMENT_PREFIX_BYTES = 1 + STREAM_ID_BYTES
+_INVERT = 0xFFFFFFFF
+_RUN = struct.Struct("<IQHII")
+RUN_BYTES = _RUN.size
+MAX_RUN_FRAMES = 0xFFFF
+_FRAME_0 = _INVERT.to_bytes(4, "big")
+
+
+class Run(NamedTuple):
+    """Where `frames` consecutive frames of a stream stand: frame first + i at
+    offset + i * stride(record_bytes), all of record_bytes but the last of the run."""
+
+    volume: int
+    offset: int
+    frames: int
+    record_bytes: int
+    last_bytes: int
+
+
+def encode_run(run: Run) -> bytes:
+    return _RUN.pack(*run)
+
+
+def decode_run(value: bytes) -> Run:
+    return Run(*_RUN.unpack(value))
+
+
+def placement_key(stream: bytes, first: int) -> bytes:
+    if first == 0:
+        return PLACEMENT_TABLE + stream + _FRAME_0
+    return PLACEMENT_TABLE + stream + (_INVERT - first).to_bytes(4, "big")
+
+
+def placement_bounds(stream: bytes) -> tuple[bytes, bytes]:
+    """(low, high) of all runs of a stream."""
+    return PLACEMENT_TABLE + stream, PLACEMENT_TABLE + stream + b"\xff\xff\xff\xff\xff"
+
+
+def split_placement_key(key: bytes) -> tuple[bytes, int]:
+    """(stream, first frame)."""
+    return key[1:17], _INVERT - int.from_bytes(key[17:], "big")
+
+
+def released_key(stream: bytes) -> bytes:
+    return RELEASED_TABLE + stream
+
+
+class RowSnapshot(Protocol):
+    def release(self) -> None: ...
+
+
+class RowIndex(Protocol):
+    """The part of `storage.index.Index` that the store uses. `_now` calls answer without disk I/O
+    or with MISS."""
+
+    mark: bytes
+
+    def write(self, rows: Sequence[RowChange]) -> int: ...
+    def get_now(self, key: bytes) -> Any: ...
+    async def get(self, key: bytes) -> bytes | None: ...
+    def first_now(self, prefix: bytes) -> Any: ...
+    async def first(self, prefix: bytes) -> Row | None: ...
+    def scan_now(self, lo: bytes, hi: bytes, limit: int, *, at: Any = None) -> Any: ...
+    async def scan(self, lo: bytes, hi: bytes, limit: int, *, at: Any = None) -> list[Row]: ...
+    def snapshot(self) -> Any: ...
+    async def flush(
+        self, mark: bytes, *, barrier: Callable[[], Awaitable[None]] | None = None
+    ) -> None: ...
+    async def close(self) -> None: ...
+    @property
+    def memtable_bytes(self) -> int: ...
