@@ -85,7 +85,7 @@ def client_process(port: int, request: bytes, connections: int, seconds: float, 
             made.append(await loop.create_connection(lambda: Client(request, counts), sock=sock))
         await asyncio.sleep(0.3)
         begin_count, begin_cpu, begin = counts[0], cpu_s(), loop.time()
-        pipe.send("begin")
+        pipe.send((0, 0.0, 0.0))
         await asyncio.sleep(seconds)
         pipe.send((counts[0] - begin_count, cpu_s() - begin_cpu, loop.time() - begin))
         for transport, _ in made:
@@ -115,20 +115,22 @@ async def measure(name: str, request: bytes, connections: int, seconds: float) -
         target=client_process, args=(port, request, connections, seconds, far), daemon=True
     )
     process.start()
-    message = loop.create_future()
-    loop.add_reader(near.fileno(), lambda: message.done() or message.set_result(near.recv()))
-    await message
+    messages: asyncio.Queue[tuple[int, float, float]] = asyncio.Queue()
+    loop.add_reader(near.fileno(), lambda: messages.put_nowait(near.recv()))
+    await messages.get()
     begin = cpu_s()
-    message = loop.create_future()
-    count, client_cpu, wall = await message
+    count, client_cpu, wall = await messages.get()
     own_cpu = cpu_s() - begin
     loop.remove_reader(near.fileno())
     process.join()
     await server.close()
+    each_us = own_cpu / count * 1e6
+    client_us = client_cpu / count * 1e6
     print(
         f"{name:24} {count / wall:9,.0f} requests/s"
-        f"   server {own_cpu / count * 1e6:5.1f} us CPU each ({own_cpu / wall:4.0%} of a core)   client {client_cpu / count * 1e6:5.1f} us"
-        f" ({client_cpu / wall:4.0%})   one core would serve {count / own_cpu:,.0f}/s"
+        f"   server {each_us:5.1f} us CPU each ({own_cpu / wall:4.0%} of a core)"
+        f"   client {client_us:5.1f} us ({client_cpu / wall:4.0%})"
+        f"   one core would serve {count / own_cpu:,.0f}/s"
     )
 
 

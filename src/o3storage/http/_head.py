@@ -81,7 +81,9 @@ def _fields(lines: list[str], max_headers: int) -> Headers:
     known = _names
     try:
         for line in lines:
-            name, _, value = line.partition(":")
+            name, colon, value = line.partition(":")
+            if not colon:
+                return _fields_slowly(lines)  # which refuses it
             first[known[name]] = value.strip(" \t")
     except KeyError:
         return _fields_slowly(lines)
@@ -96,7 +98,7 @@ def _fields_slowly(lines: list[str]) -> Headers:
     items: list[tuple[str, str]] = []
     for line in lines:
         name, colon, value = line.partition(":")
-        lower = _names.get(name) or _learn(name, colon)
+        lower = _learn(name, colon) if not colon else _names.get(name) or _learn(name, colon)
         value = value.strip(" \t")
         if lower in first:
             if lower in _SINGLE:
@@ -213,9 +215,11 @@ def _other_forms(head: Head, host: str) -> str:
     path, _, head.query = rest[end:].partition(b"?")
     head.path = path or b"/"
     fields = head.headers
-    fields._first["host"] = host
     if fields._items is not None:
         fields._items = [(n, host if n == "host" else v) for n, v in fields._items]
+        if "host" not in fields._first:
+            fields._items.append(("host", host))
+    fields._first["host"] = host
     return host
 
 
