@@ -67,7 +67,12 @@ class Durable:
     last_term: int = 0
     uncertain: bool = False
 
-    def write(self, persist: Persist) -> None:
+    def write(self, persist: Persist, cluster: Cluster) -> None:
+        if cluster.check and persist.entries:
+            first = persist.entries[0].index - 1
+            held = self.entries.get(first)
+            before = held.term if held else self.floor_term if first == self.floor else -1
+            cluster.remember_entries(before, persist.entries)
         if persist.hard_state is not None:
             self.hard_state = persist.hard_state
         if persist.entries:
@@ -162,7 +167,7 @@ class Node:
             for _ in range(rng.randint(0, len(self.writes))):
                 write = self.writes.popleft()
                 if isinstance(write, Persist):
-                    self.durable.write(write)
+                    self.durable.write(write, self.cluster)
         self.core = None
         self.led = None
         self.reads.clear()
@@ -251,7 +256,7 @@ class Cluster:
             if output.number == 0:
                 node.pieces = []
             node.pieces.append(output.data)
-            self.later(node, PieceStored(output.number))
+            self.later(node, PieceStored(output.session, output.number))
         elif isinstance(output, Restore):
             node.restore = output
             self.later(node, Restored(output.index))
@@ -293,9 +298,14 @@ class Cluster:
                 state.term == message.term and state.vote != message.to
             ):
                 raise Violation(f"node {node.id} sends a vote that is not durable")
-        if self.check and isinstance(message, AppendResponse) and message.match:
-            if message.match > max(durable.last, durable.floor):
-                raise Violation(f"node {node.id} acknowledges {message.match}, not durable")
+        if (
+            self.check
+            and isinstance(message, AppendResponse)
+            and message.match > max(durable.last, durable.floor)
+        ):
+            raise Violation(f"node {node.id} acknowledges {message.match}, not durable")
+        if self.check and isinstance(message, Append):
+            self.remember_entries(message.prev_term, message.entries)
         if message.to in self.nodes:
             self.network.append(message)
 
@@ -331,7 +341,7 @@ class Cluster:
         """The oldest write under way becomes durable."""
         item = node.writes.popleft()
         if isinstance(item, Persist):
-            node.durable.write(item)
+            node.durable.write(item, self)
             for held in [h for h in node.held if h.after_ticket <= item.ticket]:
                 node.held.remove(held)
                 self.leave(node, held.message)
@@ -363,7 +373,7 @@ class Cluster:
                 break
             entries.append(entry)
             size += len(entry.data) + 64
-        self.step(node, Fetched(wanted.peer, entries))
+        self.step(node, Fetched(wanted.peer, entries, wanted.hole))
 
     def flush(self, node: Node) -> None:
         while node.up and (node.writes or node.fetches):
@@ -460,22 +470,22 @@ class Cluster:
         elif seen != (entry.term, entry.data):
             raise Violation(f"State Machine Safety: index {index}: {seen} and {entry}")
 
+    def remember_entries(self, before: int, entries: list[Entry]) -> None:
+        """Log Matching: an (index, term) that left a node or is durable names one entry and the
+        term `before` it, for ever. (What was only in memory at a crash never existed.)"""
+        for entry in entries:
+            pair = (entry.index, entry.term)
+            seen = self.known.get(pair)
+            if seen is None:
+                self.known[pair] = (entry.data, before)
+            elif seen[0] != entry.data or (seen[1] >= 0 and before >= 0 and seen[1] != before):
+                raise Violation(f"Log Matching: {pair}: {seen} and {(entry.data, before)}")
+            before = entry.term
+
     def check_invariants(self, node: Node, before_commit: int) -> None:
         core = node.core
         assert core is not None
         log = core.log
-        # Log Matching: an (index, term) names one entry, and its predecessor's term, for ever.
-        for write in list(node.writes)[-2:]:
-            for entry in [*write.entries, *write.fills] if isinstance(write, Persist) else ():
-                if log.term(entry.index) != entry.term:
-                    continue
-                before = log.term(entry.index - 1)
-                pair = (entry.index, entry.term)
-                seen = self.known.get(pair)
-                if seen is None:
-                    self.known[pair] = (entry.data, before)
-                elif seen[0] != entry.data or (seen[1] >= 0 and before >= 0 and seen[1] != before):
-                    raise Violation(f"Log Matching: {pair}: {seen} and {(entry.data, before)}")
         if core.role is Role.LEADER:
             # Election Safety
             holder = self.leaders.setdefault(core.term, core.id)
@@ -523,9 +533,7 @@ class Cluster:
         # The newest configuration in the leader's log decides, for earlier entries too (6).
         for voters in (core.configuration.voters, core.configuration.outgoing):
             if voters and 2 * len([v for v in voters if v in holders]) <= len(voters):
-                raise Violation(
-                    f"index {index} is committed but only on the disks of {holders}"
-                )
+                raise Violation(f"index {index} is committed but only on the disks of {holders}")
 
     def check_equal(self) -> None:
         """At the end all members agree."""

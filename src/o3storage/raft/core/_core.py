@@ -61,8 +61,8 @@ def _receive(state: State, message: t.Message) -> None:
             state.gated.append(
                 t.VoteResponse(state.id, message.sender, state.term, granted=False, pre=True)
             )
-        elif kind in (t.HoleQuery, t.HoleAnswer, t.ReadRequest):
-            pass
+        elif kind is t.HoleQuery and isinstance(message, t.HoleQuery):
+            _election.hole_query(state, message)  # what is held here does not depend on terms
         return
     _MESSAGES[kind](state, message)
 

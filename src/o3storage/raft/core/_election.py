@@ -9,6 +9,8 @@ from o3storage.raft.core._types import (
     NO_OP,
     NOBODY,
     DropMissing,
+    Fetch,
+    Fetched,
     HoleAnswer,
     HoleQuery,
     Refusal,
@@ -24,7 +26,7 @@ from o3storage.raft.core._types import (
 
 
 def start(state: State, _: Start) -> None:
-    if state.sole and not state.retired:
+    if state.sole and not state.retired and not state.log.holes:
         # Nobody else can have voted in a later term, whatever this disk has lost.
         state.uncertain = False
         campaign(state, pre=False)
@@ -42,7 +44,8 @@ def tick(state: State, event: Tick) -> None:
                 state.incoming = None
             if state.may_campaign():
                 campaign(state, pre=True)
-            elif state.log.holes and state.configuration.votes(state.id):
+            elif state.log.holes and state.configuration.votes(state.id) and not state.sole:
+                # (What a sole voter lost is for `verify --repair` and its operator to decide.)
                 ask_for_missing(state)
         return
     if state.election_elapsed >= state.options.election_ticks:
@@ -201,26 +204,60 @@ def timeout_now(state: State, message: TimeoutNow) -> None:
 
 
 def ask_for_missing(state: State) -> None:
-    """Every other voter is asked, so that a tail that nobody holds cannot block for ever."""
+    """Every other voter is asked: for the lost entries themselves, so that the node with the
+    longest log can lead again, and whether anyone holds them, so that a tail which nobody holds
+    cannot block for ever."""
     state.hole_answers = {state.id: False}
+    low, high = state.log.holes[0]
     for node in sorted({*state.configuration.voters, *state.configuration.outgoing}):
         if node != state.id:
-            query = HoleQuery(state.id, node, state.term, state.log.holes[0][0])
-            state.gated.append(query)
-    drop_missing(state, state.log.holes[0][0])
+            state.gated.append(HoleQuery(state.id, node, state.term, low, high))
 
 
 def hole_query(state: State, message: HoleQuery) -> None:
     # Uncertain nodes cannot say; they stay silent and so the asker waits.
-    if not state.uncertain and not state.retired and state.configuration.voters:
-        holds = state.log.last >= message.low and not state.log.missing(message.low)
-        state.gated.append(HoleAnswer(state.id, message.sender, state.term, message.low, holds))
+    if state.uncertain or state.retired or not state.configuration.voters:
+        return
+    log, low = state.log, message.low
+    if low <= log.floor or (low <= log.last and not log.missing(low)):
+        if low > log.floor:
+            high = next((at - 1 for at, _ in log.holes if at > low), log.last)
+            high = min(high, message.high + 1)
+            state.out.append(
+                Fetch(message.sender, low, high, state.options.max_append_bytes, hole=low)
+            )
+        else:
+            state.gated.append(HoleAnswer(state.id, message.sender, state.term, low, True))
+    else:
+        state.gated.append(HoleAnswer(state.id, message.sender, state.term, low, False))
+
+
+def hole_fetched(state: State, event: Fetched) -> None:
+    answer = HoleAnswer(state.id, event.peer, state.term, event.hole, True, event.entries)
+    state.gated.append(answer)
 
 
 def hole_answer(state: State, message: HoleAnswer) -> None:
-    if state.log.holes and message.low == state.log.holes[0][0] and state.hole_answers:
-        state.hole_answers[message.sender] = message.holds
-        drop_missing(state, message.low)
+    log = state.log
+    if not log.holes or message.low != log.holes[0][0] or not state.hole_answers:
+        return
+    low, high = log.holes[0]
+    state.hole_answers[message.sender] = message.holds
+    if not message.holds:
+        drop_missing(state, low)
+        return
+    entries = message.entries
+    if not entries or entries[0].index != low:
+        return
+    # What another node holds is what was lost here if an entry right above the hole is the same
+    # on both (Log Matching), or if the term of the lost ones is certain.
+    above = high + 1 - low
+    same = len(entries) > above and entries[above].term == log.term(high + 1)
+    term = log.hole_term(low, high)
+    for entry in entries[:above]:
+        if not same and entry.term != term:
+            break
+        _replication.fill(state, entry)
 
 
 def drop_missing(state: State, low: int) -> None:

@@ -85,6 +85,13 @@ class Log:
     def missing(self, index: int) -> bool:
         return any(low <= index <= high for low, high in self.holes)
 
+    def hole_term(self, low: int, high: int) -> int:
+        """The term of the entries of a hole if both its neighbours say so, else UNKNOWN: only then
+        an (index, term) that another node holds is for certain what was lost here."""
+        below = self.term(low - 1)
+        above = self.last_term if high == self.last else self.term(high + 1)
+        return below if below == above else UNKNOWN
+
     def find_at_most(self, index: int, term: int) -> tuple[int, int]:
         """The highest (index, term) with index and term at most these: a conflict hint."""
         at = min(index, self.ceiling)

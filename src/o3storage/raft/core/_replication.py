@@ -156,6 +156,9 @@ def send_append(state: State, node: int, progress: Progress, entries: list[Entry
 
 
 def fetched(state: State, event: Fetched) -> None:
+    if event.hole:
+        _election.hole_fetched(state, event)
+        return
     progress = state.progress.get(event.peer)
     if progress is None or not progress.fetching:
         return
@@ -204,7 +207,16 @@ def append_response(state: State, message: AppendResponse) -> None:
     progress.active = True
     progress.uncertain = message.uncertain
     progress.debt = message.debt
-    if message.rejected:
+    if message.hole and (message.hole <= progress.match or progress.stalled_ticks > 1):
+        # Rot took back what was acknowledged: replicate again from there.
+        progress.stalled_ticks = 0
+        progress.match = min(progress.match, message.hole - 1)
+        progress.data = min(progress.data, progress.match)
+        if progress.state is not ProgressState.SNAPSHOT:
+            progress.probe()
+            progress.paused = False
+            send_to(state, message.sender, progress)
+    elif message.rejected:
         _rejected(state, message, progress)
     else:
         _accepted(state, message, progress)
@@ -334,10 +346,7 @@ def _store(state: State, entries: list[Entry]) -> None:
         if term == entry.term:
             continue
         if term == UNKNOWN:
-            log.fill(entry, state.ticket + 1)
-            state.fills.append(entry)
-            if entry.kind == CONFIGURATION:
-                _insert_configuration(state, entry)
+            fill(state, entry)
             if entry.index < log.last and 0 <= log.term(entry.index + 1) < entry.term:
                 _cut(state, entry.index + 1)
             continue
@@ -350,6 +359,14 @@ def _store(state: State, entries: list[Entry]) -> None:
             if added.kind == CONFIGURATION:
                 state.adopt(added.index, Configuration.decode(added.data))
         return
+
+
+def fill(state: State, entry: Entry) -> None:
+    """A lost entry came back."""
+    state.log.fill(entry, state.ticket + 1)
+    state.fills.append(entry)
+    if entry.kind == CONFIGURATION:
+        _insert_configuration(state, entry)
 
 
 def _cut(state: State, index: int) -> None:
@@ -407,6 +424,7 @@ def _response(state: State, leader: int, round_number: int) -> AppendResponse:
         round=round_number,
         uncertain=state.uncertain,
         debt=state.debt,
+        hole=state.log.holes[0][0] if state.log.holes else 0,
     )
 
 

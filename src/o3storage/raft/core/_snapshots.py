@@ -146,8 +146,13 @@ def piece(state: State, message: SnapshotPiece) -> None:
             )
             state.gated.append(refusal)
             return
+        state.session += 1
         incoming = state.incoming = Incoming(
-            message.sender, message.index, message.index_term, message.configuration
+            message.sender,
+            message.index,
+            message.index_term,
+            message.configuration,
+            state.session,
         )
     if message.number != incoming.expected:
         state.gated.append(
@@ -156,12 +161,16 @@ def piece(state: State, message: SnapshotPiece) -> None:
         return
     incoming.expected += 1
     incoming.last = message.last
-    state.out.append(StorePiece(message.index, message.index_term, message.number, message.data))
+    state.out.append(
+        StorePiece(
+            incoming.session, message.index, message.index_term, message.number, message.data
+        )
+    )
 
 
 def piece_stored(state: State, event: PieceStored) -> None:
     incoming = state.incoming
-    if incoming is None or event.number != incoming.stored:
+    if incoming is None or event.session != incoming.session or event.number != incoming.stored:
         return
     incoming.stored += 1
     state.gated.append(

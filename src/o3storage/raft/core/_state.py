@@ -97,6 +97,7 @@ class Incoming:
     index: int
     index_term: int
     configuration: Configuration
+    session: int
     expected: int = 0
     """Number of the next piece to receive."""
     stored: int = 0
@@ -122,6 +123,7 @@ class State:
         "fills",
         "forwarded",
         "gated",
+        "hard_ticket",
         "heartbeat_elapsed",
         "hole_answers",
         "id",
@@ -143,6 +145,7 @@ class State:
         "sample",
         "saved",
         "sends",
+        "session",
         "term",
         "term_start",
         "ticket",
@@ -218,14 +221,16 @@ class State:
         self.debt = 0
         self.verified = 0  # follower: up to here the log is known to equal this leader's
         self.incoming: Incoming | None = None
+        self.session = 0
         # outputs of the step that runs
         self.out: list[Output] = []
         self.unsaved: list[Entry] = []
         self.fills: list[Entry] = []
-        self.sends: list[Message] = []  # need nothing of this step
+        self.sends: list[Message] = []  # need only the term to be durable
         self.gated: list[Message] = []  # need everything so far to be durable
         self.ticket = 0
         self.ticket_done = 0
+        self.hard_ticket = 0  # the newest write that carried a term or vote
         self.saved = HardState(hard_state.term, hard_state.vote, hard_state.commit)
 
     # --- small questions
@@ -304,12 +309,17 @@ class State:
                 # The commit index is a hint: it rides along and never causes a write.
                 state = self.saved = HardState(self.term, self.vote, self.commit)
             out.append(Persist(self.ticket, state, unsaved, self.fills))
+            if hard_changed:
+                self.hard_ticket = self.ticket
             self.log.issued(self.ticket)
             self.unsaved = []
             if self.fills:
                 self.fills = []
         if self.sends:
-            out.extend([Send(message, 0) for message in self.sends])
+            # A leader sends entries before they are durable here (dissertation 10.2.1), but never
+            # speaks in a term that a crash could make it forget.
+            after = self.hard_ticket if self.hard_ticket > self.ticket_done else 0
+            out.extend([Send(message, after) for message in self.sends])
             self.sends = []
         if self.gated:
             after = self.ticket if self.ticket > self.ticket_done else 0

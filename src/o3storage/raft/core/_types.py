@@ -90,7 +90,8 @@ class Append(Message):
 class AppendResponse(Message):
     """`match`: log-durable mark. `data`: data-durable mark, at most `match`. A rejection names the
     refused `prev_index` and hints where the logs may agree. `uncertain`: nothing of this counts
-    for a majority. `debt`: committed entries whose frames are still missing here."""
+    for a majority. `debt`: committed entries whose frames are still missing here. `hole`: the
+    lowest entry that was lost to rot here (0: none), perhaps one acknowledged before."""
 
     match: int = 0
     data: int = 0
@@ -101,6 +102,7 @@ class AppendResponse(Message):
     round: int = 0
     uncertain: bool = False
     debt: int = 0
+    hole: int = 0
 
 
 @dataclass(slots=True)
@@ -162,15 +164,19 @@ class ReadResponse(Message):
 
 @dataclass(slots=True)
 class HoleQuery(Message):
-    """Who holds anything from `low` on? Asked by a node that cannot read its own (FAST'18)."""
+    """Who holds the entries low..high? Asked by a node that cannot read its own (FAST'18)."""
 
     low: int
+    high: int
 
 
 @dataclass(slots=True)
 class HoleAnswer(Message):
+    """`holds`: whether the sender has the entry `low`; then some `entries` from there."""
+
     low: int
     holds: bool
+    entries: list[Entry] = field(default_factory=list)
 
 
 # --- inputs -------------------------------------------------------------------------------------
@@ -246,6 +252,7 @@ class Fetched:
 
     peer: int
     entries: list[Entry]
+    hole: int = 0
 
 
 @dataclass(slots=True)
@@ -270,6 +277,7 @@ class SnapshotFailed:
 class PieceStored:
     """Answer to StorePiece: that piece is durable."""
 
+    session: int
     number: int
 
 
@@ -386,12 +394,14 @@ class ReadRefused:
 
 @dataclass(slots=True)
 class Fetch:
-    """The core no longer has these entries in memory: read low..high, at most `max_bytes`."""
+    """The core no longer has these entries in memory: read low..high, at most `max_bytes`.
+    `hole` is handed back with the answer."""
 
     peer: int
     low: int
     high: int
     max_bytes: int
+    hole: int = 0
 
 
 @dataclass(slots=True)
@@ -404,8 +414,10 @@ class SnapshotNeeded:
 
 @dataclass(slots=True)
 class StorePiece:
-    """Make a piece of an incoming snapshot durable; answer PieceStored."""
+    """Make a piece of an incoming snapshot durable; answer PieceStored with the same session.
+    A new session makes the pieces of older ones worthless."""
 
+    session: int
     index: int
     index_term: int
     number: int
