@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-
 from o3storage._native import ChaChaKey, Digester, Job, SealError
 from o3storage.runtime.disk import Buffer
 
@@ -120,6 +119,7 @@ class StreamSealer:
         plaintext: Buffer,
         last: bool,
         out: memoryview,
+        *,
         prefix: Buffer,
         digester: Digester | None = None,
     ) -> bytes:
@@ -182,10 +182,6 @@ class StreamRef:
         """Raises ValueError unless `data` has 60 bytes."""
         _check_size("stream reference", data, STREAM_REF_BYTES)
         return cls(*_REF.unpack(data))
-
-    def frame_count(self) -> int:
-        """Frames of the stream; an empty body has one frame without bytes."""
-        return max(1, -(-self.size_bytes // FRAME_BYTES))
 
     def sealer(self, kek: bytes) -> StreamSealer:
         """The sealer of this stream, from the key of `epoch`."""
