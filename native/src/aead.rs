@@ -367,6 +367,11 @@ impl ChaChaKey {
 }
 
 impl ChaChaKey {
+    /// The key itself, for jobs of other modules that seal and unseal.
+    pub fn shared_key(&self) -> Arc<LessSafeKey> {
+        Arc::clone(&self.key)
+    }
+
     fn job(
         &self,
         direction: Direction,

@@ -11,6 +11,8 @@ mod index;
 mod jobs;
 mod keys;
 mod pool;
+mod tls;
+mod tls_config;
 
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -23,5 +25,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     aligned::register(m)?;
     files::register(m)?;
     pool::register(m)?;
+    tls_config::register(m)?;
+    tls::register(m)?;
     index::register(m)
 }
