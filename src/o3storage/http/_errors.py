@@ -4,8 +4,7 @@ from __future__ import annotations
 
 
 class HttpError(Exception):
-    """A request that cannot be served. `status` is the HTTP status code of the answer; the
-    connection is closed after it."""
+    """A request that cannot be served. `status` is the HTTP status code of the answer."""
 
     status = 400
 

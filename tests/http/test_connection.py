@@ -1,0 +1,574 @@
+"""One connection at a time over real sockets: order, keep-alive, bodies, closing."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+import pytest
+
+from o3storage.http import (
+    BadChunk,
+    BlockPool,
+    BodyTruncated,
+    HttpError,
+    Request,
+    Response,
+    plain_error,
+)
+from tests.http.serving import Client, counting, echo, hello, run, serving, until
+
+H = "Host: h\r\n"
+
+
+def test_get_and_keep_alive() -> None:
+    async def main() -> None:
+        async with serving(hello) as served:
+            client = await served.connect()
+            for path in ("/a", "/b", "/c"):
+                answer = await client.ask(f"GET {path} HTTP/1.1\r\n{H}\r\n")
+                assert answer.status == 200
+                assert answer.body == b"hello " + path.encode()
+                assert answer.headers["server"] == "O3Storage"
+                assert answer.headers["date"].endswith(" GMT")
+                assert "connection" not in answer.headers
+            assert served.server.stats.accepted == 1
+            assert served.server.stats.requests == 3
+
+    run(main())
+
+
+def test_pipelined_requests_are_answered_in_order() -> None:
+    async def slow_first(request: Request) -> Response:
+        if request.path == b"/0":
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        return await hello(request)
+
+    async def main() -> None:
+        async with serving(slow_first) as served:
+            client = await served.connect()
+            client.send("".join(f"GET /{n} HTTP/1.1\r\n{H}\r\n" for n in range(50)))
+            for n in range(50):
+                assert (await client.answer()).body == b"hello /%d" % n
+
+    run(main())
+
+
+def test_pipelined_requests_with_bodies() -> None:
+    async def main() -> None:
+        async with serving(echo) as served:
+            client = await served.connect()
+            client.send(
+                f"PUT /a HTTP/1.1\r\n{H}Content-Length: 3\r\n\r\nabc"
+                f"PUT /b HTTP/1.1\r\n{H}Transfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n"
+                f"PUT /c HTTP/1.1\r\n{H}Content-Length: 0\r\n\r\n"
+                f"PUT /d HTTP/1.1\r\n{H}Content-Length: 1\r\n\r\nf"
+            )
+            assert [(await client.answer()).body for _ in range(4)] == [b"abc", b"de", b"", b"f"]
+
+    run(main())
+
+
+def test_more_pipelined_input_than_is_held() -> None:
+    """The server stops reading, and goes on when it has answered."""
+    gate = asyncio.Event
+
+    async def main() -> None:
+        opened = gate()
+
+        async def handle(request: Request) -> Response:
+            await opened.wait()
+            return await echo(request)
+
+        async with serving(handle) as served:
+            client = await served.connect()
+            body = b"x" * 9000
+            one = f"PUT / HTTP/1.1\r\n{H}Content-Length: 9000\r\n\r\n".encode() + body
+            client.send(one * 200)
+            await until(lambda: any(c._paused for c in served.server._connections))
+            opened.set()
+            for _ in range(200):
+                assert (await client.answer()).body == body
+
+    run(main())
+
+
+@pytest.mark.parametrize("step", [1, 2, 7])
+def test_head_and_body_in_small_pieces(step: int) -> None:
+    async def main() -> None:
+        async with serving(echo) as served:
+            client = await served.connect()
+            client.writer.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+            )
+            data = (
+                f"PUT /k HTTP/1.1\r\n{H}Transfer-Encoding: chunked\r\n\r\n"
+                "5\r\nhello\r\n6\r\n world\r\n0\r\nX-T: v\r\n\r\n"
+            )
+            for at in range(0, len(data), step):
+                client.send(data[at : at + step])
+                await client.writer.drain()
+                await asyncio.sleep(0)
+            assert (await client.answer()).body == b"hello world"
+
+    run(main())
+
+
+def test_http_1_0() -> None:
+    async def main() -> None:
+        async with serving(hello) as served:
+            client = await served.connect()
+            answer = await client.ask("GET /x HTTP/1.0\r\n\r\n")
+            assert (answer.status, answer.body) == (200, b"hello /x")
+            assert answer.headers["connection"] == "close"
+            assert await client.at_end()
+            client = await served.connect()
+            for _ in range(2):
+                answer = await client.ask("GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+                assert answer.headers["connection"] == "keep-alive"
+
+    run(main())
+
+
+def test_connection_close() -> None:
+    async def main() -> None:
+        async with serving(hello) as served:
+            client = await served.connect()
+            answer = await client.ask(f"GET /x HTTP/1.1\r\n{H}Connection: close\r\n\r\n")
+            assert answer.headers["connection"] == "close"
+            assert await client.at_end()
+
+    run(main())
+
+
+def test_response_close() -> None:
+    async def handle(request: Request) -> Response:
+        return Response(403, [], b"no", close=True)
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client = await served.connect()
+            answer = await client.ask(f"GET /x HTTP/1.1\r\n{H}\r\n")
+            assert (answer.status, answer.headers["connection"]) == (403, "close")
+            assert await client.at_end()
+
+    run(main())
+
+
+def test_client_that_half_closes_is_answered() -> None:
+    async def handle(request: Request) -> Response:
+        await asyncio.sleep(0)
+        return await hello(request)
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client = await served.connect()
+            client.send(f"GET /1 HTTP/1.1\r\n{H}\r\nGET /2 HTTP/1.1\r\n{H}\r\n")
+            client.writer.write_eof()
+            both = await client.rest()
+            assert both.count(b"hello /") == 2
+            await until(lambda: served.server.connections == 0)
+
+    run(main())
+
+
+def test_one_empty_line_before_a_request_is_ignored() -> None:
+    async def main() -> None:
+        async with serving(hello) as served:
+            client = await served.connect()
+            assert (await client.ask(f"\r\nGET /x HTTP/1.1\r\n{H}\r\n")).status == 200
+            assert (await client.ask(f"\r\n\r\nGET /x HTTP/1.1\r\n{H}\r\n")).status == 400
+
+    run(main())
+
+
+def test_request_tells_both_ends() -> None:
+    seen: list[Request] = []
+
+    async def handle(request: Request) -> Response:
+        seen.append(request)
+        return Response(204)
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client = await served.connect()
+            answer = await client.ask(f"GET /p?secret HTTP/1.1\r\n{H}\r\n")
+            assert answer.status == 204
+            assert "content-length" not in answer.headers
+            name = client.writer.get_extra_info("sockname")
+            assert seen[0].peer == (name[0], name[1])
+            assert seen[0].local == ("127.0.0.1", served.port)
+            assert not seen[0].secure
+            assert "secret" not in repr(seen[0])
+
+    run(main())
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (f"GET / HTTP/1.1\r\n{H}A : b\r\n\r\n", 400),
+        (f"GET / HTTP/1.1\r\n{H}A: b\r\n c\r\n\r\n", 400),
+        (f"GET / HTTP/1.1\r\n{H}A: b\0c\r\n\r\n", 400),
+        (f"PUT / HTTP/1.1\r\n{H}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (f"PUT / HTTP/1.1\r\n{H}Transfer-Encoding: gzip\r\n\r\n", 400),
+        (f"PUT / HTTP/1.1\r\n{H}Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        ("GET / HTTP/1.1\nHost: h\n\n", 400),
+        (f"GET / HTTP/1.1\r\n{H}A: b\n", 400),
+        ("GET / HTTP/2.0\r\n\r\n", 505),
+        (f"GET / HTTP/1.1\r\n{H}Expect: x\r\n\r\n", 417),
+        ("\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\n", 400),
+        (f"GET /{'x' * 17000}", 431),
+        (f"GET / HTTP/1.1\r\n{H}A: {'x' * 17000}\r\n\r\n", 431),
+        (
+            f"GET / HTTP/1.1\r\n{H}{''.join(f'A{n}: b' + chr(13) + chr(10) for n in range(100))}\r\n",
+            431,
+        ),
+    ],
+)
+def test_bad_head_is_answered_and_the_connection_closed(data: str, status: int) -> None:
+    async def main() -> None:
+        async with serving(hello) as served:
+            client = await served.connect()
+            answer = await client.ask(data)
+            assert answer.status == status
+            assert answer.headers["connection"] == "close"
+            assert await client.at_end()
+            assert served.server.stats.refused == 1
+            assert served.server.stats.requests == 0
+
+    run(main())
+
+
+def test_error_response_hook() -> None:
+    async def main() -> None:
+        async with serving(hello) as served:
+
+            def own(request: Request | None, error: HttpError) -> Response:
+                assert request is None
+                return Response(error.status, [("Content-Type", "application/xml")], b"<E/>")
+
+            served.server.error_response = own
+            client = await served.connect()
+            answer = await client.ask("nonsense\r\n\r\n")
+            assert (answer.status, answer.body) == (400, b"<E/>")
+            assert answer.headers["connection"] == "close"
+
+    run(main())
+
+
+def test_too_many_connections() -> None:
+    async def main() -> None:
+        async with serving(hello, max_connections=2) as served:
+            first, second = await served.connect(), await served.connect()
+            assert (await first.ask(f"GET / HTTP/1.1\r\n{H}\r\n")).status == 200
+            assert (await second.ask(f"GET / HTTP/1.1\r\n{H}\r\n")).status == 200
+            third = await served.connect()
+            assert (await third.answer()).status == 503
+            first.close()
+            third.close()
+            await until(lambda: served.server.connections == 1)
+            fourth = await served.connect()
+            assert (await fourth.ask(f"GET / HTTP/1.1\r\n{H}\r\n")).status == 200
+
+    run(main())
+
+
+# --- request bodies
+
+
+def test_continue_is_sent_when_the_handler_first_reads() -> None:
+    async def main() -> None:
+        reading = asyncio.Event()
+
+        async def handle(request: Request) -> Response:
+            await reading.wait()
+            return await echo(request)
+
+        async with serving(handle) as served:
+            client = await served.connect()
+            client.send(f"PUT / HTTP/1.1\r\n{H}Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+            await until(lambda: served.server.stats.requests == 1)
+            early = asyncio.ensure_future(client.reader.read(1))
+            await asyncio.sleep(0)
+            assert not early.done()
+            reading.set()
+            assert await client.patiently(early) == b"H"
+            assert (
+                await client.patiently(client.reader.readexactly(24))
+                == b"TTP/1.1 100 Continue\r\n\r\n"
+            )
+            assert (await client.ask("hi")).body == b"hi"
+
+    run(main())
+
+
+def test_no_continue_when_the_handler_refuses() -> None:
+    async def handle(request: Request) -> Response:
+        return Response(403, [], b"no")
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client = await served.connect()
+            answer = await client.ask(
+                f"PUT / HTTP/1.1\r\n{H}Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+            )
+            assert answer.status == 403
+            assert answer.headers["connection"] == "close"
+            assert await client.at_end()
+
+    run(main())
+
+
+def test_no_continue_when_the_body_came_anyway_or_for_http_1_0() -> None:
+    async def main() -> None:
+        async with serving(echo) as served:
+            client = await served.connect()
+            answer = await client.ask(
+                f"PUT / HTTP/1.1\r\n{H}Content-Length: 2\r\nExpect: 100-continue\r\n\r\nhi"
+            )
+            assert (answer.status, answer.body) == (200, b"hi")
+            client.send(f"PUT / HTTP/1.0\r\n{H}Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+            await until(lambda: served.server.stats.requests == 2)
+            assert (await client.ask("hi")).body == b"hi"
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [0, 1, 16383, 16384, 16385, 262143, 262144, 262145, 1_000_000])
+@pytest.mark.parametrize("chunk", [0, 1000, 65536, 10_000_000])
+def test_bodies_are_cut_into_frames(size: int, chunk: int) -> None:
+    async def main() -> None:
+        pool = BlockPool()
+        async with serving(counting(pool)) as served:
+            client = await served.connect()
+            body = bytes(size)
+            if chunk:
+                coded = b"".join(
+                    b"%x\r\n%b\r\n" % (len(body[at : at + chunk]), body[at : at + chunk])
+                    for at in range(0, size, chunk)
+                )
+                data = f"PUT / HTTP/1.1\r\n{H}Transfer-Encoding: chunked\r\n\r\n".encode()
+                data += coded + b"0\r\n\r\n"
+            else:
+                data = f"PUT / HTTP/1.1\r\n{H}Content-Length: {size}\r\n\r\n".encode() + body
+            whole = [262144] * (size // 262144)
+            if size % 262144 or not whole:
+                whole.append(size % 262144)
+            expected = " ".join(str(n) for n in whole) + "."
+            for _ in range(2):
+                assert (await client.ask(data)).body.decode() == expected
+            assert pool.lent_bytes == 0
+            assert pool.lost_blocks == 0
+
+    run(main())
+
+
+def test_trailers() -> None:
+    async def handle(request: Request) -> Response:
+        assert request.body.trailers is None
+        body = await request.body.read(100)
+        assert request.body.trailers is not None
+        return Response(200, [], body + (request.body.trailers.get("x-sum") or "").encode())
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client = await served.connect()
+            answer = await client.ask(
+                f"PUT / HTTP/1.1\r\n{H}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Sum: 7\r\n\r\n"
+            )
+            assert answer.body == b"a7"
+
+    run(main())
+
+
+def test_read_limit() -> None:
+    async def handle(request: Request) -> Response:
+        return Response(200, [], await request.body.read(10))
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            for head in ("Content-Length: 11\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\nb\r\n"):
+                client = await served.connect()
+                answer = await client.ask(f"PUT / HTTP/1.1\r\n{H}{head}01234567890")
+                assert answer.status == 413
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "coded", ["5\r\nhel", "5\r\nhello", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", ""]
+)
+@pytest.mark.parametrize("reset", [False, True])
+def test_client_gone_in_the_middle_of_a_body(coded: str, reset: bool) -> None:
+    async def main() -> None:
+        seen: list[BaseException] = []
+
+        async def handle(request: Request) -> Response:
+            try:
+                await request.body.read(1000)
+            except BodyTruncated as error:
+                seen.append(error)
+                raise
+            return Response(200)
+
+        async with serving(handle) as served:
+            client = await served.connect()
+            client.send(f"PUT / HTTP/1.1\r\n{H}Transfer-Encoding: chunked\r\n\r\n{coded}")
+            await until(lambda: served.server.stats.requests == 1)
+            if reset:
+                client.writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+                client.close()
+            else:
+                client.writer.write_eof()
+                assert (await client.answer()).status == 400
+            await until(lambda: served.server.connections == 0)
+            assert len(seen) == 1
+            assert not served.reports  # a client's fault is not a defect
+
+    run(main())
+
+
+def test_bad_chunk_reaches_the_handler_and_the_client() -> None:
+    async def main() -> None:
+        seen: list[BaseException] = []
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await echo(request)
+            except BadChunk as error:
+                seen.append(error)
+                with pytest.raises(BadChunk):
+                    await request.body.read(1)
+                raise
+
+        async with serving(handle) as served:
+            client = await served.connect()
+            client.send(f"PUT / HTTP/1.1\r\n{H}Transfer-Encoding: chunked\r\n\r\n")
+            await until(lambda: served.server.stats.requests == 1)
+            answer = await client.ask("10000000000000000\r\n")
+            assert answer.status == 400
+            assert b"16 hexadecimal" in answer.body
+            assert await client.at_end()
+            assert len(seen) == 1
+
+    run(main())
+
+
+def test_unread_body_at_hand_is_skipped_and_the_connection_kept() -> None:
+    async def main() -> None:
+        async with serving(hello) as served:
+            client = await served.connect()
+            for coded in (
+                "Content-Length: 3\r\n\r\nabc",
+                "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            ):
+                answer = await client.ask(f"POST /x HTTP/1.1\r\n{H}{coded}")
+                assert answer.status == 200
+                assert "connection" not in answer.headers
+            assert (await client.ask(f"GET /y HTTP/1.1\r\n{H}\r\n")).body == b"hello /y"
+
+    run(main())
+
+
+def test_drain_rule_the_client_reads_the_answer_and_not_a_reset() -> None:
+    """A client that writes its whole 200 KB before it looks still finds the 403."""
+
+    async def handle(request: Request) -> Response:
+        return Response(403, [], b"no")
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client = await served.connect()
+            client.send(f"PUT / HTTP/1.1\r\n{H}Content-Length: 200000\r\n\r\n")
+            await client.head()
+            client.send(bytes(200_000))
+            await client.writer.drain()
+            assert await client.rest() == b"no"
+            client.writer.write_eof()
+            await until(lambda: served.server.connections == 0)
+
+    run(main())
+
+
+def test_drain_is_bounded_and_lingering_ends() -> None:
+    async def handle(request: Request) -> Response:
+        return Response(403, [], b"no")
+
+    async def main() -> None:
+        async with serving(handle, linger_s=0.05) as served:
+            client = await served.connect()
+            client.send(f"PUT / HTTP/1.1\r\n{H}Content-Length: 100000000\r\n\r\n")
+            assert (await client.answer()).body == b"no"
+            connection = next(iter(served.server._connections))
+            client.send(bytes(50_000_000))
+            await until(lambda: served.server.connections == 0)
+            assert connection._received_bytes <= 256 * 1024 + 64 * 1024
+
+    run(main())
+
+
+def test_handler_that_fails_is_answered_500_and_reported() -> None:
+    async def handle(request: Request) -> Response:
+        if request.path == b"/later":
+            await asyncio.sleep(0)
+        raise RuntimeError("a secret detail")
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client = await served.connect()
+            for path in ("/now", "/later"):
+                answer = await client.ask(f"GET {path} HTTP/1.1\r\n{H}\r\n")
+                assert answer.status == 500
+                assert b"secret" not in answer.body
+            assert [type(e) for e, _ in served.reports] == [RuntimeError, RuntimeError]
+
+    run(main())
+
+
+def test_error_response_that_fails_ends_the_connection() -> None:
+    async def handle(request: Request) -> Response:
+        await asyncio.sleep(0)
+        raise RuntimeError
+
+    async def main() -> None:
+        async with serving(handle) as served:
+
+            def broken(request: Request | None, error: HttpError) -> Response:
+                raise LookupError
+
+            served.server.error_response = broken
+            client = await served.connect()
+            client.send(f"GET / HTTP/1.1\r\n{H}\r\n")
+            assert await client.at_end()
+            assert LookupError in [type(e) for e, _ in served.reports]
+            served.server.error_response = plain_error
+
+    run(main())
+
+
+def test_timeout_in_the_first_step_of_a_handler() -> None:
+    async def handle(request: Request) -> Response:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.get_running_loop().create_future()
+        except TimeoutError:
+            return Response(200, [], b"timed out")
+        return Response(500)
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client: Client = await served.connect()
+            for _ in range(2):
+                assert (await client.ask(f"GET / HTTP/1.1\r\n{H}\r\n")).body == b"timed out"
+
+    run(main())
