@@ -351,13 +351,17 @@ class Cluster:
             assert node.restore is not None and node.core is not None
             restore, d = node.restore, node.durable
             d.floor, d.floor_term = restore.index, restore.index_term
-            d.last, d.last_term = restore.index, restore.index_term
-            d.entries = {}
+            if restore.keep:
+                d.entries = {i: e for i, e in d.entries.items() if i > restore.index}
+                node.entries = {i: e for i, e in node.entries.items() if i > restore.index}
+            else:
+                d.last, d.last_term = restore.index, restore.index_term
+                d.entries = {}
+                node.entries = {}
             d.hard_state = restore.hard_state
             d.configuration = restore.configuration
             d.uncertain = d.uncertain and restore.configuration.votes(node.id)
             d.state = {int(i): v.encode() for i, v in json.loads(b"".join(node.pieces)).items()}
-            node.entries = {}
             node.state = dict(d.state)
             node.applied = restore.index
         self.step(node, item)

@@ -108,6 +108,7 @@ def run(seed: int, steps: int = 1500, *, voters: int | None = None, check: bool 
                 ]
                 newest = [*configurations[-1:], node.durable.configuration][0]
                 if held and len(newest.voters) > 1:
+                    rotter = 0  # once a run
                     low = rng.choice(held)
                     for index in range(low, low + rng.randint(1, 3)):
                         node.durable.entries.pop(index, None)

@@ -233,6 +233,24 @@ class Log:
             self._starts[0] = index + 1
         self.trim(index)
 
+    def goes_on(self, index: int, term: int) -> bool:
+        """Whether what is here above `index` may follow an entry (`index`, `term`)."""
+        if index >= self.last or self.term(index) not in (term, UNKNOWN):
+            return False
+        for at in range(index + 1, self.last + 1):
+            above = self.term(at)
+            if above != UNKNOWN:
+                return above >= term
+        return self.last_term >= term
+
+    def rebase(self, index: int, term: int) -> None:
+        """Make (`index`, `term`) the floor, lost or not, and keep all above it."""
+        self.holes = [(max(low, index + 1), high) for low, high in self.holes if high > index]
+        if self.term(index) != term:
+            self._retag(index, term)
+        self.compact(index)
+        self.stable = max(self.stable, index)
+
     def reset(self, index: int, term: int, next_ticket: int) -> None:
         """Become the empty log after a snapshot."""
         self.floor, self.floor_term, self.last, self.stable = index, term, index, index

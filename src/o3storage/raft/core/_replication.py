@@ -94,10 +94,18 @@ def maybe_commit(state: State) -> None:
     if state.role is Role.LEADER:
         _reads.first_commit(state)
         for node, progress in state.progress.items():
-            # Under load the new commit index rides on the next Append; when there is none to come,
-            # it is sent on its own.
-            if not progress.inflight and progress.match == log.last:
-                send_append(state, node, progress, [])
+            _spread_commit(state, node, progress)
+
+
+def _spread_commit(state: State, node: int, progress: Progress) -> None:
+    """Under load the commit index rides on the next Append; when there is none to come, it is sent
+    on its own."""
+    if (
+        progress.commit_sent < state.commit
+        and not progress.inflight
+        and progress.match == state.log.last
+    ):
+        send_append(state, node, progress, [])
 
 
 def broadcast(state: State) -> None:
@@ -183,8 +191,7 @@ def beat(state: State) -> None:
     """Heartbeats to all; quiesce when all is equal and nothing happened for a while."""
     log, options = state.log, state.options
     level = state.commit == log.last and all(
-        p.match == log.last and p.data == log.last and not p.debt and p.active
-        for p in state.progress.values()
+        p.match == log.last and p.data == log.last and not p.debt for p in state.progress.values()
     )
     calm = level and not state.round_open and not state.transfer_target
     state.idle_ticks = state.idle_ticks + options.heartbeat_ticks if calm else 0
@@ -208,14 +215,7 @@ def append_response(state: State, message: AppendResponse) -> None:
     progress.uncertain = message.uncertain
     progress.debt = message.debt
     if message.hole and (message.hole <= progress.match or progress.stalled_ticks > 1):
-        # Rot took back what was acknowledged: replicate again from there.
-        progress.stalled_ticks = 0
-        progress.match = min(progress.match, message.hole - 1)
-        progress.data = min(progress.data, progress.match)
-        if progress.state is not ProgressState.SNAPSHOT:
-            progress.probe()
-            progress.paused = False
-            send_to(state, message.sender, progress)
+        _rotted(state, message.sender, progress, message.hole)
     elif message.rejected:
         _rejected(state, message, progress)
     else:
@@ -223,6 +223,16 @@ def append_response(state: State, message: AppendResponse) -> None:
     if message.round > progress.round:
         progress.round = message.round
         _reads.confirmed(state)
+
+
+def _rotted(state: State, node: int, progress: Progress, hole: int) -> None:
+    """Rot took back what this member acknowledged: replicate again from there."""
+    progress.stalled_ticks = 0
+    progress.match = min(progress.match, hole - 1)
+    progress.data = min(progress.data, progress.match)
+    if progress.state is not ProgressState.SNAPSHOT:
+        progress.probe()
+        send_to(state, node, progress)
 
 
 def _rejected(state: State, message: AppendResponse, progress: Progress) -> None:
@@ -262,10 +272,10 @@ def _accepted(state: State, message: AppendResponse, progress: Progress) -> None
         if progress.snapshot_index and progress.match >= progress.snapshot_index:
             progress.probe()
     elif progress.state is ProgressState.PROBE:
+        # They agree up to there. (A node with a hole says less than was asked, see `ceiling`.)
         progress.paused = False
-        if message.match >= progress.next - 1 or moved:
-            progress.state = ProgressState.REPLICATE
-            progress.next = progress.match + 1
+        progress.state = ProgressState.REPLICATE
+        progress.next = progress.match + 1
     inflight = progress.inflight
     while inflight and inflight[0][0] <= message.match:
         progress.inflight_bytes -= inflight.popleft()[1]
@@ -273,6 +283,7 @@ def _accepted(state: State, message: AppendResponse, progress: Progress) -> None
     if state.role is not Role.LEADER or message.sender not in state.progress:
         return
     send_to(state, message.sender, progress)
+    _spread_commit(state, message.sender, progress)
     _membership.caught_up(state)
     if state.transfer_target == message.sender and progress.match == log.last:
         state.sends.append(TimeoutNow(state.id, message.sender, state.term))
@@ -284,7 +295,9 @@ def heartbeat_response(state: State, message: HeartbeatResponse) -> None:
         return
     progress.active = True
     progress.uncertain = message.uncertain
-    if progress.state is ProgressState.PROBE:
+    if 0 < message.hole <= progress.match:
+        _rotted(state, message.sender, progress, message.hole)
+    elif progress.state is ProgressState.PROBE:
         progress.paused = False
         if progress.match < state.log.last:
             send_to(state, message.sender, progress)
@@ -391,7 +404,14 @@ def heartbeat(state: State, message: Heartbeat) -> None:
         _membership.committed(state)
     if not state.retired:
         state.gated.append(
-            HeartbeatResponse(state.id, message.sender, state.term, message.round, state.uncertain)
+            HeartbeatResponse(
+                state.id,
+                message.sender,
+                state.term,
+                message.round,
+                state.uncertain,
+                state.log.holes[0][0] if state.log.holes else 0,
+            )
         )
     if message.quiesce and state.commit == state.log.last:
         state.quiescent = True

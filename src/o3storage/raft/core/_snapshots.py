@@ -180,8 +180,10 @@ def piece_stored(state: State, event: PieceStored) -> None:
         incoming.restoring = True
         hard_state = state.hard_state()
         hard_state.commit = incoming.index
+        keep = state.log.goes_on(incoming.index, incoming.index_term)
+        incoming.keep = keep
         state.out.append(
-            Restore(incoming.index, incoming.index_term, incoming.configuration, hard_state)
+            Restore(incoming.index, incoming.index_term, incoming.configuration, hard_state, keep)
         )
 
 
@@ -190,12 +192,19 @@ def restored(state: State, event: Restored) -> None:
     if incoming is None or not incoming.restoring or incoming.index != event.index:
         return
     state.incoming = None
-    state.log.reset(incoming.index, incoming.index_term, state.ticket + 1)
-    state.unsaved = []
-    state.fills = []
-    state.commit = state.applied = incoming.index
-    state.configurations = [(incoming.index, incoming.configuration)]
-    state.configuration = incoming.configuration
+    index = incoming.index
+    later = [pair for pair in state.configurations if pair[0] > index]
+    if incoming.keep:
+        state.log.rebase(index, incoming.index_term)
+        state.configurations = [(index, incoming.configuration), *later]
+    else:
+        state.log.reset(index, incoming.index_term, state.ticket + 1)
+        state.configurations = [(index, incoming.configuration)]
+        state.unsaved = []
+        state.fills = []
+    state.commit = max(state.commit, index) if incoming.keep else index
+    state.applied = index
+    state.configuration = state.configurations[-1][1]
     state.data_gap = 0
     state.verified = incoming.index
     if state.uncertain and not incoming.configuration.votes(state.id):

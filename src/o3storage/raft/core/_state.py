@@ -105,6 +105,8 @@ class Incoming:
     last: bool = False
     """The last piece was received."""
     restoring: bool = False
+    keep: bool = False
+    """The log goes on above the snapshot."""
 
 
 class State:

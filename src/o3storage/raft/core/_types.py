@@ -119,6 +119,7 @@ class Heartbeat(Message):
 class HeartbeatResponse(Message):
     round: int = 0
     uncertain: bool = False
+    hole: int = 0
 
 
 @dataclass(slots=True)
@@ -426,12 +427,15 @@ class StorePiece:
 
 @dataclass(slots=True)
 class Restore:
-    """All pieces are here: make them this node's state, in one atomic step; answer Restored."""
+    """All pieces are here: make them this node's state, in one atomic step; answer Restored.
+    `keep`: the log goes on above `index`, and nothing of that may be lost with the step (this node
+    has acknowledged it)."""
 
     index: int
     index_term: int
     configuration: Configuration
     hard_state: HardState
+    keep: bool = False
 
 
 @dataclass(slots=True)

@@ -1,0 +1,922 @@
+"""A test for each section and figure of the Raft paper and of the dissertation that the core
+implements; the name of a test begins with the section."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from o3storage.raft.core import (
+    COMMAND,
+    CONFIGURATION,
+    NO_OP,
+    Append,
+    AppendResponse,
+    ChangeConfiguration,
+    Configuration,
+    DataGap,
+    Entry,
+    HardState,
+    Heartbeat,
+    HoleQuery,
+    Log,
+    Options,
+    PeerLost,
+    Persist,
+    Persisted,
+    ProgressState,
+    ReadReady,
+    Refusal,
+    Refused,
+    Retire,
+    Role,
+    Send,
+    SnapshotPiece,
+    Start,
+    TransferLeadership,
+    VoteRequest,
+    VoteResponse,
+)
+from tests.raft.model import Cluster, Durable, Node, commands
+
+
+def core_of(node: Node):  # type: ignore[no-untyped-def]
+    assert node.core is not None
+    return node.core
+
+
+def with_log(terms: list[int], *, term: int | None = None, vote: int = 0) -> Durable:
+    durable = Durable()
+    for index, entry_term in enumerate(terms, start=1):
+        durable.entries[index] = Entry(index, entry_term, COMMAND, b"%d@%d" % (index, entry_term))
+    durable.last = len(terms)
+    durable.last_term = terms[-1] if terms else 0
+    durable.hard_state = HardState(term if term is not None else (terms or [0])[-1], vote, 0)
+    return durable
+
+
+def cluster_with_logs(logs: dict[int, list[int]], terms: dict[int, int] | None = None) -> Cluster:
+    cluster = Cluster(len(logs), options=Options(quiesce_ticks=0))
+    for node, log in logs.items():
+        durable = with_log(log, term=(terms or {}).get(node))
+        durable.configuration = cluster.nodes[node].durable.configuration
+        cluster.nodes[node].durable = durable
+    return cluster.start()
+
+
+# --- paper 5.1: terms
+
+
+def test_5_1_a_higher_term_makes_anyone_a_follower() -> None:
+    cluster = Cluster(3).start()
+    leader = cluster.elect(1)
+    core = core_of(leader)
+    cluster.step(leader, AppendResponse(2, 1, core.term + 5, rejected=True))
+    assert core.role is Role.FOLLOWER
+    assert core.term == 6
+
+
+def test_5_1_a_message_of_an_older_term_is_answered_with_the_newer_one() -> None:
+    cluster = Cluster(3).start()
+    cluster.elect(1)
+    cluster.elect(2)
+    node = cluster.nodes[3]
+    term = core_of(node).term
+    cluster.step(node, Append(1, 3, term - 1, 0, 0, [Entry(1, 1, COMMAND, b"old")], 0))
+    cluster.flush(node)
+    answers = [m for m in cluster.network if isinstance(m, AppendResponse) and m.to == 1]
+    assert answers and answers[-1].term == term and answers[-1].rejected
+    cluster.settle()
+    assert commands(node) == []
+
+
+# --- paper 5.2: election
+
+
+def test_5_2_all_start_as_followers_and_one_becomes_leader() -> None:
+    cluster = Cluster(5).start()
+    assert all(core_of(n).role is Role.FOLLOWER for n in cluster.nodes.values())
+    cluster.tick_all(40)
+    leading = [n.id for n in cluster.nodes.values() if core_of(n).role is Role.LEADER]
+    assert len(leading) == 1
+    assert all(core_of(n).leader == leading[0] for n in cluster.nodes.values())
+
+
+def test_5_2_heartbeats_keep_followers_quiet() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(2)
+    term = core_of(leader).term
+    cluster.tick_all(200)
+    assert core_of(leader).role is Role.LEADER
+    assert core_of(leader).term == term
+
+
+def test_5_2_each_votes_once_in_a_term_first_come_first_served() -> None:
+    cluster = Cluster(3).start()
+    node = cluster.nodes[3]
+    cluster.step(node, VoteRequest(1, 3, 1, 0, 0))
+    cluster.step(node, VoteRequest(2, 3, 1, 0, 0))
+    cluster.step(node, VoteRequest(1, 3, 1, 0, 0))
+    cluster.flush(node)
+    answers = [(m.to, m.granted) for m in cluster.network if isinstance(m, VoteResponse)]
+    assert answers == [(1, True), (2, False), (1, True)]
+
+
+def test_5_2_a_vote_leaves_only_when_it_is_durable_and_survives_a_crash() -> None:
+    cluster = Cluster(3).start()
+    node = cluster.nodes[3]
+    cluster.step(node, VoteRequest(1, 3, 1, 0, 0))
+    assert cluster.network == []
+    cluster.flush(node)
+    assert [m.granted for m in cluster.network if isinstance(m, VoteResponse)] == [True]
+    node.crash()
+    node.start()
+    cluster.network.clear()
+    cluster.step(node, VoteRequest(2, 3, 1, 0, 0))
+    cluster.flush(node)
+    assert [m.granted for m in cluster.network if isinstance(m, VoteResponse)] == [False]
+
+
+def test_5_2_a_candidate_yields_to_the_leader_of_its_term() -> None:
+    cluster = Cluster(3).start()
+    node = cluster.nodes[1]
+    core = core_of(node)
+    cluster.tick(1, 20)
+    assert core.role is Role.PRE_CANDIDATE
+    cluster.step(node, VoteResponse(2, 1, 1, True, pre=True))
+    assert core.role is Role.CANDIDATE
+    cluster.step(node, Heartbeat(2, 1, 1, 0))
+    assert core.role is Role.FOLLOWER
+    assert core.leader == 2
+
+
+def test_5_2_a_split_vote_is_resolved_by_random_timeouts() -> None:
+    cluster = Cluster(4).start()
+    for node in cluster.nodes:
+        core_of(cluster.nodes[node]).election_elapsed = 19
+        core_of(cluster.nodes[node]).timeout = 20
+    rng = random.Random(1)
+    for _ in range(200):
+        for node in cluster.nodes:
+            cluster.tick(node, 1, rng.random())
+        cluster.settle()
+        if cluster.leader():
+            break
+    assert cluster.leader() is not None
+
+
+# --- paper 5.3: replication
+
+
+def test_5_3_an_entry_is_committed_by_a_majority_and_applied_by_all() -> None:
+    cluster = Cluster(3).start()
+    leader = cluster.elect(1)
+    cluster.propose(1, b"a", b"b")
+    assert commands(leader) == []
+    cluster.settle()
+    cluster.tick_all(3)
+    assert [commands(n) for n in cluster.nodes.values()] == [[b"a", b"b"]] * 3
+
+
+def test_5_3_without_a_majority_nothing_is_committed() -> None:
+    cluster = Cluster(5).start()
+    leader = cluster.elect(1)
+    for node in (3, 4, 5):
+        cluster.nodes[node].crash()
+    cluster.propose(1, b"a")
+    cluster.settle()
+    assert commands(leader) == []
+    cluster.nodes[3].start()
+    cluster.tick_all(4)
+    assert commands(leader) == [b"a"]
+
+
+@pytest.mark.parametrize(
+    "follower",
+    [
+        pytest.param([1, 1, 1, 4, 4, 5, 5, 6, 6], id="a: lacks one"),
+        pytest.param([1, 1, 1, 4], id="b: lacks many"),
+        pytest.param([1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 6], id="c: one too many"),
+        pytest.param([1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 7, 7], id="d: of a later term"),
+        pytest.param([1, 1, 1, 4, 4, 4, 4], id="e: both"),
+        pytest.param([1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3], id="f: both, of two terms"),
+    ],
+)
+def test_figure_7_every_follower_log_becomes_the_leaders(follower: list[int]) -> None:
+    ours = [1, 1, 1, 4, 4, 5, 5, 6, 6, 6]
+    cluster = cluster_with_logs({1: ours, 2: follower, 3: ours}, {1: 7, 2: 7, 3: 7})
+    cluster.elect(1)
+    cluster.settle()
+    cluster.tick_all(5)
+    first, second = cluster.nodes[1], cluster.nodes[2]
+    assert [(e.index, e.term) for _, e in sorted(second.entries.items())] == [
+        (e.index, e.term) for _, e in sorted(first.entries.items())
+    ]
+    assert commands(second) == commands(first)
+    assert len(commands(first)) == 10
+
+
+def test_5_3_a_conflict_is_found_by_term_not_by_entry() -> None:
+    """A thousand conflicting entries of one term cost few round trips."""
+    cluster = cluster_with_logs(
+        {1: [1] + [3] * 1000, 2: [1] + [2] * 1000, 3: [1] + [3] * 1000}, {1: 3, 2: 3, 3: 3}
+    )
+    cluster.elect(1)
+    before = cluster.steps
+    cluster.settle()
+    assert core_of(cluster.nodes[2]).log.last == 1002
+    assert cluster.steps - before < 60
+
+
+def test_5_3_appends_are_pipelined_and_bounded() -> None:
+    options = Options(max_inflight_messages=4, max_append_bytes=200, quiesce_ticks=0)
+    cluster = Cluster(3, options=options).start()
+    leader = cluster.elect(1)
+    cluster.network.clear()
+    for number in range(20):
+        cluster.propose(1, b"%d" % number * 100)
+    to_2 = [m for m in cluster.network if isinstance(m, Append) and m.to == 2]
+    assert len(to_2) == 4, "more goes out without an answer, but only so much"
+    progress = core_of(leader).progress[2]
+    assert progress.state is ProgressState.REPLICATE
+    cluster.settle()
+    assert commands(cluster.nodes[2]) == commands(leader)
+
+
+def test_5_3_an_append_may_come_twice_and_late() -> None:
+    cluster = Cluster(3).start()
+    cluster.elect(1)
+    cluster.propose(1, b"a")
+    first = next(m for m in cluster.network if isinstance(m, Append) and m.to == 2)
+    cluster.settle()
+    cluster.propose(1, b"b")
+    cluster.settle()
+    last = core_of(cluster.nodes[2]).log.last
+    cluster.network.append(first)
+    cluster.settle()
+    assert core_of(cluster.nodes[2]).log.last == last
+    assert commands(cluster.nodes[2])[:1] == [b"a"]
+
+
+def test_5_3_lost_appends_are_noticed_by_the_heartbeats() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.propose(1, b"a")
+    cluster.propose(1, b"b")
+    cluster.network = [m for m in cluster.network if m.to != 2]
+    cluster.settle()
+    cluster.tick_all(10)
+    assert commands(cluster.nodes[2]) == commands(leader) == [b"a", b"b"]
+
+
+def test_5_3_leader_sends_before_its_own_disk_is_done_and_counts_itself_after() -> None:
+    """Dissertation 10.2.1."""
+    cluster = Cluster(3).start()
+    leader = cluster.elect(1)
+    cluster.propose(1, b"a")
+    assert any(isinstance(m, Append) and m.entries for m in cluster.network)
+    while cluster.network:
+        cluster.deliver()
+        for node in (2, 3):
+            cluster.flush(cluster.nodes[node])
+    assert commands(leader) == [], "committed by the two others, but not durable here"
+    assert core_of(leader).commit == core_of(leader).log.last
+    cluster.flush(leader)
+    assert commands(leader) == [b"a"]
+
+
+# --- paper 5.4: safety
+
+
+def test_5_4_1_a_candidate_with_an_older_log_is_refused() -> None:
+    cluster = cluster_with_logs({1: [1, 1, 1], 2: [1, 1, 2], 3: [1]}, {1: 2, 2: 2, 3: 2})
+    node = cluster.nodes[2]
+    for last, last_term, granted in ((3, 1, False), (2, 2, False), (3, 2, True), (1, 3, True)):
+        cluster.network.clear()
+        core_of(node).vote = 0
+        cluster.step(node, VoteRequest(1, 2, core_of(node).term + 1, last, last_term))
+        cluster.flush(node)
+        answer = [m.granted for m in cluster.network if isinstance(m, VoteResponse)]
+        assert answer == [granted], (last, last_term)
+
+
+def test_figure_8_entries_of_older_terms_are_not_committed_by_counting() -> None:
+    """S1 leads term 2, S5 term 3, S1 again term 4 and copies its entry of term 2 to a majority:
+    that alone commits nothing, for S5 may still overwrite it."""
+    logs = {1: [1, 2], 2: [1, 2], 3: [1], 4: [1], 5: [1, 3]}
+    cluster = cluster_with_logs(logs, {1: 3, 2: 2, 3: 3, 4: 3, 5: 3})
+    leader = cluster.nodes[1]
+    core = core_of(leader)
+    core.role = Role.CANDIDATE
+    core.term, core.vote, core.votes = 4, 1, {1: True, 2: True, 3: True}
+    cluster.step(leader, VoteResponse(3, 1, 4, True))
+    assert core.role is Role.LEADER
+    # The entry of term 2 reaches S3 (a majority of five), the new one of term 4 nobody.
+    cluster.network.clear()
+    cluster.flush(leader)
+    for follower in (2, 3):
+        cluster.step(leader, AppendResponse(follower, 1, 4, match=2, data=2))
+    assert core.commit == 0
+    # S5 wins with the votes of S3 and S4 and overwrites: no invariant breaks.
+    leader.crash()
+    cluster.network.clear()
+    for node in (3, 4, 5):
+        core_of(cluster.nodes[node]).term = 4
+    cluster.elect(5)
+    cluster.settle()
+    assert cluster.nodes[5].entries[2].term == 3
+
+
+def test_5_4_2_an_entry_of_its_own_term_commits_the_older_ones() -> None:
+    cluster = cluster_with_logs({1: [1, 2], 2: [1], 3: [1]}, {1: 2, 2: 2, 3: 2})
+    leader = cluster.elect(1)
+    assert core_of(leader).commit == 3
+    assert leader.entries[3].kind == NO_OP
+    assert len(commands(leader)) == 2
+
+
+# --- paper 5.5, 5.6: crashes and timing
+
+
+def test_5_5_a_follower_that_was_away_catches_up() -> None:
+    cluster = Cluster(3).start()
+    leader = cluster.elect(1)
+    cluster.nodes[3].crash()
+    for number in range(50):
+        cluster.propose(1, b"%d" % number)
+    cluster.settle()
+    cluster.nodes[3].start()
+    cluster.tick_all(10)
+    assert commands(cluster.nodes[3]) == commands(leader)
+    assert len(commands(leader)) == 50
+
+
+def test_5_6_timeouts_are_spread_by_the_samples_handed_in() -> None:
+    options = Options(election_ticks=10)
+    timeouts = set()
+    for sample in (0.0, 0.25, 0.5, 0.99):
+        cluster = Cluster(3, options=options).start()
+        cluster.tick(1, 1, sample)
+        cluster.step(cluster.nodes[1], Heartbeat(2, 1, 1, 0))
+        timeouts.add(core_of(cluster.nodes[1]).timeout)
+    assert len(timeouts) == 4
+    assert min(timeouts) == 10
+    assert max(timeouts) == 19
+
+
+# --- paper 6, dissertation 4: members
+
+
+def change(cluster: Cluster, node: int, voters: tuple[int, ...], learners: tuple[int, ...] = ()):  # type: ignore[no-untyped-def]
+    cluster.tokens += 1
+    return cluster.step(cluster.nodes[node], ChangeConfiguration(cluster.tokens, voters, learners))
+
+
+def test_6_one_voter_grows_to_three_in_one_joint_change() -> None:
+    cluster = Cluster(1, extra=2).start()
+    cluster.settle()
+    cluster.propose(1, b"a")
+    cluster.settle()
+    change(cluster, 1, (1, 2, 3))
+    cluster.tick_all(20)
+    for node in cluster.nodes.values():
+        assert core_of(node).configuration == Configuration((1, 2, 3))
+        assert commands(node) == [b"a"]
+    kinds = [e.kind for _, e in sorted(cluster.nodes[1].entries.items())]
+    assert kinds.count(CONFIGURATION) == 3, "learners first, then joint, then new"
+
+
+def test_figure_11_while_joint_both_majorities_are_needed() -> None:
+    cluster = Cluster(3, extra=2, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    change(cluster, 1, (1, 2, 3), (4, 5))
+    cluster.tick_all(10)
+    core = core_of(leader)
+    change(cluster, 1, (1, 4, 5))
+    assert core.configuration.joint
+    joint = core.log.last
+    # 4 and 5 hold it: a majority of the new voters only.
+    cluster.network = [m for m in cluster.network if m.to in (4, 5)]
+    while cluster.network:
+        message = cluster.network.pop(0)
+        if message.to in (1, 4, 5):
+            cluster.step(cluster.nodes[message.to], message)
+        for node in cluster.nodes.values():
+            cluster.flush(node)
+    assert core.commit < joint
+    cluster.tick_all(10)
+    assert core.configuration == Configuration((1, 4, 5))
+    assert core.commit >= joint + 1
+
+
+def test_6_a_configuration_is_used_from_the_log_and_falls_back_when_cut() -> None:
+    cluster = Cluster(3, extra=1, options=Options(quiesce_ticks=0)).start()
+    cluster.elect(1)
+    cluster.tick_all(3)
+    before = core_of(cluster.nodes[1]).configuration
+    change(cluster, 1, (1, 2, 3), (4,))
+    cluster.network.clear()
+    cluster.flush(cluster.nodes[1])
+    assert core_of(cluster.nodes[1]).configuration.learners == (4,)
+    cluster.nodes[1].crash()
+    cluster.elect(2)
+    cluster.propose(2, b"x")
+    cluster.settle()
+    cluster.nodes[1].start()
+    assert core_of(cluster.nodes[1]).configuration.learners == (4,)
+    cluster.tick_all(10)
+    assert core_of(cluster.nodes[1]).configuration == before
+
+
+def test_6_a_leader_that_is_removed_steps_down_when_it_is_committed() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    change(cluster, 1, (2, 3))
+    cluster.settle()
+    assert core_of(leader).role is Role.FOLLOWER
+    assert not core_of(leader).may_campaign()
+    cluster.tick_all(40)
+    found = cluster.leader()
+    assert found is not None and found.id in (2, 3)
+    assert core_of(found).configuration == Configuration((2, 3))
+
+
+def test_6_a_removed_server_does_not_disturb() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    term = core_of(leader).term
+    cluster.step(cluster.nodes[2], VoteRequest(3, 2, term + 1, 99, term))
+    assert core_of(cluster.nodes[2]).term == term, "it hears a leader, so it does not listen"
+
+
+def test_4_2_1_a_learner_is_promoted_only_when_caught_up_and_without_debt() -> None:
+    options = Options(caught_up_entries=5, quiesce_ticks=0)
+    cluster = Cluster(1, extra=1, options=options).start()
+    cluster.settle()
+    for number in range(100):
+        cluster.propose(1, b"%d" % number)
+    cluster.settle()
+    change(cluster, 1, (1, 2))
+    core = core_of(cluster.nodes[1])
+    assert core.configuration == Configuration((1,), (), (2,))
+    assert core.change_wanted is not None
+    cluster.step(cluster.nodes[2], DataGap(0, debt=3))
+    cluster.tick_all(5)
+    assert core.configuration.voters == (1,), "it owes frames of committed entries"
+    cluster.step(cluster.nodes[2], DataGap(0, debt=0))
+    cluster.tick_all(5)
+    assert core.configuration == Configuration((1, 2))
+
+
+def test_4_one_change_at_a_time() -> None:
+    cluster = Cluster(3, extra=1, options=Options(quiesce_ticks=0)).start()
+    cluster.elect(1)
+    change(cluster, 1, (1, 2))
+    change(cluster, 1, (1, 3))
+    assert cluster.nodes[1].refused[-1].reason is Refusal.CHANGE_PENDING
+    cluster.tick_all(5)
+    change(cluster, 1, ())
+    assert cluster.nodes[1].refused[-1].reason is Refusal.BAD_CHANGE
+    change(cluster, 1, tuple(range(1, 9)))
+    assert cluster.nodes[1].refused[-1].reason is Refusal.BAD_CHANGE
+
+
+# --- paper 7: snapshots
+
+
+def test_figure_12_a_follower_far_behind_gets_the_state_in_pieces() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.nodes[3].crash()
+    for number in range(40):
+        cluster.propose(1, b"%d" % number)
+    cluster.settle()
+    cluster.compact(1)
+    assert core_of(leader).log.floor > 40
+    cluster.nodes[3].start()
+    cluster.tick_all(20)
+    third = core_of(cluster.nodes[3])
+    assert commands(cluster.nodes[3]) == commands(leader)
+    assert third.log.floor == core_of(leader).log.floor
+    cluster.propose(1, b"more")
+    cluster.tick_all(3)
+    assert commands(cluster.nodes[3])[-1] == b"more"
+
+
+def test_7_a_lost_piece_is_sent_again() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.nodes[3].crash()
+    for number in range(40):
+        cluster.propose(1, b"%d" % number)
+    cluster.settle()
+    cluster.compact(1)
+    cluster.nodes[3].start()
+    dropped = 0
+    for _ in range(120):
+        for node in cluster.nodes:
+            cluster.tick(node, 1, 0.3)
+        for _ in range(200):
+            if not cluster.network and not any(n.writes for n in cluster.nodes.values()):
+                break
+            for message in [m for m in cluster.network if isinstance(m, SnapshotPiece)]:
+                if dropped < 2:
+                    cluster.network.remove(message)
+                    dropped += 1
+            if cluster.network:
+                cluster.deliver()
+            for node in cluster.nodes.values():
+                cluster.flush(node)
+    assert dropped == 2
+    assert commands(cluster.nodes[3]) == commands(leader)
+
+
+def test_7_a_follower_that_holds_the_log_keeps_it() -> None:
+    cluster = Cluster(3).start()
+    leader = cluster.elect(1)
+    cluster.propose(1, b"a")
+    cluster.settle()
+    node = cluster.nodes[2]
+    last = core_of(node).log.last
+    piece = SnapshotPiece(
+        1, 2, core_of(leader).term, 1, 1, core_of(node).configuration, 0, b"{}", True
+    )
+    cluster.step(node, piece)
+    assert core_of(node).log.last == last
+    assert core_of(node).incoming is None
+
+
+# --- paper 8, dissertation 6: clients
+
+
+def test_8_a_leader_commits_a_no_op_at_the_start_of_its_term() -> None:
+    cluster = Cluster(3).start()
+    leader = cluster.elect(1)
+    assert leader.entries[1].kind == NO_OP
+    assert core_of(leader).commit == 1
+
+
+def test_6_2_a_leader_without_a_majority_steps_down() -> None:
+    cluster = Cluster(3).start()
+    leader = cluster.elect(1)
+    cluster.nodes[2].crash()
+    cluster.nodes[3].crash()
+    cluster.tick(1, 30)
+    assert core_of(leader).role is Role.FOLLOWER
+
+
+def test_6_4_a_read_needs_a_round_and_reads_share_rounds() -> None:
+    cluster = Cluster(3).start()
+    leader = cluster.elect(1)
+    first = cluster.read(1)
+    others = [cluster.read(1) for _ in range(10)]
+    beats = [m for m in cluster.network if isinstance(m, Heartbeat)]
+    assert len(beats) == 2, "one round is under way; the ten wait for the next"
+    assert leader.ready_reads == []
+    before = core_of(leader).round
+    cluster.settle()
+    assert [token for token, _ in leader.ready_reads] == [first, *others]
+    assert core_of(leader).round == before + 1
+
+
+def test_6_4_a_leader_cut_off_answers_no_read() -> None:
+    cluster = Cluster(3).start()
+    old = cluster.elect(1)
+    cluster.read(1)
+    cluster.network.clear()
+    core_of(cluster.nodes[2]).election_elapsed = 99
+    core_of(cluster.nodes[3]).election_elapsed = 99
+    core_of(cluster.nodes[2]).leader = core_of(cluster.nodes[3]).leader = 0
+    cluster.tick(2, 1)
+    for _ in range(50):
+        cluster.network = [m for m in cluster.network if 1 not in (m.to, m.sender)]
+        if not cluster.network:
+            break
+        cluster.deliver()
+        for node in (2, 3):
+            cluster.flush(cluster.nodes[node])
+    assert core_of(cluster.nodes[2]).role is Role.LEADER
+    cluster.propose(2, b"new")
+    cluster.tick(1, 40)
+    cluster.isolate(1)
+    assert old.ready_reads == []
+    assert old.refused_reads
+
+
+def test_6_4_a_follower_asks_the_leader_for_its_read_index() -> None:
+    cluster = Cluster(3).start()
+    cluster.elect(1)
+    cluster.propose(1, b"a")
+    cluster.settle()
+    token = cluster.read(3)
+    cluster.settle()
+    assert cluster.nodes[3].ready_reads == [(token, 2)]
+
+
+def test_6_4_a_new_leader_answers_reads_only_after_its_first_commit() -> None:
+    cluster = cluster_with_logs({1: [1], 2: [1], 3: [1]})
+    node = cluster.nodes[1]
+    core = core_of(node)
+    core.role, core.term, core.vote, core.votes = Role.CANDIDATE, 2, 1, {1: True}
+    cluster.step(node, VoteResponse(2, 1, 2, True))
+    assert core.role is Role.LEADER
+    token = cluster.read(1)
+    assert core.round == 0
+    cluster.nodes[2].durable.hard_state = HardState(2, 1, 0)
+    cluster.settle()
+    assert node.ready_reads == [(token, 2)]
+
+
+# --- dissertation 3.10: transfer
+
+
+def test_3_10_leadership_is_handed_over_without_waiting_for_a_timeout() -> None:
+    cluster = Cluster(3).start()
+    leader = cluster.elect(1)
+    cluster.propose(1, b"a")
+    cluster.step(leader, TransferLeadership(3))
+    refused = cluster.propose(1, b"b")
+    assert [o.reason for o in refused if isinstance(o, Refused)] == [Refusal.TRANSFERRING]
+    cluster.settle()
+    found = cluster.leader()
+    assert found is not None and found.id == 3
+    assert commands(found) == [b"a"]
+
+
+def test_3_10_a_transfer_that_does_not_succeed_is_given_up() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.nodes[3].crash()
+    cluster.step(leader, TransferLeadership(3))
+    cluster.settle()
+    cluster.tick_all(12)
+    assert core_of(leader).transfer_target == 0
+    cluster.propose(1, b"b")
+    cluster.settle()
+    assert commands(leader) == [b"b"]
+
+
+# --- dissertation 9.6: pre-vote
+
+
+def test_9_6_a_node_that_was_cut_off_does_not_raise_the_term() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    term = core_of(leader).term
+    for _ in range(100):
+        cluster.tick(3)
+        cluster.network.clear()
+    assert core_of(cluster.nodes[3]).term == term
+    cluster.tick_all(5)
+    assert core_of(leader).role is Role.LEADER
+    assert core_of(leader).term == term
+    assert core_of(cluster.nodes[3]).leader == 1
+
+
+# --- the sole voter: the same path without messages
+
+
+def test_a_sole_voter_leads_at_once_and_commits_when_durable() -> None:
+    cluster = Cluster(1).start()
+    node = cluster.nodes[1]
+    core = core_of(node)
+    assert core.role is Role.LEADER
+    assert core.commit == 0
+    cluster.flush(node)
+    assert core.commit == 1
+    outputs = cluster.propose(1, b"a", b"b")
+    assert [type(o).__name__ for o in outputs] == ["Accepted", "Persist"]
+    cluster.read(1)
+    assert node.ready_reads[-1][1] == 1
+    cluster.flush(node)
+    assert commands(node) == [b"a", b"b"]
+    assert cluster.network == []
+
+
+def test_a_sole_voter_that_lost_a_tail_goes_on_in_a_later_term() -> None:
+    core_cluster = Cluster(1)
+    durable = with_log([1, 1, 3])
+    durable.configuration = Configuration((1,))
+    durable.uncertain = True
+    core_cluster.nodes[1].durable = durable
+    core_cluster.start().settle()
+    core = core_of(core_cluster.nodes[1])
+    assert core.role is Role.LEADER and core.term == 4 and not core.uncertain
+
+
+# --- idle groups
+
+
+def test_an_idle_group_is_quiet_and_wakes_by_a_proposal_or_a_lost_leader() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=10)).start()
+    leader = cluster.elect(1)
+    cluster.tick_all(30)
+    assert all(core_of(n).quiescent for n in cluster.nodes.values())
+    for node in cluster.nodes:
+        cluster.tick(node, 100)
+    assert cluster.network == []
+    cluster.propose(1, b"a")
+    cluster.settle()
+    assert commands(cluster.nodes[3]) == [b"a"] or core_of(cluster.nodes[3]).log.last == 2
+    cluster.tick_all(40)
+    leader.crash()
+    cluster.tick(2, 100)
+    assert cluster.leader() is None
+    for node in (2, 3):
+        cluster.step(cluster.nodes[node], PeerLost(1))
+    cluster.tick_all(40)
+    found = cluster.leader()
+    assert found is not None and found.id != 1
+
+
+# --- DESIGN 5: frames; DESIGN 4 and FAST'18: what the disk lost
+
+
+def test_commit_waits_for_the_frames_but_log_matching_does_not() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.tick_all(2)
+    for node in (2, 3):
+        cluster.step(cluster.nodes[node], DataGap(2))
+    cluster.propose(1, b"a")
+    cluster.settle()
+    core = core_of(leader)
+    assert core.progress[2].match == 2 and core.progress[2].data == 1
+    assert core.commit == 1
+    cluster.step(cluster.nodes[2], DataGap(0))
+    cluster.settle()
+    assert core.commit == 2
+
+
+def rotten(cluster: Cluster, node: int, *indexes: int) -> None:
+    found = cluster.nodes[node]
+    found.crash()
+    for index in indexes:
+        del found.durable.entries[index]
+    found.start()
+
+
+def test_a_node_with_a_hole_votes_by_its_last_entry_and_does_not_lead() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.nodes[3].crash()
+    cluster.propose(1, b"a", b"b")
+    cluster.settle()
+    leader.crash()
+    rotten(cluster, 2, 2, 3)
+    cluster.nodes[3].start()
+    cluster.tick_all(60)
+    assert cluster.leader() is None, "2 may not lead, and knows that 3 lacks something"
+    leader.start()
+    cluster.tick_all(60)
+    assert [commands(n) for n in cluster.nodes.values()] == [[b"a", b"b"]] * 3
+
+
+def test_a_hole_is_refilled_from_the_leader() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    cluster.elect(1)
+    cluster.propose(1, *[b"%d" % n for n in range(10)])
+    cluster.settle()
+    rotten(cluster, 2, 4, 5, 6)
+    core = core_of(cluster.nodes[2])
+    assert core.log.holes == [(4, 6)]
+    cluster.tick_all(20)
+    assert core.log.holes == []
+    assert commands(cluster.nodes[2]) == commands(cluster.nodes[1])
+
+
+def test_what_nobody_holds_is_dropped_only_when_every_voter_answered() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.propose(1, b"lost")
+    cluster.network.clear()
+    cluster.flush(leader)
+    rotten(cluster, 1, 2)
+    cluster.nodes[3].crash()
+    core = core_of(leader)
+    cluster.tick_all(40)
+    assert core.log.holes == [(2, 2)]
+    cluster.nodes[3].start()
+    cluster.tick_all(40)
+    assert core.log.holes == []
+    assert cluster.leader() is not None
+
+
+def test_a_hole_query_is_answered_with_the_entry() -> None:
+    cluster = Cluster(3).start()
+    cluster.elect(1)
+    cluster.propose(1, b"a")
+    cluster.settle()
+    cluster.network.clear()
+    cluster.step(cluster.nodes[3], HoleQuery(2, 3, 1, 2, 2))
+    cluster.flush(cluster.nodes[3])
+    answer = cluster.network[0]
+    assert answer.holds and answer.entries[0].data == b"a"  # type: ignore[attr-defined]
+
+
+def test_an_uncertain_node_gives_no_vote_and_counts_for_nothing_until_made_a_learner() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.nodes[3].crash()
+    cluster.nodes[3].durable.uncertain = True
+    cluster.nodes[3].start()
+    third = core_of(cluster.nodes[3])
+    cluster.step(cluster.nodes[3], VoteRequest(2, 3, 9, 99, 9, transfer=True))
+    cluster.flush(cluster.nodes[3])
+    assert [m.granted for m in cluster.network if isinstance(m, VoteResponse)] == [False]
+    cluster.network.clear()
+    cluster.tick_all(40)
+    leader = cluster.leader()  # type: ignore[assignment]
+    assert leader is not None and leader.id != 3
+    other = 3 - leader.id
+    cluster.nodes[other].crash()
+    cluster.propose(leader.id, b"a")
+    cluster.settle()
+    assert commands(leader) == [], "the uncertain one is no majority"
+    cluster.nodes[other].start()
+    cluster.tick_all(10)
+    change(cluster, leader.id, (1, 2), (3,))
+    cluster.tick_all(10)
+    assert not third.uncertain
+    cluster.nodes[3].durable.uncertain = False
+    change(cluster, leader.id, (1, 2, 3))
+    cluster.tick_all(10)
+    assert third.configuration == Configuration((1, 2, 3))
+    assert commands(cluster.nodes[3]) == [b"a"]
+
+
+def test_a_replica_without_state_never_votes() -> None:
+    cluster = Cluster(1, extra=1).start()
+    cluster.settle()
+    node = cluster.nodes[2]
+    cluster.step(node, VoteRequest(1, 2, 5, 10, 4))
+    cluster.flush(node)
+    assert [m.granted for m in cluster.network if isinstance(m, VoteResponse)] == [False]
+
+
+def test_a_node_whose_disk_failed_leads_votes_and_acknowledges_nothing() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.propose(1, b"a")
+    cluster.step(leader, Retire())
+    assert core_of(leader).role is Role.FOLLOWER
+    cluster.network.clear()
+    cluster.step(leader, VoteRequest(2, 1, 7, 99, 6))
+    assert not [m for m in cluster.network if isinstance(m, VoteResponse) and m.granted]
+    cluster.tick_all(40)
+    found = cluster.leader()
+    assert found is not None and found.id != 1
+
+
+def test_what_was_sent_after_persist_waits_for_its_ticket() -> None:
+    cluster = Cluster(3).start()
+    node = cluster.nodes[2]
+    outputs = cluster.step(
+        node, Append(1, 2, 1, 0, 0, [Entry(1, 1, NO_OP, b""), Entry(2, 1, COMMAND, b"a")], 0)
+    )
+    persist = [o for o in outputs if isinstance(o, Persist)]
+    sends = [o for o in outputs if isinstance(o, Send)]
+    assert len(persist) == 1 and [s.after_ticket for s in sends] == [persist[0].ticket]
+    assert cluster.network == []
+    cluster.flush(node)
+    assert [m.match for m in cluster.network if isinstance(m, AppendResponse)] == [2]
+
+
+def test_a_restart_replays_the_log_and_the_commit_hint() -> None:
+    cluster = Cluster(1).start()
+    cluster.settle()
+    for number in range(5):
+        cluster.propose(1, b"%d" % number)
+        cluster.settle()
+    before = commands(cluster.nodes[1])
+    cluster.nodes[1].crash()
+    cluster.nodes[1].start()
+    cluster.settle()
+    assert commands(cluster.nodes[1]) == before
+    core = core_of(cluster.nodes[1])
+    assert core.term == 2
+
+
+def test_steps_are_pure() -> None:
+    """Two cores that are told the same say the same."""
+    from o3storage.raft.core import Core, Propose
+
+    outs = []
+    for _ in range(2):
+        core = Core(
+            1, log=Log(), hard_state=HardState(), applied=0, configuration=Configuration((1,))
+        )
+        said = [core.step(Start()), core.step(Persisted(1)), core.step(Propose(7, [b"x"]))]
+        said.append(core.step(Persisted(2)))
+        outs.append(repr(said))
+    assert outs[0] == outs[1]
+
+
+def test_read_ready_outputs_name_the_tokens() -> None:
+    cluster = Cluster(1).start()
+    cluster.settle()
+    outputs = cluster.step(
+        cluster.nodes[1], __import__("o3storage.raft.core", fromlist=["x"]).ReadIndex(5)
+    )
+    assert outputs == [ReadReady([5], 1)]
