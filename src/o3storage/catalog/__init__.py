@@ -80,6 +80,7 @@ from ._limits import (
     STREAM_LIFE_NS,
     STREAM_REF_BYTES,
 )
+from ._machine import Catalog
 from ._parts import ChosenParts, new_upload_id
 from ._procedures import (
     Procedure,
@@ -174,6 +175,7 @@ __all__ = [
     "BucketInfo",
     "BucketNotEmpty",
     "BucketsPage",
+    "Catalog",
     "CatalogError",
     "Checksum",
     "ChosenParts",

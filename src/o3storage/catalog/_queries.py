@@ -133,8 +133,7 @@ def list_versions(
         bucket_id,
         prefix,
         delimiter,
-        key_marker,
-        version_marker,
+        (key_marker, version_marker),
         max_keys,
     )
 
@@ -172,8 +171,7 @@ def list_uploads(
         bucket_id,
         prefix,
         delimiter,
-        key_marker,
-        upload_marker,
+        (key_marker, upload_marker),
         max_uploads,
     )
 
@@ -197,7 +195,7 @@ def parts_from(
 ) -> Query[list[PartSpan]]:
     """Parts of a multipart version from the one that holds byte `offset` on, at most `limit`
     (1 to 1,000); [] past the end. For the next page pass last.offset + last.size_bytes.
-    Parts of no bytes at `offset` are included. NoSuchVersion if it was deleted since."""
+    Parts of no bytes are left out. NoSuchVersion if it was deleted since."""
     route = keyed(TABLE_VERSION, bucket_id, version.key)
     return Query(route, _read_uploads.parts_from, bucket_id, version, offset, limit)
 

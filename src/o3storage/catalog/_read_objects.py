@@ -1,11 +1,18 @@
-"""Readers; bodies follow with the row codecs."""
+"""Reading one version."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from ._apply_objects import find_version
+from ._errors import CatalogError
 from ._query import Steps
+from ._types import VersionInfo
+from ._versions import unpack_version
 
 
-def head_version(*arguments: Any) -> Steps[Any]:
-    raise NotImplementedError(arguments)
+def head_version(bucket_id: int, key: bytes, version: int | None) -> Steps[VersionInfo]:
+    found = yield from find_version(bucket_id, key, version)
+    if isinstance(found, CatalogError):
+        raise found
+    info = unpack_version(key, found[0][1])
+    info.is_latest = found[1]
+    return info

@@ -1,0 +1,67 @@
+"""The catalog as the state machine that the cluster drives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from . import _apply_objects as objects
+from . import _apply_uploads as uploads
+from . import _commands as c
+from ._apply_system import APPLIES
+from ._keys import TABLE_VERSION, bucket_prefix, keyed
+from ._queries import FIRST_KEY_RANGE
+from ._range import Apply, Range
+from ._wire import FORMAT, PUT_OBJECT, PUT_PART, decode, encode
+
+_APPLIES: Final[dict[type[Any], Callable[[Range, Any], Apply]]] = {
+    **APPLIES,
+    c.DeleteObject: objects.delete_object,
+    c.DeleteObjects: objects.delete_objects,
+    c.SetTags: objects.set_tags,
+    c.CreateUpload: uploads.create_upload,
+    c.CompleteUpload: uploads.complete_upload,
+    c.AbortUpload: uploads.abort_upload,
+    c.AbandonStream: uploads.abandon_stream,
+    c.Collect: uploads.collect,
+}
+
+
+class Catalog:
+    """`runtime.state_machine.StateMachine`. `group` names the range whose own rows (clock, sums,
+    copies of bucket settings) commands change; range 0 has none of these, so one machine serves
+    range 0 and one key range."""
+
+    __slots__ = ("_range",)
+
+    def __init__(self, group: int = FIRST_KEY_RANGE) -> None:
+        self._range = Range(group)
+
+    def route(self, command: c.Command) -> bytes:
+        """The row key that decides which range takes the command; b"" for range 0."""
+        if isinstance(command, c.DeleteObjects):
+            return keyed(TABLE_VERSION, command.bucket_id, command.items[0].key)
+        if isinstance(command, c.SyncBucket | c.PurgeBucket):
+            return bucket_prefix(TABLE_VERSION, command.bucket_id)
+        if type(command) in APPLIES:
+            return b""
+        return keyed(TABLE_VERSION, command.bucket_id, command.key)  # type: ignore[union-attr]
+
+    def encode(self, command: c.Command) -> bytes:
+        """A command as bytes. Raises ValueError for fields beyond the limits."""
+        return encode(command)
+
+    def decode(self, data: bytes) -> c.Command:
+        """The command in bytes. Raises ValueError."""
+        return decode(data)
+
+    def apply(self, data: bytes) -> Apply:
+        """Apply an encoded command. Raises ValueError, here or while it runs, for bytes that no
+        version of this program wrote and for rows that contradict each other."""
+        if len(data) > 1 and data[1] == FORMAT:
+            if data[0] == PUT_OBJECT:
+                return objects.put_object(self._range, data)
+            if data[0] == PUT_PART:
+                return uploads.put_part(self._range, data)
+        command = decode(data)
+        return _APPLIES[type(command)](self._range, command)
