@@ -100,7 +100,7 @@ class Node:
         self.entries: dict[int, Entry] = {}
         self.state: dict[int, bytes] = {}
         self.applied = 0
-        self.fetches: deque[Fetch] = deque()
+        self.fetches: deque[Fetch | SnapshotNeeded] = deque()
         self.pieces: list[bytes] = []
         self.snapshots: dict[int, tuple[int, int, Configuration, list[bytes]]] = {}
         self.reads: dict[int, int] = {}
@@ -251,7 +251,7 @@ class Cluster:
         elif isinstance(output, Refused):
             node.refused.append(output)
         elif isinstance(output, SnapshotNeeded):
-            self.serve_snapshot(node, output)
+            node.fetches.append(output)
         elif isinstance(output, StorePiece):
             if output.number == 0:
                 node.pieces = []
@@ -369,6 +369,9 @@ class Cluster:
     def fetch(self, node: Node) -> None:
         """Answer a Fetch from the log as it is now (it may have been cut since)."""
         wanted = node.fetches.popleft()
+        if isinstance(wanted, SnapshotNeeded):
+            self.serve_snapshot(node, wanted)
+            return
         entries: list[Entry] = []
         size = 0
         for index in range(wanted.low, wanted.high + 1):
