@@ -78,6 +78,14 @@ pub struct Fd {
     _keep: Option<Arc<OwnedFd>>,
 }
 
+impl Fd {
+    /// A method rather than the field, which alone a closure would capture: it is `_keep` that has
+    /// to move into the job.
+    fn number(&self) -> i32 {
+        self.number
+    }
+}
+
 impl<'a, 'py> FromPyObject<'a, 'py> for Fd {
     type Error = PyErr;
 
@@ -291,7 +299,7 @@ fn pread_nowait(py: Python<'_>, fd: Fd, size: usize, offset: i64) -> PyResult<Op
                 iov_len: rest.len(),
             };
             let position = offset + filled as i64;
-            let got = unsafe { libc::preadv2(fd.number, &vector, 1, position, libc::RWF_NOWAIT) };
+            let got = unsafe { libc::preadv2(fd.number(), &vector, 1, position, libc::RWF_NOWAIT) };
             match got {
                 // End of file.
                 0 => break,
@@ -327,7 +335,7 @@ fn pread_job(py: Python<'_>, fd: Fd, size: usize, offset: i64) -> PyResult<Job> 
             .new
             .as_mut()
             .map_or(&mut [][..], NewBytes::as_mut_slice);
-        Ok(Outcome::Filled(read_full(fd.number, out, offset)?))
+        Ok(Outcome::Filled(read_full(fd.number(), out, offset)?))
     }))
 }
 
@@ -342,7 +350,7 @@ fn pread_into_job(fd: Fd, out: WriteBuf, offset: i64) -> Job {
             .write
             .as_mut()
             .map_or(&mut [][..], WriteBuf::as_mut_slice);
-        Ok(Outcome::Filled(read_full(fd.number, out, offset)?))
+        Ok(Outcome::Filled(read_full(fd.number(), out, offset)?))
     })
 }
 
@@ -355,9 +363,9 @@ fn pwritev_job(fd: Fd, buffers: Vec<ReadBuf>, offset: i64, sync: bool) -> Job {
     };
     job(Lane::File, lent, None, move |lent| {
         let slices: Vec<&[u8]> = lent.read.iter().map(ReadBuf::as_slice).collect();
-        write_vectors(fd.number, &slices, offset)?;
+        write_vectors(fd.number(), &slices, offset)?;
         if sync {
-            sync_data(fd.number)?;
+            sync_data(fd.number())?;
         }
         Ok(Outcome::Nothing)
     })
@@ -366,7 +374,7 @@ fn pwritev_job(fd: Fd, buffers: Vec<ReadBuf>, offset: i64, sync: bool) -> Job {
 #[pyfunction]
 fn fdatasync_job(fd: Fd) -> Job {
     job(Lane::File, Lent::default(), None, move |_| {
-        sync_data(fd.number)?;
+        sync_data(fd.number())?;
         Ok(Outcome::Nothing)
     })
 }
@@ -380,7 +388,7 @@ fn allocate_job(fd: Fd, offset: i64, size: i64, zero_fill: bool) -> PyResult<Job
         if size == 0 {
             return Ok(Outcome::Nothing);
         }
-        let reserved = again(|| check(unsafe { libc::fallocate(fd.number, 0, offset, size) }));
+        let reserved = again(|| check(unsafe { libc::fallocate(fd.number(), 0, offset, size) }));
         let must_fill = match reserved {
             Ok(_) => zero_fill,
             // A file system without fallocate: only written zeros reserve space there.
@@ -391,7 +399,7 @@ fn allocate_job(fd: Fd, offset: i64, size: i64, zero_fill: bool) -> PyResult<Job
             let mut position = offset;
             while position < offset + size {
                 let piece = (offset + size - position).min(ZERO_BYTES as i64);
-                write_full(fd.number, &ZEROS.0[..piece as usize], position)?;
+                write_full(fd.number(), &ZEROS.0[..piece as usize], position)?;
                 position += piece;
             }
         }
@@ -402,7 +410,7 @@ fn allocate_job(fd: Fd, offset: i64, size: i64, zero_fill: bool) -> PyResult<Job
 #[pyfunction]
 fn truncate_job(fd: Fd, size: i64) -> Job {
     job(Lane::File, Lent::default(), None, move |_| {
-        again(|| check(unsafe { libc::ftruncate(fd.number, size) }))?;
+        again(|| check(unsafe { libc::ftruncate(fd.number(), size) }))?;
         Ok(Outcome::Nothing)
     })
 }
@@ -469,7 +477,7 @@ fn sync_dir_job(path: PathBuf) -> PyResult<Job> {
 fn stat_size_job(fd: Fd) -> Job {
     job(Lane::File, Lent::default(), None, move |_| {
         let mut stat = unsafe { std::mem::zeroed::<libc::stat>() };
-        check(unsafe { libc::fstat(fd.number, &mut stat) })?;
+        check(unsafe { libc::fstat(fd.number(), &mut stat) })?;
         Ok(Outcome::Number(stat.st_size))
     })
 }
@@ -517,13 +525,15 @@ fn log_job(fd: Fd, data: ReadBuf) -> Job {
             let mut rest = data.as_slice();
             while !rest.is_empty() {
                 let wrote = again(|| {
-                    checked_size(unsafe { libc::write(fd.number, rest.as_ptr().cast(), rest.len()) })
+                    checked_size(unsafe {
+                        libc::write(fd.number(), rest.as_ptr().cast(), rest.len())
+                    })
                 });
                 match wrote {
                     Ok(size) => rest = &rest[size..],
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                         let mut poll = libc::pollfd {
-                            fd: fd.number,
+                            fd: fd.number(),
                             events: libc::POLLOUT,
                             revents: 0,
                         };

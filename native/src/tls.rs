@@ -230,7 +230,9 @@ impl TlsConnection {
         context: Option<ReadBuf>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         if size > EXPORT_MAX_BYTES {
-            return Err(PyValueError::new_err("an exporter gives at most 1024 bytes"));
+            return Err(PyValueError::new_err(
+                "an exporter gives at most 1024 bytes",
+            ));
         }
         let inner = self.usable()?;
         let context = context.as_ref().map(ReadBuf::as_slice);
