@@ -24,7 +24,7 @@ def _rotate(word: int, bits: int) -> int:
     return (word >> bits | word << (32 - bits)) & MASK
 
 
-def _mix(v: list[int], a: int, b: int, c: int, d: int, x: int, y: int) -> None:
+def _mix(v: list[int], a: int, b: int, c: int, d: int, x: int, y: int) -> None:  # noqa: PLR0917
     v[a] = (v[a] + v[b] + x) & MASK
     v[d] = _rotate(v[d] ^ v[a], 16)
     v[c] = (v[c] + v[d]) & MASK
