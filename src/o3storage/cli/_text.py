@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+from o3storage.server import size_text
+
+__all__ = ["Progress", "duration_text", "parse_size", "size_text", "table"]
+
 _FACTORS = {
     "": 1,
     "B": 1,
@@ -15,15 +18,6 @@ _FACTORS = {
     "T": 1024**4,
     "P": 1024**5,
 }
-
-
-def size_text(size_bytes: float) -> str:
-    """`1536` -> `1.5 KiB`."""
-    for unit in _UNITS:
-        if size_bytes < 1024 or unit == _UNITS[-1]:
-            break
-        size_bytes /= 1024
-    return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
 
 
 def parse_size(text: str) -> int:

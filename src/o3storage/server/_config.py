@@ -44,7 +44,6 @@ class ServerConfig:
     metrics_token: str | None = None
     log_level: str = "info"
     environment_root: RootKey | None = None
-    master_key_file: Path | None = None
     command: str = "o3storage"
     """How this program is called, for the first screen."""
     default_data_dir: bool = False
@@ -127,11 +126,6 @@ def root_key_from(environment: Mapping[str, str]) -> RootKey | None:
             f"O3_ROOT_USER must be 1 to {MAX_KEY_ID_CHARS} printable ASCII characters without '/'"
         )
     return RootKey(user, password)
-
-
-def master_key_file_from(environment: Mapping[str, str]) -> Path | None:
-    path = environment.get("O3_MASTER_KEY_FILE")
-    return Path(path) if path else None
 
 
 def data_dir_path(text: str) -> Path:

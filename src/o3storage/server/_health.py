@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from o3storage.catalog import Counts, counts
 from o3storage.cluster import Unavailable
-from o3storage.http import Request, Response
-from o3storage.runtime import metrics
+from o3storage.http import Response
 
 if TYPE_CHECKING:
     from ._app import Application
@@ -63,7 +62,7 @@ def write_refusal(app: Application) -> str | None:
     return app.node.write_refusal()
 
 
-async def answer(app: Application, request: Request, path: str) -> Response | None:
+async def answer(app: Application, path: str) -> Response | None:
     """The answer for a health path, or None if `path` is none."""
     if path in {"/health/live", "/minio/health/live"}:
         return Response(200, [_TEXT], b"live\n")
@@ -77,39 +76,3 @@ async def answer(app: Application, request: Request, path: str) -> Response | No
         body = json.dumps(facts, indent=2).encode() + b"\n"
         return Response(status, [_JSON, ("Cache-Control", "no-store")], body)
     return None
-
-
-def update_metrics(app: Application) -> None:
-    """Copy the counters of the rooms into the metrics, when somebody asks for them."""
-    space = app.store.space()
-    stats = app.store.stats()
-    gauges = {
-        "o3_disk_total_bytes": (space.total_bytes, "Size of the disk."),
-        "o3_disk_free_bytes": (space.free_bytes, "Free bytes of the disk."),
-        "o3_disk_used_bytes": (space.used_bytes, "Bytes of the store's files."),
-        "o3_disk_reserve_bytes": (space.reserve_bytes, "Bytes kept for deletes and compaction."),
-        "o3_disk_out_of_service": (int(bool(stats.out_of_service)), "1 after a disk fault."),
-        "o3_write_enabled": (int(write_refusal(app) is None), "1 while writes are accepted."),
-        "o3_log_volumes": (stats.log_volumes, "Log volumes on disk."),
-        "o3_bulk_volumes": (stats.bulk_volumes, "Bulk volumes on disk."),
-        "o3_live_frame_bytes": (stats.live_frame_bytes, "Bytes of live frames."),
-        "o3_garbage_bytes": (stats.garbage_bytes, "Bytes that compaction may free."),
-        "o3_http_connections": (app.http.connections, "Open connections."),
-    }
-    totals = {
-        "o3_batches_total": (stats.batches, "Batches written, each with one sync."),
-        "o3_batch_bytes_total": (stats.batch_bytes, "Bytes of all batches."),
-        "o3_flushes_total": (stats.flushes, "Index flushes."),
-        "o3_compactions_total": (stats.compactions, "Volumes compacted."),
-        "o3_scrubbed_bytes_total": (stats.scrubbed_bytes, "Bytes re-read by scrub."),
-        "o3_scrub_bad_total": (stats.scrub_bad, "Bad records found by scrub."),
-        "o3_rotted_records_total": (stats.rotted_records, "Records found damaged at open."),
-        "o3_http_requests_total": (app.http.stats.requests, "Requests with a good head."),
-        "o3_http_refused_total": (app.http.stats.refused, "Heads refused."),
-        "o3_http_aborted_total": (app.http.stats.aborted, "Responses cut in their body."),
-        "o3_housekeeping_steps_total": (app.housekeeping.steps, "Chores done."),
-    }
-    for name, (value, help_text) in gauges.items():
-        metrics.gauge(name, help_text).set(value)
-    for name, (value, help_text) in totals.items():
-        metrics.gauge(name, help_text).set(value)

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+PAGE_HEADERS = [
+    ("Content-Type", "text/html; charset=utf-8"),
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
+]
 MAX_LINES = 14
 """The first screen stays on one screen, however small."""
 
@@ -65,6 +71,15 @@ class FirstScreen:
         lines.append("  stop     Ctrl-C, at any time: what was answered is safe")
         assert len(lines) <= MAX_LINES
         return lines
+
+
+def size_text(size_bytes: float) -> str:
+    """`1536` -> `1.5 KiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} PiB"
 
 
 def landing_page(url: str, region: str, env_command: str) -> bytes:

@@ -1,0 +1,144 @@
+"""The signed JSON API under `/-/admin/v1`, for the command line and, later, the console.
+
+    GET    /status            what the store says of itself
+    GET    /keys[?owner=O]    access keys, without secrets
+    POST   /keys {"owner"}    a new key; its secret is in this answer only
+    DELETE /keys/ID           a key stops working
+
+Requests are signed like S3's and only the root owner may make them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from o3storage.catalog import (
+    AccessKeysPage,
+    NoSuchAccessKey,
+    PutAccessKey,
+    RemoveAccessKey,
+    list_access_keys,
+)
+from o3storage.http import Request, Response
+from o3storage.s3 import S3Error, read_signed_body
+
+from ._credentials import ROOT_OWNER
+from ._health import health_facts
+from ._root_key import make_key
+
+if TYPE_CHECKING:
+    from ._app import Application
+
+PREFIX = "/-/admin/v1"
+MAX_BODY_BYTES = 64 * 1024
+"""Admin requests are a few fields."""
+OWNER = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
+"""What an owner may be called: safe in XML, JSON, shells and file names."""
+
+
+class AdminError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+async def answer(app: Application, request: Request, path: str) -> Response:
+    """The answer to a request whose path starts with PREFIX."""
+    try:
+        identity, body = await read_signed_body(app.service, request, MAX_BODY_BYTES)
+        if identity.owner != ROOT_OWNER or identity.anonymous:
+            raise AdminError(403, "only the root owner may use the admin API")
+        result = await _route(app, request.method, path.removeprefix(PREFIX), request, body)
+    except S3Error as error:
+        return _json(error.status, {"error": f"{error.code}: {error.message}"})
+    except AdminError as error:
+        return _json(error.status, {"error": str(error)})
+    return _json(200, result)
+
+
+def _json(status: int, body: Any) -> Response:
+    return Response(
+        status,
+        [("Content-Type", "application/json"), ("Cache-Control", "no-store")],
+        json.dumps(body).encode() + b"\n",
+    )
+
+
+async def _route(app: Application, method: str, path: str, request: Request, body: bytes) -> Any:
+    if path == "/status" and method == "GET":
+        return await status(app)
+    if path == "/keys" and method == "GET":
+        return await _list_keys(app, _query(request).get("owner"))
+    if path == "/keys" and method == "POST":
+        return await _create_key(app, body)
+    if path.startswith("/keys/") and method == "DELETE":
+        return await _remove_key(app, path.removeprefix("/keys/"))
+    raise AdminError(404, f"the admin API has no {method} {PREFIX}{path}")
+
+
+def _query(request: Request) -> dict[str, str]:
+    from urllib.parse import parse_qsl
+
+    return dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
+
+
+async def status(app: Application) -> dict[str, Any]:
+    """The facts of /health with what an operator wants beside them."""
+    facts = await health_facts(app)
+    stats = app.store.stats()
+    return {
+        **facts,
+        "version": app.version,
+        "uptime_s": app.clock.boot_s() - app.started_boot_s,
+        "detail": {
+            "data": str(app.config.data_dir),
+            "volumes": f"{stats.log_volumes} log, {stats.bulk_volumes} bulk",
+            "garbage": f"{stats.garbage_bytes:,} bytes",
+            "scrub": f"{stats.scrubbed_bytes:,} bytes read, {stats.scrub_bad} bad records",
+            "stall": f"longest step of the event loop {app.meter.longest_ever_s * 1e3:.1f} ms",
+        },
+        "node": app.node.status(),
+    }
+
+
+async def _list_keys(app: Application, owner: str | None) -> dict[str, Any]:
+    keys = [
+        {"key_id": key_id, "owner": ROOT_OWNER, "created_ns": 0, "root": True}
+        for key_id in app.root_key_ids
+        if owner in {None, ROOT_OWNER}
+    ]
+    after = ""
+    while True:
+        page: AccessKeysPage = await app.node.query(list_access_keys(owner, after))
+        keys += [
+            {"key_id": key.key_id, "owner": key.owner, "created_ns": key.created_ns, "root": False}
+            for key in page.keys
+        ]
+        if page.next_after is None:
+            return {"keys": keys}
+        after = page.next_after
+
+
+async def _create_key(app: Application, body: bytes) -> dict[str, Any]:
+    try:
+        asked = json.loads(body)
+        owner = asked["owner"]
+    except (ValueError, KeyError, TypeError):
+        raise AdminError(400, 'the body must be JSON like {"owner": "alice"}') from None
+    if not isinstance(owner, str) or not OWNER.fullmatch(owner):
+        raise AdminError(400, "an owner is 1 to 64 of A-Z a-z 0-9 . _ @ + -")
+    key = make_key(app.entropy)
+    await app.node.submit(PutAccessKey(key.key_id, key.secret.encode(), owner, app.clock.wall_ns()))
+    return {"key_id": key.key_id, "secret": key.secret, "owner": owner}
+
+
+async def _remove_key(app: Application, key_id: str) -> dict[str, Any]:
+    if key_id in app.root_key_ids:
+        raise AdminError(409, "a root key cannot be removed here; see docs/operations.md")
+    try:
+        await app.node.submit(RemoveAccessKey(key_id))
+    except NoSuchAccessKey:
+        raise AdminError(404, f"there is no key {key_id}") from None
+    return {}

@@ -1,0 +1,336 @@
+"""One running node: every room opened in order, served, and closed in the opposite order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+from o3storage import _native
+from o3storage.catalog import Catalog, Counts, counts
+from o3storage.cluster import Node
+from o3storage.crypto import KeyFault, MasterKey
+from o3storage.http import Request, Response, Server, TlsConfigError
+from o3storage.runtime import (
+    JobPool,
+    Logger,
+    NativeJobs,
+    Registry,
+    StallMeter,
+    SystemClock,
+    SystemEntropy,
+    log,
+    new_event_loop,
+    tune_memory,
+)
+from o3storage.s3 import Service, ServiceConfig
+from o3storage.storage import Store, StoreError
+
+from . import _admin, _health, _root_key, _running, _screen
+from ._config import RootKey, ServerConfig
+from ._credentials import ROOT_OWNER, Credentials
+from ._data_dir import DataDir, open_data_dir
+from ._errors import StartError
+from ._housekeeping import Housekeeping
+from ._metrics import Metrics
+
+DRAIN_TIMEOUT_S = 30.0
+"""How long requests in flight may take after SIGTERM before they are cut; systemd's default kill
+comes after 90 s."""
+
+_log = Logger("server")
+
+
+class Application:
+    """The node behind one data directory. `start`, then `serve_until_stopped` or `stop`."""
+
+    def __init__(self, config: ServerConfig, meter: StallMeter) -> None:
+        self.config = config
+        self.meter = meter
+        self.version: str = _native.__version__
+        self.clock = SystemClock()
+        self.entropy = SystemEntropy()
+        self.started_boot_s = self.clock.boot_s()
+        self.pool = JobPool()
+        self.stopping = False
+        self.root_key_ids: list[str] = []
+        self.data_dir: DataDir
+        self.store: Store
+        self.node: Node
+        self.service: Service
+        self.http: Server
+        self.admin_http: Server | None = None
+        self.housekeeping: Housekeeping
+        self.metrics: Metrics
+        self._secret_of_first_start: RootKey | None = None
+        self._opened: list[Callable[[], object]] = []
+
+    async def start(self) -> list[str]:
+        """Open everything and listen; returns the first screen. Raises StartError, with all that
+        was opened closed again."""
+        config = self.config
+        os.umask(0o077)
+        _check_address(config.ip, config.port)
+        await self.pool.start()
+        log.start(self.pool)
+        try:
+            master = MasterKey.from_environment(os.environ)
+        except KeyFault as error:
+            raise StartError(str(error)) from None
+        self.data_dir = await open_data_dir(
+            config.data_dir, self.pool, self.entropy, master, create=True
+        )
+        try:
+            jobs = NativeJobs(self.pool)
+            self.store = await Store.open(
+                self.data_dir.disk,
+                disk_key=self.data_dir.keys.node.disk_key,
+                jobs=jobs,
+                clock=self.clock,
+                entropy=self.entropy,
+            )
+            self.node = await Node.open(
+                self.store,
+                Catalog(),
+                keys=self.data_dir.keys.node,
+                jobs=jobs,
+                clock=self.clock,
+                entropy=self.entropy,
+            )
+        except StoreError as error:
+            self.data_dir.release()
+            raise StartError(f"{config.data_dir}: {error}") from None
+        new_store = self.data_dir.keys.created
+        root_keys = self._root_keys()
+        self.root_key_ids = [key.key_id for key in root_keys]
+        self.metrics = Metrics(self, Registry())
+        self.service = Service(
+            self.node,
+            credentials=Credentials(self.node, root_keys),
+            clock=self.clock,
+            entropy=self.entropy,
+            config=ServiceConfig(
+                region=config.region,
+                domain=config.domain,
+                root_owner=ROOT_OWNER,
+                anonymous=config.anonymous,
+                listened=(config.ip,),
+            ),
+        )
+        self.housekeeping = Housekeeping(self.node, self.clock)
+        self.http = Server(
+            self._handle,
+            error_response=self.service.error_response,
+            report=self._report,
+            clock=self.clock,
+        )
+        await self._listen()
+        self.housekeeping.start()
+        # What was made so far lives as long as the process; the collector need not look at it.
+        gc.collect()
+        gc.freeze()
+        return await self._first_screen(new_store)
+
+    def _root_keys(self) -> list[RootKey]:
+        stored = _root_key.load(self.config.data_dir)
+        if stored is None:
+            stored = _root_key.create(self.config.data_dir, self.entropy)
+            self._secret_of_first_start = stored
+        extra = self.config.environment_root
+        return [stored] if extra is None else [stored, extra]
+
+    async def _listen(self) -> None:
+        config = self.config
+        try:
+            if config.tls_cert and config.tls_key:
+                self.http.load_certificate(config.tls_cert, config.tls_key)
+            host, port = await self.http.listen(
+                config.ip, config.port, secure=config.tls_cert is not None
+            )
+            scheme = "https" if config.tls_cert else "http"
+            self.url = f"{scheme}://{_reachable(host)}:{port}"
+            self.admin_url = self.url
+            if config.admin_listen:
+                self.admin_http = Server(self._handle_admin, report=self._report, clock=self.clock)
+                host, port = await self.admin_http.listen(*config.admin_listen)
+                self.admin_url = f"http://{_reachable(host)}:{port}"
+        except TlsConfigError as error:
+            raise StartError(str(error)) from None
+        except OSError as error:
+            raise StartError(_listen_error(config.ip, config.port, error)) from None
+        _running.write(
+            config.data_dir, _running.Running(os.getpid(), self.url, self.admin_url, config.region)
+        )
+
+    async def _first_screen(self, new_store: bool) -> list[str]:
+        config = self.config
+        space = self.store.space()
+        sums: Counts = await self.node.query(counts())
+        state = (
+            "new store"
+            if new_store
+            else f"opened: {sums.objects:,} object{'' if sums.objects == 1 else 's'}, "
+            f"{_screen.size_text(space.used_bytes)} used, "
+            f"{_screen.size_text(space.free_bytes)} free"
+        )
+        first = self._secret_of_first_start if config.show_secrets else None
+        keys = self.data_dir.keys
+        warning = None
+        if config.anonymous and not config.loopback:
+            warning = "anyone who reaches this address may read, change and delete everything"
+        elif not config.loopback and not config.tls_cert:
+            warning = "without TLS others on the network can read what is sent"
+        screen = _screen.FirstScreen(
+            version=self.version,
+            url=self.url,
+            health_url=f"{self.url}/health",
+            region=config.region,
+            data_dir=config.data_dir,
+            state=state,
+            command=config.command,
+            default_data_dir=config.default_data_dir,
+            master_key=str(config.data_dir / "master.key")
+            if keys.master_in_data_dir
+            else "your master key",
+            credentials_file=config.data_dir / _root_key.FILE_NAME,
+            key_id=first.key_id if first else None,
+            secret=first.secret if first else None,
+            anonymous=config.anonymous,
+            warning=warning,
+        )
+        self.screen = screen
+        return screen.lines()
+
+    # --- requests -------------------------------------------------------------------------------
+
+    async def _handle(self, request: Request) -> Response:
+        path = request.path
+        if path[:2] == b"/h" or path[:2] == b"/m" or path[:2] == b"/-" or path == b"/":
+            response = await self._handle_own(request, path.decode("latin-1"))
+            if response is not None:
+                return response
+        return await self.service.handle(request)
+
+    async def _handle_own(self, request: Request, path: str) -> Response | None:
+        """What is not S3's: health, metrics, the admin API, the page at `/`; None for the rest."""
+        if self.service.names_bucket_by_host(request):
+            return None
+        reads = request.method in {"GET", "HEAD"}
+        if path == "/":
+            accepts = request.headers.get("accept") or ""
+            if not reads or "text/html" not in accepts or "authorization" in request.headers:
+                return None
+            page = _screen.landing_page(self.url, self.config.region, self.screen.env_command())
+            return Response(200, _screen.PAGE_HEADERS, page)
+        if reads:
+            answer = await _health.answer(self, path)
+            if answer is not None:
+                return answer
+        if self.admin_http is None:
+            return await self._handle_operator(request, path)
+        return None
+
+    async def _handle_operator(self, request: Request, path: str) -> Response | None:
+        if path == "/metrics" and request.method in {"GET", "HEAD"}:
+            return self.metrics.answer(request)
+        if path.startswith(_admin.PREFIX + "/"):
+            return await _admin.answer(self, request, path)
+        return None
+
+    async def _handle_admin(self, request: Request) -> Response:
+        path = request.path.decode("latin-1")
+        if request.method in {"GET", "HEAD"}:
+            answer = await _health.answer(self, path)
+            if answer is not None:
+                return answer
+        answer = await self._handle_operator(request, path)
+        if answer is not None:
+            return answer
+        return Response(404, [("Content-Type", "text/plain")], b"not found\n")
+
+    def _report(self, error: BaseException, request: Request | None) -> None:
+        _log.error("request.failed", error=error, request=repr(request))
+
+    # --- end ------------------------------------------------------------------------------------
+
+    def reload_certificate(self) -> None:
+        """SIGHUP: a bad certificate keeps the old one and says so."""
+        config = self.config
+        if config.tls_cert is None or config.tls_key is None:
+            _log.info("certificate.none", hint="no --tls-cert was given; nothing to reload")
+            return
+        try:
+            self.http.load_certificate(config.tls_cert, config.tls_key)
+        except TlsConfigError as error:
+            _log.error("certificate.kept", error=str(error))
+        else:
+            _log.info("certificate.reloaded", file=str(config.tls_cert))
+
+    async def stop(self) -> None:
+        """Finish what is in flight, then close every room. Loses nothing that was answered."""
+        self.stopping = True
+        await self.http.drain(DRAIN_TIMEOUT_S)
+        if self.admin_http is not None:
+            await self.admin_http.drain(1.0)
+        await self.housekeeping.stop()
+        await self.node.close()
+        await self.store.close()
+        _running.remove(self.config.data_dir)
+        self.data_dir.release()
+
+
+def run_server(config: ServerConfig, show: Callable[[list[str]], None]) -> int:
+    """Run one node until SIGTERM or SIGINT; `show` gets the first screen. Raises StartError."""
+    tune_memory()
+    log.configure(level=config.log_level)
+    meter = StallMeter()
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        application = Application(config, meter)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        screen = await application.start()
+        loop.add_signal_handler(signal.SIGHUP, application.reload_certificate)
+        show(screen)
+        await stop.wait()
+        await application.stop()
+        await log.stop()
+        await application.pool.close()
+        return 0
+
+    with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
+        return runner.run(main())
+
+
+def _reachable(host: str) -> str:
+    """An address that a client on this machine can use for what was listened on."""
+    if host in {"0.0.0.0", "::"}:
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _check_address(ip: str, port: int) -> None:
+    """Fail early, before anything is made, when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1" if ip == "localhost" else ip, port))
+        except OSError as error:
+            raise StartError(_listen_error(ip, port, error)) from None
+
+
+def _listen_error(ip: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {ip} is taken; stop what listens there, or choose another --port"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs more rights; choose a --port above 1023"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"this machine has no address {ip}; choose another --ip"
+    return f"cannot listen on {ip} port {port}: {error.strerror or error}"

@@ -1,0 +1,103 @@
+"""What /metrics says: the rooms' counters as Prometheus text; names no bucket, key or owner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from o3storage._native import compare_digest
+from o3storage.http import Request, Response
+from o3storage.runtime import Registry
+from o3storage.runtime.metrics import CONTENT_TYPE
+
+from ._health import write_refusal
+
+if TYPE_CHECKING:
+    from ._app import Application
+
+GAUGES = {
+    "o3_disk_total_bytes": "Size of the disk.",
+    "o3_disk_free_bytes": "Free bytes of the disk.",
+    "o3_disk_used_bytes": "Bytes of the store's files.",
+    "o3_disk_reserve_bytes": "Bytes kept for deletes and compaction.",
+    "o3_disk_out_of_service": "1 after a disk fault.",
+    "o3_write_enabled": "1 while writes are accepted.",
+    "o3_log_volumes": "Log volumes on disk.",
+    "o3_bulk_volumes": "Bulk volumes on disk.",
+    "o3_live_frame_bytes": "Bytes of live frames.",
+    "o3_garbage_bytes": "Bytes that compaction may free.",
+    "o3_http_connections": "Open connections.",
+    "o3_loop_longest_step_seconds": "Longest step of the event loop since the last scrape.",
+}
+COUNTERS = {
+    "o3_batches_total": "Batches written, each with one sync.",
+    "o3_batch_bytes_total": "Bytes of all batches.",
+    "o3_flushes_total": "Index flushes.",
+    "o3_compactions_total": "Volumes compacted.",
+    "o3_scrubbed_bytes_total": "Bytes re-read by scrub.",
+    "o3_scrub_bad_total": "Bad records found by scrub.",
+    "o3_rotted_records_total": "Records found damaged at open.",
+    "o3_http_requests_total": "Requests with a good head.",
+    "o3_http_refused_total": "Heads refused.",
+    "o3_http_aborted_total": "Responses cut in their body.",
+    "o3_housekeeping_steps_total": "Chores done.",
+    "o3_loop_slow_steps_total": "Steps of the event loop over 20 ms.",
+}
+
+
+class Metrics:
+    """The registry, filled from the rooms' own counters when somebody asks."""
+
+    def __init__(self, app: Application, registry: Registry) -> None:
+        self._app = app
+        self.registry = registry
+        self._gauges = {name: registry.gauge(name, text) for name, text in GAUGES.items()}
+        self._counters = {name: registry.counter(name, text) for name, text in COUNTERS.items()}
+
+    def answer(self, request: Request) -> Response:
+        """The scrape; 401 without the bearer token where one is asked for."""
+        token = self._app.config.metrics_token
+        if token is not None:
+            sent = (request.headers.get("authorization") or "").encode("latin-1")
+            if not compare_digest(sent, b"Bearer " + token.encode()):
+                return Response(
+                    401, [("WWW-Authenticate", "Bearer")], b"a bearer token is needed\n"
+                )
+        self._update()
+        return Response(200, [("Content-Type", CONTENT_TYPE)], self.registry.expose().encode())
+
+    def _update(self) -> None:
+        app = self._app
+        space, stats, front = app.store.space(), app.store.stats(), app.http.stats
+        values = {
+            "o3_disk_total_bytes": space.total_bytes,
+            "o3_disk_free_bytes": space.free_bytes,
+            "o3_disk_used_bytes": space.used_bytes,
+            "o3_disk_reserve_bytes": space.reserve_bytes,
+            "o3_disk_out_of_service": bool(stats.out_of_service),
+            "o3_write_enabled": write_refusal(app) is None,
+            "o3_log_volumes": stats.log_volumes,
+            "o3_bulk_volumes": stats.bulk_volumes,
+            "o3_live_frame_bytes": stats.live_frame_bytes,
+            "o3_garbage_bytes": stats.garbage_bytes,
+            "o3_http_connections": app.http.connections,
+            "o3_loop_longest_step_seconds": app.meter.take_longest_s(),
+        }
+        for name, value in values.items():
+            self._gauges[name].set(float(value))
+        totals = {
+            "o3_batches_total": stats.batches,
+            "o3_batch_bytes_total": stats.batch_bytes,
+            "o3_flushes_total": stats.flushes,
+            "o3_compactions_total": stats.compactions,
+            "o3_scrubbed_bytes_total": stats.scrubbed_bytes,
+            "o3_scrub_bad_total": stats.scrub_bad,
+            "o3_rotted_records_total": stats.rotted_records,
+            "o3_http_requests_total": front.requests,
+            "o3_http_refused_total": front.refused,
+            "o3_http_aborted_total": front.aborted,
+            "o3_housekeeping_steps_total": app.housekeeping.steps,
+            "o3_loop_slow_steps_total": app.meter.slow_steps,
+        }
+        for name, total in totals.items():
+            child = self._counters[name].labels()
+            child.inc(total - child.value)

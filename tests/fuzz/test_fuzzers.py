@@ -1,0 +1,33 @@
+"""Runs every fuzzer of this folder for a set time each: O3_FUZZ_SECONDS, 10 by default, 60 in CI.
+
+A fuzzer is a module with `main() -> int` that takes --seconds and prints seed and input of what it
+finds.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.fuzz
+
+HERE = Path(__file__).resolve().parent
+SECONDS = os.environ.get("O3_FUZZ_SECONDS") or ("60" if os.environ.get("CI") else "10")
+FUZZERS = sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith(("test_", "__")))
+
+
+@pytest.mark.parametrize("name", FUZZERS)
+def test_finds_nothing(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.fuzz.{name}", "--seconds", SECONDS],
+        cwd=HERE.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
