@@ -215,11 +215,14 @@ def test_volume_header_damage_and_version():
     for at in (0, 33, 60, 150, 4095):
         broken = bytearray(block)
         broken[at] ^= 1
+        assert volumes.decode_header(bytes(broken), "v") == header()  # the other copy
+        assert volumes.open_sealer(broken, header(), KEY, "v")
+        broken[4096 + at] ^= 1
         with pytest.raises(StoreDamaged):
             volumes.decode_header(bytes(broken), "v")
     with pytest.raises(StoreDamaged):
         volumes.decode_header(block[:100], "v")
-    newer = bytearray(block)
+    newer = bytearray(block[:4096])
     newer[40:44] = (2).to_bytes(4, "little")
     newer[:32] = records.blake3(bytes(newer[32:]))
     with pytest.raises(FormatVersionUnknown):

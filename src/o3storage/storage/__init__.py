@@ -5,7 +5,8 @@ One disk is one `Store`. It knows groups, entries, frames and rows, and no S3.
 
 from __future__ import annotations
 
-from o3storage.storage._store import Store, StreamWriter
+from o3storage.storage._bulk import StreamWriter
+from o3storage.storage._store import Store
 from o3storage.storage._types import (
     FRAME_PLAIN_BYTES,
     MAX_APPEND_BYTES,
@@ -32,6 +33,7 @@ from o3storage.storage._types import (
     StoreSpace,
     StoreStats,
 )
+from o3storage.storage.index import Miss, Snapshot
 
 __all__ = [
     "FRAME_PLAIN_BYTES",
@@ -48,7 +50,9 @@ __all__ = [
     "GroupId",
     "HardState",
     "LogState",
+    "Miss",
     "SealedFrame",
+    "Snapshot",
     "Store",
     "StoreDamaged",
     "StoreError",

@@ -41,6 +41,7 @@ _FOOTER_FILL = b"\xff\xff\xff\xff"
 FLAG_ENTRIES = 1
 FLAG_HARD_STATE = 2
 FLAG_RESTATED = 4
+FLAG_UNCERTAIN = 8
 
 NO_HASH = bytes(HASH_BYTES)
 """The hash before the first batch of a disk."""
@@ -55,7 +56,8 @@ class GroupInfo(NamedTuple):
 
     FLAG_ENTRIES: it holds the entries first_index..last_index. FLAG_HARD_STATE: term, vote and
     commit changed to these. FLAG_RESTATED: nothing changed; last_index and last_term, the hard
-    state and applied_index are repeated, so that older volumes are not needed for them."""
+    state and applied_index are repeated, so that older volumes are not needed for them.
+    FLAG_UNCERTAIN: the disk lost a batch without a trace, and the group is not out of it yet."""
 
     group: int
     flags: int

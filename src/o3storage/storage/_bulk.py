@@ -1,7 +1,8 @@
 """The bulk writer: frames of larger objects, many streams interleaved, and what compaction packs.
 
-Records stand at 4 KiB boundaries, are written with direct I/O from aligned buffers, are never
-replayed, and are reached through the placement table alone.
+Writes start and end at 4 KiB boundaries and go out with direct I/O from aligned buffers. A record
+stands at a 4 KiB boundary, but small ones follow each other directly. Bulk volumes are never
+replayed; their frames are reached through the placement table alone.
 
 Interface: `BulkWriter.write`, `sync`, `close`; `StreamWriter` (public).
 
@@ -32,6 +33,7 @@ from o3storage.storage._records import (
 )
 from o3storage.storage._rows import MAX_RUN_FRAMES, Run
 from o3storage.storage._types import (
+    KIB,
     MIB,
     SEAL_TAG_BYTES,
     STREAM_ID_BYTES,
@@ -39,42 +41,42 @@ from o3storage.storage._types import (
     StoreError,
     StoreFull,
 )
-from o3storage.storage._volume import BLOCK_BYTES, VolumeKind, align
+from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
 
 WRITE_BYTES = 2 * MIB
 """One write of the bulk: large enough to be steady (measured at 8 MiB/s steps and up), small
 enough that a sync does not wait long behind it."""
 
 
+PACK_BYTES = 64 * KIB
+"""Records below this follow a record of their kind directly: 4 KiB alignment would waste most of
+what compaction packs. Large frames stay aligned, so that a run of them has a fixed stride."""
+
+
 class _Item:
     """A record on its way: a frame of a stream, or state rows."""
 
-    __slots__ = ("frame", "rows", "size", "writer")
+    __slots__ = ("body", "frame", "size", "writer")
 
-    def __init__(
-        self, writer: StreamWriter | None, frame: SealedFrame | None, rows: list[StateRow]
-    ) -> None:
+    def __init__(self, writer: StreamWriter, frame: SealedFrame | None, body: bytes) -> None:
         self.writer = writer
         self.frame = frame
-        self.rows = rows
+        self.body = body
         if frame is not None:
-            self.size = align(PREFIX_BYTES + len(frame.data))
+            self.size = PREFIX_BYTES + len(frame.data)
         else:
-            body = sum(14 + len(key) + len(value or b"") for _, key, value in rows)
-            self.size = align(PREFIX_BYTES + SEAL_TAG_BYTES + body)
+            self.size = PREFIX_BYTES + SEAL_TAG_BYTES + len(body)
 
 
 class StreamWriter:
     """Writes one stream's frames into the bulk volume. Made by `Store.open_stream`."""
 
-    __slots__ = ("_bulk", "_open_run", "_ready", "error", "stream", "unwritten")
+    __slots__ = ("_bulk", "_open_run", "_ready", "error", "stream")
 
     def __init__(self, bulk: BulkWriter, stream: bytes) -> None:
         if len(stream) != STREAM_ID_BYTES:
             raise ValueError(f"a stream id is {STREAM_ID_BYTES} bytes, not {len(stream)}")
         self.stream = stream
-        self.unwritten = 0
-        """Frames that are queued and not yet handed to the disk."""
         self.error: StoreError | None = None
         self._bulk = bulk
         self._open_run: list[int] | None = None
@@ -87,7 +89,7 @@ class StreamWriter:
         if frame.stream != self.stream:
             raise ValueError("the frame belongs to another stream")
         check_frame(frame)
-        await self._bulk.write(_Item(self, frame, []))
+        await self._bulk.write(_Item(self, frame, b""))
 
     async def sync(self, *, wait_placement: bool = True) -> None:
         """Every frame written so far is durable and its placement is synced in the log.
@@ -95,7 +97,7 @@ class StreamWriter:
         With `wait_placement=False` the placement only waits in the log's queue: it is durable with
         (in the same batch as, or before) the next append that is made after this call returned.
         Raises StoreFull, StoreOutOfService."""
-        await self._bulk.sync(self)
+        await self._bulk.sync()
         if self.error is not None:
             raise self.error
         runs, self._ready = self._ready, []
@@ -179,23 +181,20 @@ class BulkWriter:
             self._room_waiters.append(room)
             await room
         self.core.check_service()
-        if item.writer is not None:
-            if item.writer.error is not None:
-                raise item.writer.error
-            item.writer.unwritten += 1
+        if item.writer.error is not None:
+            raise item.writer.error
         self._queue.append(item)
         self.queued_bytes += item.size
         self._kick()
 
-    async def write_state(self, rows: list[StateRow]) -> None:
-        """Queue a STATE record (compaction). Durable after `sync`."""
-        await self.write(_Item(None, None, rows))
+    async def write_state(self, writer: StreamWriter, rows: list[StateRow]) -> None:
+        """Queue a STATE record (compaction), whose `writer` hears of errors. Durable after its
+        `sync`. Raises as StreamWriter.write."""
+        await self.write(_Item(writer, None, encode_state(rows)))
 
-    async def sync(self, writer: StreamWriter | None = None) -> None:
-        """Everything that `write` took before this call is durable."""
+    async def sync(self) -> None:
+        """Everything that `write` took before this call is durable, or its writer has an error."""
         self.core.check_service()
-        if writer is not None and writer.error is not None:
-            raise writer.error
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._syncs.append(done)
         self._kick()
@@ -246,8 +245,7 @@ class BulkWriter:
         self._queue.clear()
         self.queued_bytes = 0
         for item in queue:
-            if item.writer is not None:
-                item.writer.error = error
+            item.writer.error = error
         self._free_waiters()
 
     def _free_waiters(self) -> None:
@@ -259,50 +257,53 @@ class BulkWriter:
 
     async def _write_some(self) -> None:
         """Write the next records, as many as fit one write."""
-        volume = await self._volume_for(self._queue[0].size)
-        count = 0
-        total = 0
-        room = self._allocated - volume.size_bytes
+        volume = await self._volume_for(align(self._queue[0].size))
+        room = min(WRITE_BYTES, self._allocated - volume.size_bytes)
+        items: list[tuple[_Item, int]] = []
+        end = 0
+        packed = False
         for item in self._queue:
-            if total and total + item.size > min(WRITE_BYTES, room):
+            small = item.size < PACK_BYTES
+            at = end if small and packed else align(end)
+            if items and align(at + item.size) > room:
                 break
-            total += item.size
-            count += 1
+            items.append((item, at))
+            end = at + item.size
+            packed = small
+        total = align(end)
         if self._buffer is None or len(self._buffer) < total:
             self._buffer = self.core.disk.aligned_buffer(max(total, WRITE_BYTES))
         buffer = self._buffer
         start = volume.size_bytes
-        items = [self._queue.popleft() for _ in range(count)]
-        sizes: list[int] = []
-        at = 0
-        assert volume.sealer is not None
-        for item in items:
-            parts: list[Buffer] = []
-            if item.frame is not None:
-                _, size = frame_parts(parts, item.frame, 0)
-            else:
-                _, size = seal_record(
-                    parts, volume.sealer, start + at, STATE, 0, 0, 0, 0, 0, encode_state(item.rows)
-                )
-            sizes.append(size)
-            end = at
-            for part in parts:
-                buffer[end : end + len(part)] = part
-                end += len(part)
-            buffer[end : at + item.size] = b"\xff" * (at + item.size - end)
-            at += item.size
-        assert at == total and volume.file is not None
+        filled = 0
+        for item, at in items:
+            self._queue.popleft()
+            buffer[filled:at] = b"\xff" * (at - filled)
+            filled = at
+            for part in self._encode(volume, item, start + at):
+                buffer[filled : filled + len(part)] = part
+                filled += len(part)
+            assert filled == at + item.size
+        buffer[filled:total] = b"\xff" * (total - filled)
+        assert volume.file is not None
         await volume.file.write(start, [buffer[:total]])
         volume.size_bytes = start + total
-        at = start
-        for item, size in zip(items, sizes, strict=True):
-            if item.writer is not None and item.frame is not None:
-                item.writer.placed(item.frame.number, volume, at, size)
-                item.writer.unwritten -= 1
-                volume.row_bytes += size
-            at += item.size
-        self.queued_bytes -= total
+        for item, at in items:
+            if item.frame is not None:
+                item.writer.placed(item.frame.number, volume, start + at, item.size)
+                volume.row_bytes += item.size
+            self.queued_bytes -= item.size
         self._free_waiters()
+
+    @staticmethod
+    def _encode(volume: Volume, item: _Item, offset: int) -> list[Buffer]:
+        parts: list[Buffer] = []
+        if item.frame is not None:
+            frame_parts(parts, item.frame, 0)
+        else:
+            assert volume.sealer is not None
+            seal_record(parts, volume.sealer, offset, STATE, 0, 0, 0, 0, 0, item.body)
+        return parts
 
     async def _sync_all(self) -> None:
         waiting, self._syncs = self._syncs, []
@@ -325,15 +326,15 @@ class BulkWriter:
         volume = self.volume
         if (
             volume is not None
-            and volume.size_bytes + size > options.bulk_volume_bytes + BLOCK_BYTES
+            and volume.size_bytes + size > options.bulk_volume_bytes + HEADER_BYTES
         ):
             await self._seal_volume()
             volume = None
         step = max(align(options.bulk_allocate_bytes), size)
         if volume is None:
-            volume = await self.core.create_volume(VolumeKind.BULK, BLOCK_BYTES + step)
+            volume = await self.core.create_volume(VolumeKind.BULK, HEADER_BYTES + step)
             self.volume = volume
-            self._allocated = BLOCK_BYTES + step
+            self._allocated = HEADER_BYTES + step
         elif volume.size_bytes + size > self._allocated:
             assert volume.file is not None
             await volume.file.allocate(self._allocated, step, zero_fill=False)

@@ -256,6 +256,12 @@ class Core:
             file, volume.file = volume.file, None
             await file.close()
 
+    async def release(self, volume: Volume) -> None:
+        """A reader is done (`in_use` was lowered): close what was unlinked meanwhile."""
+        if volume.unlinked and not volume.in_use and volume.file is not None:
+            file, volume.file = volume.file, None
+            await file.close()
+
     async def drop_volume(self, volume: Volume) -> None:
         """Unlink it; readers under way keep what they have open."""
         self.volumes.pop(volume.volume, None)
@@ -263,11 +269,10 @@ class Core:
         volume.unlinked = True
         try:
             await self.disk.unlink(volume.path)
+            await self.disk.sync_dir(VOLUME_DIR)
         except DiskError as error:
             raise self.fault(error) from error
-        if volume.file is not None and not volume.in_use:
-            file, volume.file = volume.file, None
-            await file.close()
+        await self.release(volume)
 
     async def close_files(self) -> None:
         for volume in list(self.volumes.values()):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import deque
+from collections.abc import Sequence
 
 from o3storage.storage._types import EntriesGone, Entry, HardState, LogState
 
@@ -136,7 +137,7 @@ class GroupLog:
 
     # --- growing
 
-    def check_append(self, entries: list[Entry]) -> None:
+    def check_append(self, entries: Sequence[Entry]) -> None:
         """Raises ValueError unless the entries are contiguous and touch the log."""
         index = entries[0].index
         if not self.first_index <= index <= self.last_index + 1:
@@ -151,7 +152,7 @@ class GroupLog:
                 raise ValueError(f"group {self.group}: entry {entry.index} where {index} belongs")
             index += 1
 
-    def take_append(self, entries: list[Entry]) -> bool:
+    def take_append(self, entries: Sequence[Entry]) -> bool:
         """Entries waiting to be written. True if they replace a suffix."""
         first = entries[0].index
         replaces = first <= self.last_index

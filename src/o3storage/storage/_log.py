@@ -28,6 +28,7 @@ from o3storage.storage._batches import (
     FLAG_ENTRIES,
     FLAG_HARD_STATE,
     FLAG_RESTATED,
+    FLAG_UNCERTAIN,
     MAX_BATCH_GROUPS,
     NO_HASH,
     GroupInfo,
@@ -85,6 +86,7 @@ class _Append:
         "future",
         "group",
         "hard",
+        "replaces",
         "reset",
         "size",
     )
@@ -96,6 +98,7 @@ class _Append:
         entries: Sequence[Entry],
         frames: Sequence[SealedFrame],
         future: asyncio.Future[None],
+        replaces: bool = False,
         reset: tuple[int, int] | None = None,
     ) -> None:
         self.group = group
@@ -103,6 +106,8 @@ class _Append:
         self.entries = entries
         self.frames = frames
         self.future = future
+        self.replaces = replaces
+        """The entries replace some that were appended before."""
         self.reset = reset
         self.first = entries[0].index if entries else 0
         self.size = RECORD_OVERHEAD * (len(entries) + (reset is not None) * 2)
@@ -120,7 +125,7 @@ class _Infos:
 
     def __init__(self) -> None:
         self.by_group: dict[int, list[int]] = {}
-        """group -> [flags, first index]"""
+        """group -> [flags, first index, last index] of what the batch holds of it."""
 
     def takes(self, append: _Append) -> bool:
         group = append.group
@@ -131,9 +136,22 @@ class _Infos:
             return len(self.by_group) < MAX_BATCH_GROUPS
         if append.reset is not None:
             return False
-        return not (
-            append.entries and info[0] & FLAG_ENTRIES and append.first <= group.written_last
-        )
+        return not (append.entries and info[0] & FLAG_ENTRIES and append.first <= info[2])
+
+    def take(self, append: _Append) -> None:
+        group = append.group
+        if group is None:
+            return
+        info = self.by_group.get(group.group)
+        if info is None:
+            info = self.by_group[group.group] = [0, 0, 0]
+        if append.entries:
+            if not info[0] & FLAG_ENTRIES:
+                info[0] |= FLAG_ENTRIES
+                info[1] = append.first
+            info[2] = append.entries[-1].index
+        if append.hard is not None:
+            info[0] |= FLAG_HARD_STATE
 
 
 class LogWriter:
@@ -153,7 +171,6 @@ class LogWriter:
         self._outcomes: deque[tuple[GroupLog, int, int, bytes]] = deque()
         self._outcome_bytes = 0
         self._runs: list[tuple[bytes, int, Run]] = []
-        self._restate: deque[GroupLog] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._spare: asyncio.Task[Volume] | None = None
@@ -164,9 +181,14 @@ class LogWriter:
     # --- life
 
     async def start(self) -> None:
-        """Create the first volume of this open and run. Raises StoreFull, StoreOutOfService."""
+        """Create the first volume of this open, restate the groups in it, and run.
+        Raises StoreFull, StoreOutOfService."""
         volume = await self.core.create_volume(VolumeKind.LOG, self.core.options.log_volume_bytes)
         self._take_volume(volume, self.core.options.log_volume_bytes)
+        try:
+            await self._restate()
+        except DiskError as error:
+            raise self.core.fault(error) from error
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
@@ -215,11 +237,13 @@ class LogWriter:
         hard: HardState | None,
         entries: Sequence[Entry],
         frames: Sequence[SealedFrame],
+        *,
+        replaces: bool = False,
         reset: tuple[int, int] | None = None,
     ) -> asyncio.Future[None]:
         """Queue for the next batch; the future resolves when it is durable."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Append(group, hard, entries, frames, future, reset))
+        self._queue.append(_Append(group, hard, entries, frames, future, replaces, reset))
         wake = self._wake
         if wake is not None:
             self._wake = None
@@ -255,7 +279,7 @@ class LogWriter:
                 if self._queue or self._outcome_bytes >= OUTCOME_WAIT_BYTES or self._runs:
                     await self._write_batch()
                 elif self._closing:
-                    if not self._outcomes and not self._restate:
+                    if not self._outcomes:
                         return
                     await self._write_batch()
                 else:
@@ -281,19 +305,38 @@ class LogWriter:
         infos, outcomes, runs, payload = self._gather()
         if batch_bytes(MAX_BATCH_GROUPS, payload) > self._room:
             await self._rotate(batch_bytes(MAX_BATCH_GROUPS, payload))
-        volume = self.volume
-        offset = volume.size_bytes
         data, entries = self._encode(infos, outcomes, runs, payload)
-        assert volume.file is not None
-        await volume.file.write_sync(offset, [data])
-        volume.size_bytes = offset + len(data)
-        self._room -= len(data)
-        self.bytes_since_flush += len(data)
+        await self._put(data)
         self._complete(entries)
         if self._spare is None and self._room < self._capacity * 3 // 4 and not self._closing:
             self._spare = asyncio.get_running_loop().create_task(
                 self._prepare(self.core.options.log_volume_bytes)
             )
+            # `cramped` and `_rotate` look at its error; nobody else has to
+            self._spare.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def _put(self, data: bytes) -> None:
+        volume = self.volume
+        assert volume.file is not None
+        await volume.file.write_sync(volume.size_bytes, [data])
+        volume.size_bytes += len(data)
+        self._room -= len(data)
+        self.bytes_since_flush += len(data)
+
+    async def _restate(self) -> None:
+        """The first batches of a volume: every group's last entry, hard state, applied index."""
+        groups = sorted(self.core.groups)
+        for at in range(0, max(1, len(groups)), MAX_BATCH_GROUPS):
+            infos = _Infos()
+            for group in groups[at : at + MAX_BATCH_GROUPS]:
+                infos.by_group[group] = [FLAG_RESTATED, 0, 0]
+            gathered, self._gathered = self._gathered, []
+            try:
+                data, _ = self._encode(infos, [], [], 0)
+                await self._put(data)
+            finally:
+                self._gathered = gathered
+        self.settled_volume = self.volume.volume
 
     def _gather(
         self,
@@ -333,32 +376,24 @@ class LogWriter:
             gathered.append(append)
             payload += append.size
             buffers += append.buffers
-            group = append.group
-            if group is not None:
-                self._note(infos, group, append)
+            infos.take(append)
         return infos, outcomes, runs, payload
 
     @staticmethod
-    def _note(infos: _Infos, group: GroupLog, append: _Append) -> None:
-        info = infos.by_group.get(group.group)
-        if info is None:
-            info = infos.by_group[group.group] = [0, 0]
+    def _note(group: GroupLog, append: _Append) -> None:
+        """The batch being encoded holds this append."""
         if append.reset is not None:
             group.written_last, group.written_term = append.reset
+            group.written_applied = append.reset[0]
         if append.entries:
-            if not info[0] & FLAG_ENTRIES:
-                info[0] |= FLAG_ENTRIES
-                info[1] = append.first
             last = append.entries[-1]
-            if append.first <= group.written_last:
+            if append.replaces:
                 group.cuts -= 1
-                if group.cuts <= 0:
-                    group.cuts = 0
+                if group.cuts == 0:
                     group.cut = NO_CUT
             group.written_last = last.index
             group.written_term = last.term
         if append.hard is not None:
-            info[0] |= FLAG_HARD_STATE
             group.written_hard = append.hard
 
     def _encode(
@@ -373,9 +408,6 @@ class LogWriter:
         volume = self.volume
         sealer = volume.sealer
         assert sealer is not None
-        while self._restate and len(infos.by_group) < MAX_BATCH_GROUPS:
-            group = self._restate.popleft()
-            infos.by_group.setdefault(group.group, [0, 0])[0] |= FLAG_RESTATED
         head = summary_bytes(len(infos.by_group))
         start = offset = volume.size_bytes + head
         parts: list[Buffer] = []
@@ -402,6 +434,7 @@ class LogWriter:
             rows += changes
         for append in self._gathered:
             if append.group is not None:
+                self._note(append.group, append)
                 a0 = append.group.group | append.group.incarnation << 32
                 if append.reset is not None:
                     digest, size = seal_record(
@@ -449,7 +482,7 @@ class LogWriter:
         assert offset - start <= payload
         summaries = [
             _group_info(core.groups[number], flags, first)
-            for number, (flags, first) in infos.by_group.items()
+            for number, (flags, first, _) in infos.by_group.items()
         ]
         data, self._previous_hash = encode_batch(
             volume=volume.volume,
@@ -473,15 +506,13 @@ class LogWriter:
         stats.appends += len(self._gathered)
         return data, [
             (core.groups[number], core.groups[number].written_last)
-            for number, (flags, _) in infos.by_group.items()
+            for number, (flags, _, _) in infos.by_group.items()
             if flags & FLAG_ENTRIES
         ]
 
     def _complete(self, entries: list[tuple[GroupLog, int]]) -> None:
         for group, last in entries:
             group.durable_index = max(group.durable_index, min(last, group.cut))
-        if not self._restate:
-            self.settled_volume = self.volume.volume
         gathered, self._gathered = self._gathered, []
         for append in gathered:
             if not append.future.done():
@@ -493,7 +524,6 @@ class LogWriter:
         self.volume = volume
         self._capacity = capacity
         self._room = capacity - HEADER_BYTES
-        self._restate = deque(self.core.groups[g] for g in sorted(self.core.groups))
 
     async def _prepare(self, capacity: int) -> Volume:
         return await self.core.create_volume(VolumeKind.LOG, capacity)
@@ -520,6 +550,7 @@ class LogWriter:
                 await asyncio.sleep(FULL_RETRY_S)
         old = self.volume
         self._take_volume(volume, capacity)
+        await self._restate()
         assert old.file is not None
         await old.file.truncate(old.size_bytes)
         old.sealed = True
@@ -534,7 +565,7 @@ def _group_info(group: GroupLog, flags: int, first: int) -> GroupInfo:
     hard = group.written_hard
     return GroupInfo(
         group.group,
-        flags,
+        flags | (FLAG_UNCERTAIN if group.uncertain else 0),
         group.incarnation,
         first,
         group.written_last,

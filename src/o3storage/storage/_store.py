@@ -1,42 +1,89 @@
-"""The store of one disk: the one object the rooms above use (being filled in)."""
+"""The store of one disk: the one object that the rooms above use.
+
+It joins the parts: log and bulk writers, frames, groups, the index, flush, space. What each may do
+to the disk stands in its own file.
+
+Invariants
+- Only committed, locally durable entries are applied, in order, each once.
+- After a fault every call that would write raises StoreOutOfService; reads go on.
+- One step on the event loop handles at most one append, one apply or one lookup; long work is in
+  the background tasks, in steps.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import Buffer, Disk
 from o3storage.runtime.jobs import Jobs
+from o3storage.storage import _open
+from o3storage.storage._bulk import BulkWriter, StreamWriter
+from o3storage.storage._core import Core
+from o3storage.storage._entries import read_entries
+from o3storage.storage._flush import Flusher
+from o3storage.storage._frames import Frames
+from o3storage.storage._groups import GroupLog
+from o3storage.storage._log import LogWriter
+from o3storage.storage._mark import Mark
+from o3storage.storage._records import check_frame, check_rows, encode_rows
+from o3storage.storage._replay import Replay
+from o3storage.storage._rows import (
+    FIRST_CATALOG_BYTE,
+    RELEASED_TABLE,
+    Row,
+    RowChange,
+    RowIndex,
+    default_prefix_length,
+)
+from o3storage.storage._space import REFRESH_S, SpaceAccount
 from o3storage.storage._types import (
+    MAX_APPEND_BYTES,
+    MAX_ENTRY_BYTES,
+    MAX_GROUPS,
+    SMALL_FRAME_BYTES,
+    EntriesGone,
     Entry,
     GroupId,
     HardState,
     LogState,
     SealedFrame,
+    StoreError,
+    StoreFull,
+    StoreKeyWrong,
     StoreOptions,
+    StoreOutOfService,
     StoreSpace,
     StoreStats,
 )
+from o3storage.storage._volume import VolumeKind
+from o3storage.storage.index import Index, IndexKeyWrong, Miss, Snapshot
 
+INDEX_DIR = "index"
+TICK_S = 0.25
+"""How often the background looks whether a flush is due."""
 
-class StreamWriter:
-    """Writes one stream's frames into the bulk volume."""
-
-    async def write(self, frame: SealedFrame) -> None:
-        """Queue the frame; waits while the queue is over its bound (backpressure).
-        `frame.data` must not change until `sync` returned. Raises StoreFull, StoreOutOfService."""
-        raise NotImplementedError
-
-    async def sync(self) -> None:
-        """Every frame written so far is durable and its placement is synced in the log.
-        Raises StoreOutOfService."""
-        raise NotImplementedError
+IndexFactory = Callable[[Core], Awaitable[RowIndex]]
 
 
 class Store:
     """One disk. All methods run on the event loop's thread."""
+
+    def __init__(self, core: Core, log: LogWriter, bulk: BulkWriter, mark: Mark) -> None:
+        """Use `open`."""
+        self._core = core
+        self._log = log
+        self._bulk = bulk
+        self._frames = Frames(core)
+        self._flusher = Flusher(core, log, mark)
+        self._space = SpaceAccount(core)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    # --- life
 
     @classmethod
     async def open(
@@ -49,27 +96,113 @@ class Store:
         entropy: Entropy,
         options: StoreOptions | None = None,
         on_progress: Callable[[str, float], None] | None = None,
+        prefix_length: Callable[[bytes], int] | None = None,
+        open_index: IndexFactory | None = None,
     ) -> Store:
         """Open or create the store under the disk's root. `on_progress(step, 0..1)`.
+
+        `prefix_length` says how much of a row key (table byte >= 0x10) the index's filters cover;
+        by default table byte, bucket id and escaped key. It must not change between opens.
+        `open_index` replaces the index (tests).
 
         Raises StoreOutOfService (OUT_OF_SERVICE stands), StoreKeyWrong, FormatVersionUnknown,
         StoreDamaged, DiskFault, DiskFull.
         """
-        raise NotImplementedError
+        core = Core(disk, disk_key, jobs, clock, entropy, options or StoreOptions())
+        factory = open_index or _index_factory(prefix_length)
+        try:
+            return await cls._open(core, factory, on_progress)
+        except BaseException:
+            await core.close_files()
+            raise
+
+    @classmethod
+    async def _open(
+        cls, core: Core, factory: IndexFactory, on_progress: Callable[[str, float], None] | None
+    ) -> Store:
+        await _open.prepare(core)
+        log_volumes = [
+            core.volumes[number]
+            for number in sorted(core.volumes)
+            if core.volumes[number].kind is VolumeKind.LOG
+        ]
+        core.index = await factory(core)
+        mark = Mark.decode(core.index.mark)
+        core.sequence = max(core.sequence, mark.sequence)
+        for number, count in mark.volumes.items():
+            if number in core.volumes:
+                core.volumes[number].row_bytes = count.placed_bytes
+                core.volumes[number].dead_bytes = count.dead_bytes
+        replay = Replay(core, mark, _sealer_lookup(core))
+        walked = _open.volumes_to_walk(core, log_volumes, mark.floor_volume)
+        result = await _open.read_log(core, walked, replay, mark.floor_volume, on_progress)
+        replay.finish()
+        if result.uncertain:
+            for group in core.groups.values():
+                group.uncertain = True
+        await _open.settle_tail(core, result)
+        await _open.drop_spares(core, result)
+        await _open.cut_bulk(core, mark)
+        core.epoch += 1
+        last = result.last
+        log = LogWriter(core, last.sequence + 1, last.hash) if last else LogWriter(core, 1)
+        store = cls(core, log, BulkWriter(core, log), mark)
+        await store._space.refresh()
+        await log.start()
+        store._bulk.start()
+        await store._frames.reap_left_over()
+        if core.options.background:
+            loop = asyncio.get_running_loop()
+            store._tasks.append(loop.create_task(store._tend()))
+        return store
 
     async def close(self) -> None:
-        """Flush, write what waits, mark the shutdown as clean. Idempotent."""
-        raise NotImplementedError
+        """Flush, write what waits, stop. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        core = self._core
+        if not core.out_of_service:
+            with contextlib.suppress(StoreError):
+                await self._frames.close()
+                await self._bulk.close()
+                await self._flusher.flush()
+                await self._log.close()
+        await self._bulk.abandon()
+        await self._log.abandon()
+        if core.mark_task is not None:
+            await core.mark_task
+        await core.index.close()
+        await core.close_files()
 
-    # --- raft log -------------------------------------------------------------------------------
+    async def _tend(self) -> None:
+        """The background: look at the space, flush when it is due."""
+        since = REFRESH_S
+        while not self._core.out_of_service:
+            since += TICK_S
+            if since >= REFRESH_S:
+                since = 0.0
+                await self._space.refresh()
+            if self._flusher.due():
+                with contextlib.suppress(StoreError):
+                    await self._flusher.flush()
+            await asyncio.sleep(TICK_S)
+
+    # --- raft log
 
     def groups(self) -> list[GroupId]:
         """Groups that have a log here, ascending."""
-        raise NotImplementedError
+        return sorted(self._core.groups)
 
     def log_state(self, group: GroupId) -> LogState:
         """A copy; an unknown group has the empty state."""
-        raise NotImplementedError
+        found = self._core.groups.get(group)
+        return found.state() if found is not None else LogState()
 
     def append(
         self,
@@ -88,61 +221,157 @@ class Store:
         `use_reserve=True` for deletes lets an append with frames pass), StoreOutOfService,
         ValueError (limits, a gap). The future raises StoreOutOfService.
         """
-        raise NotImplementedError
+        self._check_open()
+        size = 0
+        for entry in entries:
+            if len(entry.data) > MAX_ENTRY_BYTES:
+                raise ValueError(f"an entry of {len(entry.data)} bytes; limit {MAX_ENTRY_BYTES}")
+            size += len(entry.data)
+        if frames:
+            if not use_reserve:
+                self._space.check()
+            for frame in frames:
+                check_frame(frame)
+                if frame.plain_size > SMALL_FRAME_BYTES:
+                    raise ValueError("large frames go through open_stream, not through the log")
+                size += len(frame.data)
+        if size > MAX_APPEND_BYTES:
+            raise ValueError(f"an append of {size} bytes; limit {MAX_APPEND_BYTES}")
+        if self._log.cramped:
+            raise StoreFull("no space left for the log: add space, then it goes on by itself")
+        log = self._core.groups.get(group)
+        if log is None:
+            log = self._create_group(group)
+        replaces = False
+        if entries:
+            log.check_append(entries)
+            replaces = log.take_append(entries)
+        hard = None
+        if hard_state is not None:
+            hard = HardState(hard_state.term, hard_state.vote, hard_state.commit)
+            log.hard_state = hard
+        return self._log.submit(log, hard, entries, frames, replaces=replaces)
+
+    def _create_group(self, group: GroupId) -> GroupLog:
+        groups = self._core.groups
+        if len(groups) >= MAX_GROUPS or not 0 <= group < 1 << 32:
+            raise ValueError(f"group {group}: at most {MAX_GROUPS} groups on one disk")
+        log = groups[group] = GroupLog(group, self._core.entry_account)
+        return log
 
     def entries(
         self, group: GroupId, lo: int, hi: int, max_bytes: int
     ) -> list[Entry] | Awaitable[list[Entry]]:
         """Entries lo <= index < hi, at least one, at most about max_bytes of data. A list when
-        they are in memory, else an awaitable. Raises EntriesGone."""
-        raise NotImplementedError
+        they are in memory, else an awaitable. Raises EntriesGone (the awaitable may, too)."""
+        log = self._core.groups.get(group)
+        if log is None or not log.first_index <= lo <= log.last_index or log.is_missing(lo):
+            raise EntriesGone(f"group {group}: entry {lo} is not in this log")
+        found = log.cached(lo, hi, max_bytes)
+        if found is not None:
+            return found
+        return read_entries(self._core, log, lo, hi, max_bytes)
 
     def term(self, group: GroupId, index: int) -> int:
         """Term of the entry (0 for index 0); also known for first_index - 1. Raises EntriesGone."""
-        raise NotImplementedError
+        if index == 0:
+            return 0
+        log = self._core.groups.get(group)
+        if log is None:
+            raise EntriesGone(f"group {group}: no log here")
+        return log.term(index)
 
     def keep_entries_from(self, group: GroupId, index: int | None) -> None:
         """A follower still needs entries from `index` on (None: nobody does). Kept up to
         StoreOptions.keep_log_bytes."""
-        raise NotImplementedError
+        log = self._core.groups.get(group)
+        if log is not None:
+            log.keep_from = index
 
     def reset_group(self, group: GroupId, index: int, term: int) -> asyncio.Future[None]:
         """After a snapshot was installed: the log becomes empty with (index, term) as its last,
         applied_index = index."""
-        raise NotImplementedError
+        self._check_open()
+        log = self._core.groups.get(group) or self._create_group(group)
+        log.reset(index, term)
+        return self._log.submit(log, None, (), (), reset=(index, term))
 
-    # --- frames ---------------------------------------------------------------------------------
+    def clear_uncertain(self, group: GroupId) -> asyncio.Future[None]:
+        """The group found a way on (it became a learner and caught up, or a sole voter took
+        term + 1): durable with the future."""
+        self._check_open()
+        log = self._core.groups[group]
+        log.uncertain = False
+        hard = log.hard_state
+        return self._log.submit(log, HardState(hard.term, hard.vote, hard.commit), (), ())
+
+    # --- frames
 
     def open_stream(self, stream: bytes) -> StreamWriter:
-        raise NotImplementedError
+        """A writer of frames into the bulk volume. Raises StoreFull, StoreOutOfService."""
+        self._check_open()
+        self._space.check()
+        return StreamWriter(self._bulk, stream)
 
     def read_frame_now(self, stream: bytes, number: int) -> Buffer | None:
         """Ciphertext of the frame if no disk I/O is needed, else None. Checked (BLAKE3 and ids).
         Raises FrameMissing, FrameBad."""
-        raise NotImplementedError
+        return self._frames.read_now(stream, number)
 
     async def read_frame(self, stream: bytes, number: int) -> Buffer:
         """As read_frame_now, with disk I/O."""
-        raise NotImplementedError
+        return await self._frames.read(stream, number)
 
     async def stream_frames(self, stream: bytes) -> list[tuple[int, int]]:
         """(first frame, count) runs held here, ascending; for repair."""
-        raise NotImplementedError
+        return [(first, run.frames) for first, run in await self._frames.runs(stream)]
 
     def pin(self, stream: bytes) -> None:
         """Frames of the stream stay readable until `unpin`. Counted; a restart drops pins."""
-        raise NotImplementedError
+        self._frames.pin(stream)
 
     def unpin(self, stream: bytes) -> None:
-        raise NotImplementedError
+        """KeyError if the stream is not pinned."""
+        self._frames.unpin(stream)
 
-    # --- rows: get_now/get, first_now/first, scan_now/scan, snapshot as in Index -----------------
+    # --- rows
+
+    def get_now(self, key: bytes, *, at: Snapshot | None = None) -> bytes | Miss | None:
+        """The row's value, None, or MISS: then await `get`."""
+        return self._core.index.get_now(key, at=at)
+
+    async def get(self, key: bytes, *, at: Snapshot | None = None) -> bytes | None:
+        return await self._core.index.get(key, at=at)
+
+    def first_now(self, prefix: bytes, *, at: Snapshot | None = None) -> Row | Miss | None:
+        """First row whose key starts with `prefix`, which must end where the filter's prefix
+        does."""
+        return self._core.index.first_now(prefix, at=at)
+
+    async def first(self, prefix: bytes, *, at: Snapshot | None = None) -> Row | None:
+        return await self._core.index.first(prefix, at=at)
+
+    def scan_now(
+        self, lo: bytes, hi: bytes, limit: int, *, at: Snapshot | None = None
+    ) -> list[Row] | Miss:
+        """At most `limit` rows with lo <= key < hi, ascending."""
+        return self._core.index.scan_now(lo, hi, limit, at=at)
+
+    async def scan(
+        self, lo: bytes, hi: bytes, limit: int, *, at: Snapshot | None = None
+    ) -> list[Row]:
+        return await self._core.index.scan(lo, hi, limit, at=at)
+
+    def snapshot(self) -> Snapshot:
+        """One instant of all rows; release it soon, it holds memory and files."""
+        snapshot: Snapshot = self._core.index.snapshot()
+        return snapshot
 
     def apply(
         self,
         group: GroupId,
         index: int,
-        rows: Sequence[tuple[bytes, bytes | None]],
+        rows: Sequence[RowChange],
         released: Sequence[bytes] = (),
     ) -> None:
         """Entry `index` of `group` (committed, durable here, applied_index + 1) did this.
@@ -150,27 +379,92 @@ class Store:
         Rows are visible at once, all or nothing; durable through the entry, and through an outcome
         record that rides in the next batch. Keys start with a byte >= 0x10. Released streams lose
         their placement when the last pin goes. Call it for every index, with no rows for an entry
-        that wrote none. Raises StoreOutOfService.
+        that wrote none. Raises StoreOutOfService, ValueError.
         """
-        raise NotImplementedError
+        self._check_open()
+        core = self._core
+        log = core.groups[group]
+        if index != log.applied_index + 1 or index > log.durable_index:
+            raise ValueError(
+                f"group {group}: entry {index} cannot be applied, applied are "
+                f"{log.applied_index}, durable {log.durable_index}"
+            )
+        check_rows(rows)
+        for key, _ in rows:
+            if key[0] < FIRST_CATALOG_BYTE:
+                raise ValueError(f"row keys below 0x{FIRST_CATALOG_BYTE:02x} belong to the store")
+        body = encode_rows(rows, released)
+        core.sequence += 1
+        if released:
+            rows = [*rows, *((RELEASED_TABLE + stream, b"") for stream in released)]
+        if rows:
+            core.index.write(rows)
+        log.applied_index = index
+        self._flusher.entries_since += 1
+        self._log.queue_outcome(log, index, core.sequence, body)
+        if released:
+            self._frames.released(released)
 
-    # --- house-keeping --------------------------------------------------------------------------
+    # --- house-keeping
 
     async def flush(self) -> None:
-        """Everything applied so far is in the index's tables; raises the replay floor."""
-        raise NotImplementedError
+        """Everything applied so far is in the index's tables; raises the replay floor.
+        Raises StoreFull (nothing changed), StoreOutOfService."""
+        await self._flusher.flush()
 
     def space(self) -> StoreSpace:
-        """As of the last look (at most a few seconds or one volume ago)."""
-        raise NotImplementedError
+        """As of the last look (at most a few seconds ago)."""
+        used = sum(volume.size_bytes for volume in self._core.volumes.values())
+        return self._space.state(used + self._core.index.disk_bytes)
 
     def stats(self) -> StoreStats:
-        raise NotImplementedError
+        """Counters since open; the object is the live one."""
+        core = self._core
+        stats = core.stats
+        volumes = core.volumes.values()
+        stats.log_volumes = sum(volume.kind is VolumeKind.LOG for volume in volumes)
+        stats.bulk_volumes = len(core.volumes) - stats.log_volumes
+        stats.live_frame_bytes = sum(volume.row_bytes for volume in volumes)
+        stats.garbage_bytes = sum(
+            max(0, volume.size_bytes - volume.row_bytes) for volume in volumes
+        )
+        return stats
 
-    async def compact(self) -> int:
-        """One round; returns bytes freed."""
-        raise NotImplementedError
+    def _check_open(self) -> None:
+        core = self._core
+        if core.out_of_service:
+            raise core.refusal()
+        if self._closed:
+            raise StoreOutOfService("the store is closed")
 
-    async def scrub(self, on_bad: Callable[[Any], None] | None = None) -> int:
-        """One pass over everything; returns the count of bad records."""
-        raise NotImplementedError
+
+def _sealer_lookup(core: Core) -> Callable[[int], Any]:
+    def lookup(volume: int) -> Any:
+        sealer = core.volumes[volume].sealer
+        assert sealer is not None  # read_log made it
+        return sealer
+
+    return lookup
+
+
+def _index_factory(prefix_length: Callable[[bytes], int] | None) -> IndexFactory:
+    rows_prefix = prefix_length or default_prefix_length
+
+    def prefix(key: bytes) -> int:
+        return len(key) if key[0] < FIRST_CATALOG_BYTE else rows_prefix(key)
+
+    async def factory(core: Core) -> RowIndex:
+        try:
+            index: RowIndex = await Index.open(
+                core.disk,
+                INDEX_DIR,
+                disk_key=core.disk_key,
+                jobs=core.jobs,
+                random_bytes=core.entropy.random_bytes,
+                prefix_length=prefix,
+            )
+        except IndexKeyWrong as error:
+            raise StoreKeyWrong(str(error)) from error
+        return index
+
+    return factory

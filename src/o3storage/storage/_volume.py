@@ -1,8 +1,9 @@
-"""Volume files: their names and their first 4 KiB (docs/format.md, "Volumes").
+"""Volume files: their names and their header (docs/format.md, "Volumes").
 
 Interface: `VolumeHeader`, `encode_header`, `decode_header`, `volume_path`, `parse_name`.
 
 Invariants
+- The header block stands twice, so that one bad block does not cost the salt.
 - A volume id is given once per disk, to one file of one kind, ascending in order of creation.
 - The salt is random and belongs to one file: the file's key is HKDF(disk key, salt) and record
   offsets are its nonces, so a file is never rewritten with other bytes.
@@ -30,7 +31,8 @@ VOLUME_DIR = "volumes"
 FORMAT_VERSION = 1
 BLOCK_BYTES = 4096
 """Batches and bulk writes start and end at multiples of this (direct I/O)."""
-HEADER_BYTES = BLOCK_BYTES
+HEADER_BYTES = 2 * BLOCK_BYTES
+"""Two equal blocks; records and batches start behind them."""
 SALT_BYTES = 32
 PAD = b"\xff"
 """Padding: never 0, so that no sector that was written is all zero."""
@@ -76,7 +78,7 @@ def parse_name(name: str) -> tuple[VolumeKind, int] | None:
 
 
 def encode_header(header: VolumeHeader, disk_key: bytes) -> tuple[bytes, FileSealer]:
-    """The first block of a new volume, and the sealer of its records."""
+    """The first bytes of a new volume, and the sealer of its records."""
     fields = _FIELDS.pack(
         _MAGIC,
         FORMAT_VERSION,
@@ -88,15 +90,13 @@ def encode_header(header: VolumeHeader, disk_key: bytes) -> tuple[bytes, FileSea
         header.store_id,
     )
     sealer = FileSealer(disk_key, header.salt)
-    rest = (fields + sealer.seal(0, fields, b"")).ljust(HEADER_BYTES - _HASH_BYTES, PAD)
-    return blake3(rest) + rest, sealer
+    rest = (fields + sealer.seal(0, fields, b"")).ljust(BLOCK_BYTES - _HASH_BYTES, PAD)
+    return (blake3(rest) + rest) * 2, sealer
 
 
 def decode_header(data: Buffer, path: str) -> VolumeHeader:
     """Raises StoreDamaged, FormatVersionUnknown. Does not need the key."""
-    block = bytes(data[:HEADER_BYTES])
-    if len(block) < HEADER_BYTES or blake3(block[_HASH_BYTES:]) != block[:_HASH_BYTES]:
-        raise StoreDamaged(f"{path}: the volume's header is damaged")
+    block = good_block(data, path)
     magic, version, kind, volume, epoch, born, salt, store_id = _FIELDS.unpack_from(
         block, _HASH_BYTES
     )
@@ -112,11 +112,21 @@ def decode_header(data: Buffer, path: str) -> VolumeHeader:
     return VolumeHeader(VolumeKind(kind), volume, epoch, born, salt, store_id)
 
 
+def good_block(data: Buffer, path: str) -> bytes:
+    """The first of the two header blocks that is unaltered. Raises StoreDamaged."""
+    for at in (0, BLOCK_BYTES):
+        block = bytes(data[at : at + BLOCK_BYTES])
+        if len(block) == BLOCK_BYTES and blake3(block[_HASH_BYTES:]) == block[:_HASH_BYTES]:
+            return block
+    raise StoreDamaged(f"{path}: both copies of the volume's header are damaged")
+
+
 def open_sealer(data: Buffer, header: VolumeHeader, disk_key: bytes, path: str) -> FileSealer:
-    """The sealer of the volume's records. Raises StoreKeyWrong."""
+    """The sealer of the volume's records. Raises StoreKeyWrong, StoreDamaged."""
     sealer = FileSealer(disk_key, header.salt)
+    block = good_block(data, path)
     try:
-        sealer.unseal(0, bytes(data[_HASH_BYTES:_CHECK_AT]), bytes(data[_CHECK_AT:_END]))
+        sealer.unseal(0, block[_HASH_BYTES:_CHECK_AT], block[_CHECK_AT:_END])
     except SealError as error:
         raise StoreKeyWrong(
             f"{path} was sealed with another key: put back the master.key and node.keys that "

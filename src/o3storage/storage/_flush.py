@@ -1,0 +1,99 @@
+"""Flushing: rows go to the index's tables, the replay floor rises (DESIGN 4, "Replay").
+
+Interface: `Flusher.flush`, `due`, `floor`.
+
+Invariants
+- The index freezes its rows in the step that takes the mark, and its manifest edit waits for the
+  outcomes of those rows to be synced in the log: a mark never promises what a rebuild from the
+  volumes could not repeat.
+- The floor is the lowest log volume with an entry above its group's flushed index, or with
+  anything written at or after the mark; hard states are restated in each volume.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from o3storage.runtime.disk import DiskError, DiskFull
+from o3storage.storage._core import Core
+from o3storage.storage._groups import unpack_place
+from o3storage.storage._log import LogWriter
+from o3storage.storage._mark import Mark, VolumeCount
+from o3storage.storage._types import StoreFull
+
+
+class Flusher:
+    """Takes marks and flushes the index, one at a time."""
+
+    def __init__(self, core: Core, log: LogWriter, mark: Mark) -> None:
+        self.core = core
+        self.log = log
+        self.mark = mark
+        """What the tables hold."""
+        self.entries_since = 0
+        self._running: asyncio.Future[None] | None = None
+
+    def due(self) -> bool:
+        options = self.core.options
+        return (
+            self.core.index.memtable_bytes >= options.flush_memtable_bytes
+            or self.log.bytes_since_flush >= options.flush_log_bytes
+            or self.entries_since >= options.flush_entries
+        )
+
+    def floor(self) -> int:
+        """Lowest log volume that replay would need if a flush finished now."""
+        floor = min(self.log.volume.volume, self.log.settled_volume)
+        for group in self.core.groups.values():
+            if group.missing or group.uncertain:
+                return min(floor, self.mark.floor_volume)
+            at = group.applied_index + 1 - group.first_index
+            while 0 <= at < len(group.places):
+                if group.places[at]:
+                    floor = min(floor, unpack_place(group.places[at])[0])
+                    break
+                at += 1
+        return floor
+
+    async def flush(self) -> None:
+        """Everything applied before the call is in tables. Calls share a flush that has not begun.
+        Raises StoreOutOfService, StoreFull (nothing changed)."""
+        while self._running is not None:
+            await asyncio.shield(self._running)
+        self.core.check_service()
+        running: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._running = running
+        try:
+            await self._flush()
+        finally:
+            self._running = None
+            running.set_result(None)
+
+    async def _flush(self) -> None:
+        core = self.core
+        mark = Mark(
+            sequence=core.sequence,
+            floor_volume=self.floor(),
+            applied={number: group.applied_index for number, group in core.groups.items()},
+            volumes={
+                number: VolumeCount(volume.size_bytes, volume.row_bytes, volume.dead_bytes)
+                for number, volume in core.volumes.items()
+                if volume.sealed
+            },
+        )
+        self.entries_since = 0
+        self.log.bytes_since_flush = 0
+        try:
+            # the index freezes its rows before the first wait inside
+            await core.index.flush(mark.encode(), barrier=self._settle)
+        except DiskFull as error:
+            raise StoreFull(f"no space to flush the index: {error}") from error
+        except DiskError as error:
+            raise core.fault(error) from error
+        self.mark = mark
+        core.stats.flushes += 1
+
+    async def _settle(self) -> None:
+        """All outcomes made before the mark are durable."""
+        self.core.check_service()
+        await self.log.settle()

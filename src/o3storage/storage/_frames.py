@@ -1,0 +1,249 @@
+"""Reading frames through the placement table; pins; taking released streams out of it.
+
+Interface: `Frames.read_now`, `read`, `pin`, `unpin`, `release`, `runs`.
+
+Invariants
+- No byte is returned before its record's BLAKE3 and ids were checked (promise P3).
+- A record is live if and only if placement points at exactly it. A mismatch is looked up again
+  once: compaction may have moved the frame between look-up and read.
+- A released stream keeps its placement while it is pinned; rows of table 0x03 remember it over a
+  restart, which drops pins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+
+from o3storage._native import blake3
+from o3storage.runtime.disk import DiskError
+from o3storage.storage._core import Core
+from o3storage.storage._records import HASH_BYTES, PREFIX_BYTES, RecordBad, parse_header
+from o3storage.storage._rows import (
+    RELEASED_TABLE,
+    RowChange,
+    Run,
+    decode_run,
+    placement_bounds,
+    placement_key,
+    released_key,
+    split_placement_key,
+)
+from o3storage.storage._types import FrameBad, FrameMissing, StoreOutOfService
+from o3storage.storage._volume import align
+from o3storage.storage.index import Miss
+
+RUNS_PER_STEP = 256
+"""Runs of a stream that are taken out of the placement table in one step."""
+READ_TRIES = 3
+
+
+class Frames:
+    """The read side of streams on one disk."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.moving: set[bytes] | None = None
+        """While compaction moves frames: streams that were reaped meanwhile."""
+        self._pins: dict[bytes, int] = {}
+        self._waiting: set[bytes] = set()
+        """Released streams whose pins hold them."""
+        self._reap_queue: deque[bytes] = deque()
+        self._reaper: asyncio.Task[None] | None = None
+
+    # --- reading
+
+    def read_now(self, stream: bytes, number: int) -> memoryview | None:
+        run_at = self._find_now(stream, number)
+        if run_at is None:
+            return None
+        run, first = run_at
+        volume = self.core.volumes.get(run.volume)
+        if volume is None or volume.file is None:
+            return None
+        offset, size = frame_place(run, number - first)
+        data = volume.file.read_now(offset, size)
+        if data is None:
+            return None
+        return check_frame_record(data, stream, number)
+
+    def _find_now(self, stream: bytes, number: int) -> tuple[Run, int] | None:
+        """(run, its first frame) or None if the disk must be asked. Raises FrameMissing."""
+        index = self.core.index
+        key = placement_key(stream, number)
+        if number == 0:
+            value = index.get_now(key)
+            if value is Miss.MISS:
+                return None
+            if value is None:
+                raise FrameMissing(f"frame 0 of stream {stream.hex()} is not on this disk")
+            return decode_run(value), 0
+        rows = index.scan_now(key, placement_bounds(stream)[1], 1)
+        if rows is Miss.MISS:
+            return None
+        return _run_of(rows, stream, number)
+
+    async def _find(self, stream: bytes, number: int) -> tuple[Run, int]:
+        key = placement_key(stream, number)
+        rows = await self.core.index.scan(key, placement_bounds(stream)[1], 1)
+        return _run_of(rows, stream, number)
+
+    async def read(self, stream: bytes, number: int) -> memoryview:
+        """Raises FrameMissing, FrameBad."""
+        problem: FrameBad | FrameMissing | None = None
+        seen: Run | None = None
+        for _ in range(READ_TRIES):
+            run, first = await self._find(stream, number)
+            if run == seen and problem is not None:
+                raise problem
+            seen = run
+            offset, size = frame_place(run, number - first)
+            try:
+                volume = await self.core.open_for_read(run.volume)
+            except FrameMissing as error:
+                problem = error
+                continue
+            assert volume.file is not None
+            volume.in_use += 1
+            try:
+                data = await volume.file.read(offset, size)
+                return check_frame_record(data, stream, number)
+            except FrameBad as error:
+                problem = error
+            except DiskError as error:
+                problem = FrameBad(
+                    f"frame {number} of stream {stream.hex()} cannot be read: {error}"
+                )
+            finally:
+                volume.in_use -= 1
+                await self.core.release(volume)
+        assert problem is not None
+        raise problem
+
+    async def runs(self, stream: bytes) -> list[tuple[int, Run]]:
+        """(first frame, run) of everything placed, ascending. The stream's table rows are read in
+        steps."""
+        low, high = placement_bounds(stream)
+        found: list[tuple[int, Run]] = []
+        while True:
+            rows = await self.core.index.scan(low, high, RUNS_PER_STEP)
+            found += [(split_placement_key(key)[1], decode_run(value)) for key, value in rows]
+            if len(rows) < RUNS_PER_STEP:
+                return found[::-1]
+            low = rows[-1][0] + b"\0"
+
+    # --- pins and release
+
+    def pin(self, stream: bytes) -> None:
+        self._pins[stream] = self._pins.get(stream, 0) + 1
+
+    def unpin(self, stream: bytes) -> None:
+        count = self._pins[stream] - 1
+        if count:
+            self._pins[stream] = count
+            return
+        del self._pins[stream]
+        if stream in self._waiting:
+            self._waiting.discard(stream)
+            self._reap(stream)
+
+    def released(self, streams: Iterable[bytes]) -> None:
+        """Their rows of table 0x03 are written; take them out of placement once unpinned."""
+        for stream in streams:
+            if stream in self._pins:
+                self._waiting.add(stream)
+            else:
+                self._reap(stream)
+
+    async def reap_left_over(self) -> None:
+        """At open: what was released before, pinned or not."""
+        low, high = RELEASED_TABLE, bytes([RELEASED_TABLE[0] + 1])
+        while True:
+            rows = await self.core.index.scan(low, high, RUNS_PER_STEP)
+            for key, _ in rows:
+                await self._reap_slowly(key[1:])
+            if len(rows) < RUNS_PER_STEP:
+                return
+            low = rows[-1][0] + b"\0"
+
+    def _reap(self, stream: bytes) -> None:
+        low, high = placement_bounds(stream)
+        rows = self.core.index.scan_now(low, high, RUNS_PER_STEP)
+        if rows is Miss.MISS or len(rows) == RUNS_PER_STEP:
+            self._reap_queue.append(stream)
+            if self._reaper is None or self._reaper.done():
+                self._reaper = asyncio.get_running_loop().create_task(self._reap_all())
+            return
+        self._drop(stream, rows, last=True)
+
+    async def _reap_all(self) -> None:
+        while self._reap_queue and not self.core.out_of_service:
+            try:
+                await self._reap_slowly(self._reap_queue.popleft())
+            except StoreOutOfService:
+                return
+
+    async def _reap_slowly(self, stream: bytes) -> None:
+        low, high = placement_bounds(stream)
+        while True:
+            rows = await self.core.index.scan(low, high, RUNS_PER_STEP)
+            done = len(rows) < RUNS_PER_STEP
+            self._drop(stream, rows, last=done)
+            if done:
+                return
+
+    def _drop(self, stream: bytes, rows: list[tuple[bytes, bytes]], *, last: bool) -> None:
+        changes: list[RowChange] = [(key, None) for key, _ in rows]
+        if last:
+            changes.append((released_key(stream), None))
+        if self.moving is not None:
+            self.moving.add(stream)
+        self.core.index.write(changes)
+        for _, value in rows:
+            run = decode_run(value)
+            volume = self.core.volumes.get(run.volume)
+            if volume is not None:
+                size = run_bytes(run)
+                volume.row_bytes -= size
+                volume.dead_bytes += size
+
+    async def close(self) -> None:
+        task, self._reaper = self._reaper, None
+        if task is not None:
+            await task
+
+
+def run_bytes(run: Run) -> int:
+    """Bytes of the records of a run."""
+    return (run.frames - 1) * run.record_bytes + run.last_bytes
+
+
+def frame_place(run: Run, at: int) -> tuple[int, int]:
+    """(offset, record bytes) of the run's frame number `at`."""
+    if at == run.frames - 1:
+        return run.offset + at * align(run.record_bytes), run.last_bytes
+    return run.offset + at * align(run.record_bytes), run.record_bytes
+
+
+def _run_of(rows: list[tuple[bytes, bytes]], stream: bytes, number: int) -> tuple[Run, int]:
+    if rows:
+        _, first = split_placement_key(rows[0][0])
+        run = decode_run(rows[0][1])
+        if number < first + run.frames:
+            return run, first
+    raise FrameMissing(f"frame {number} of stream {stream.hex()} is not on this disk")
+
+
+def check_frame_record(data: bytes, stream: bytes, number: int) -> memoryview:
+    """The ciphertext in a frame's record. Raises FrameBad."""
+    view = memoryview(data)
+    try:
+        header = parse_header(data)
+    except RecordBad as error:
+        raise FrameBad(f"frame {number} of stream {stream.hex()}: {error}") from error
+    if header.a != stream or header.b != number or header.size_bytes != len(data):
+        raise FrameBad(f"frame {number} of stream {stream.hex()}: another record stands there")
+    if blake3(view[HASH_BYTES:]) != data[:HASH_BYTES]:
+        raise FrameBad(f"frame {number} of stream {stream.hex()}: its BLAKE3 does not match")
+    return view[PREFIX_BYTES:]

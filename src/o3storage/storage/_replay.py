@@ -1,0 +1,218 @@
+"""Replay: from the log's records back to groups, rows and placement.
+
+`Replay` is the sink of a walk over the log volumes (`_walk.py`). It rebuilds each group's log and
+writes to the index every change of rows above the flush mark.
+
+Invariants
+- A change is applied if and only if its sequence is above the mark's: the tables hold exactly the
+  others.
+- Outcomes of a group are applied without a gap; behind a lost one nothing more of that group is,
+  since the caller executes those entries again and finds the same (the state machine is pure).
+- Entries are taken in order of the log; a later one with the same index replaces its suffix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from o3storage.crypto import FileSealer
+from o3storage.storage._batches import (
+    FLAG_ENTRIES,
+    FLAG_HARD_STATE,
+    FLAG_RESTATED,
+    FLAG_UNCERTAIN,
+    BatchInfo,
+    GroupInfo,
+)
+from o3storage.storage._core import Core
+from o3storage.storage._groups import GroupLog
+from o3storage.storage._mark import Mark
+from o3storage.storage._records import (
+    ENTRY,
+    FRAME,
+    GROUP,
+    LOCAL,
+    OUTCOME,
+    RecordHeader,
+    decode_group_reset,
+    decode_rows,
+    open_body,
+)
+from o3storage.storage._rows import (
+    PLACEMENT_TABLE,
+    RowChange,
+    Run,
+    decode_run,
+    encode_run,
+    placement_key,
+    released_key,
+)
+from o3storage.storage._types import HardState
+from o3storage.storage._walk import FoundRecord
+
+ROWS_PER_WRITE = 512
+"""Rows gathered before they go to the index in one batch."""
+
+
+class Replay:
+    """Sink of the walk at open. `sealers` gives the sealer of a log volume by id."""
+
+    def __init__(self, core: Core, mark: Mark, sealers: Callable[[int], FileSealer]) -> None:
+        self.core = core
+        self.mark = mark
+        self.lost_outcomes: set[int] = set()
+        """Groups whose outcomes have a gap: what lies behind it is executed again."""
+        self._sealers = sealers
+        self._seen: set[int] = set()
+        self._rows: list[RowChange] = []
+
+    def batch(
+        self, info: BatchInfo, data: memoryview, records: list[FoundRecord], *, rotted: bool
+    ) -> None:
+        core = self.core
+        core.sequence = max(core.sequence, info.store_sequence)
+        for summary in info.groups:
+            if summary.flags & FLAG_RESTATED:
+                self._restated(summary)
+        sealer = self._sealers(info.volume)
+        found: dict[int, set[int]] = {}
+        for offset, header in records:
+            kind = header.kind
+            if kind == ENTRY:
+                self._entry(info.volume, offset, header)
+                if rotted:
+                    found.setdefault(header.group, set()).add(header.b)
+            elif kind == FRAME:
+                if header.sequence > self.mark.sequence:
+                    size = header.size_bytes
+                    run = Run(info.volume, offset, 1, size, size)
+                    self._place(placement_key(header.a, header.b), encode_run(run))
+            elif kind == OUTCOME:
+                self._outcome(data, offset, header, sealer)
+            elif kind == LOCAL:
+                if header.sequence > self.mark.sequence:
+                    rows, _ = decode_rows(open_body(data, header, sealer, offset, offset))
+                    for key, value in rows:
+                        self._place(key, value)
+            elif kind == GROUP:
+                index, term = decode_group_reset(open_body(data, header, sealer, offset, offset))
+                group = self._group(header.group)
+                group.reset(index, term)
+        for summary in info.groups:
+            group = self._group(summary.group)
+            group.incarnation = summary.incarnation
+            group.uncertain = bool(summary.flags & FLAG_UNCERTAIN)
+            if summary.flags & (FLAG_HARD_STATE | FLAG_RESTATED):
+                group.hard_state = HardState(summary.hard_term, summary.vote, summary.commit)
+            if rotted and summary.flags & FLAG_ENTRIES:
+                self._lost(group, summary, found.get(summary.group, set()))
+        if rotted:
+            core.stats.rotted_records += max(0, info.records - len(records))
+
+    def finish(self) -> None:
+        """Everything is written to the index; the groups are as durable as they were found."""
+        self._write()
+        for group in self.core.groups.values():
+            group.durable_index = group.last_index
+            group.written_last = group.last_index
+            group.written_term = group.last_term
+            group.written_applied = group.applied_index
+            hard = group.hard_state
+            group.written_hard = HardState(hard.term, hard.vote, hard.commit)
+            self.core.stats.lost_entries += sum(hi - lo + 1 for lo, hi in group.missing)
+
+    # --- groups
+
+    def _group(self, number: int) -> GroupLog:
+        group = self.core.groups.get(number)
+        if group is None:
+            group = self.core.groups[number] = GroupLog(number, self.core.entry_account)
+            group.applied_index = self.mark.applied.get(number, 0)
+        return group
+
+    def _restated(self, summary: GroupInfo) -> None:
+        group = self._group(summary.group)
+        if summary.group not in self._seen or group.last_index < summary.last_index:
+            # what lies before is not here any more (it was compacted): the log starts here
+            self._seen.add(summary.group)
+            applied = group.applied_index
+            group.reset(summary.last_index, summary.last_term)
+            group.applied_index = applied
+        # an index that was flushed with more applied than this knows better
+        group.applied_index = max(group.applied_index, summary.applied_index)
+
+    def _entry(self, volume: int, offset: int, header: RecordHeader) -> None:
+        group = self._group(header.group)
+        index = header.b
+        if group.group not in self._seen:
+            self._seen.add(group.group)
+            group.first_index = index
+        if index < group.first_index:
+            return  # it was reset away, or lies below what could be read
+        if index <= group.last_index:
+            group.truncate(index - 1)
+        if index > group.last_index + 1:
+            self._pad(group, index - 1)
+        group.terms.append(header.term)
+        group.places.append(0)
+        group.sizes.append(0)
+        group.place(index, volume, offset, header.size_bytes)
+
+    @staticmethod
+    def _pad(group: GroupLog, last: int) -> None:
+        """Entries up to `last` are lost, though later ones are there."""
+        low = group.last_index + 1
+        for _ in range(low, last + 1):
+            group.terms.append(0)
+            group.places.append(0)
+            group.sizes.append(0)
+        group.missing.append((low, last))
+
+    def _lost(self, group: GroupLog, summary: GroupInfo, found: set[int]) -> None:
+        """A rotted batch held these indexes; those not found are known missing."""
+        low = None
+        for index in range(summary.first_index, summary.last_index + 2):
+            absent = index <= summary.last_index and index not in found
+            if absent and low is None:
+                low = index
+            elif not absent and low is not None:
+                if not any(a <= low and index - 1 <= b for a, b in group.missing):
+                    if low <= group.last_index:  # an older entry with that index was replaced
+                        group.truncate(low - 1)
+                    group.missing.append((low, index - 1))
+                low = None
+        group.missing.sort()
+
+    # --- rows
+
+    def _outcome(
+        self, data: memoryview, offset: int, header: RecordHeader, sealer: FileSealer
+    ) -> None:
+        group = self._group(header.group)
+        index = header.b
+        if index <= group.applied_index:
+            return
+        if index != group.applied_index + 1:
+            self.lost_outcomes.add(group.group)
+            return
+        rows, released = decode_rows(open_body(data, header, sealer, offset, offset))
+        group.applied_index = index
+        self._rows += rows
+        self._rows += [(released_key(stream), b"") for stream in released]
+        if len(self._rows) >= ROWS_PER_WRITE:
+            self._write()
+
+    def _place(self, key: bytes, value: bytes | None) -> None:
+        if value is not None and key[:1] == PLACEMENT_TABLE:
+            run = decode_run(value)
+            volume = self.core.volumes.get(run.volume)
+            if volume is not None:
+                volume.row_bytes += (run.frames - 1) * run.record_bytes + run.last_bytes
+        self._rows.append((key, value))
+        if len(self._rows) >= ROWS_PER_WRITE:
+            self._write()
+
+    def _write(self) -> None:
+        if self._rows:
+            self.core.index.write(self._rows)
+            self._rows = []

@@ -1,0 +1,129 @@
+"""Reading a volume record by record, without the index, the key or the batches.
+
+Interface: `scan_records`, `bulk_end`.
+
+Invariant: memory is bounded by one window and one record, whatever the volume holds; any content
+ends the scan or yields, it never loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from o3storage.storage._core import Core, Volume
+from o3storage.storage._records import (
+    HASH_BYTES,
+    PREFIX_BYTES,
+    RECORD_MAGIC,
+    RecordBad,
+    RecordHeader,
+    check_record,
+    parse_header,
+)
+from o3storage.storage._types import MIB
+from o3storage.storage._volume import HEADER_BYTES, align
+
+WINDOW_BYTES = 4 * MIB
+
+
+class Scanned(NamedTuple):
+    """A record, or (header None) a span that is neither a record nor padding."""
+
+    offset: int
+    size_bytes: int
+    header: RecordHeader | None
+    data: memoryview
+    """The whole record; empty for a bad span."""
+
+
+async def scan_records(
+    core: Core, volume: Volume, *, start: int = HEADER_BYTES, medium: bool = True
+) -> AsyncIterator[Scanned]:
+    """All records whose checksum holds, in order, and the bad spans between them. `medium`: past
+    the page cache. Batch headers and trailers of a log volume show as bad spans (the caller knows
+    where they stand). Raises DiskError."""
+    end = volume.size_bytes
+    window = _Window(core, volume, medium)
+    at = start
+    while at + PREFIX_BYTES <= end:
+        view = await window.at(at, PREFIX_BYTES)
+        try:
+            header = parse_header(view)
+            view = await window.at(at, header.size_bytes)
+            check_record(view)
+        except RecordBad:
+            following = await _next_magic(window, at + 1, end)
+            if not await _is_padding(window, at, following):
+                yield Scanned(at, following - at, None, memoryview(b""))
+            at = following
+            continue
+        yield Scanned(at, header.size_bytes, header, view[: header.size_bytes])
+        at += header.size_bytes
+
+
+async def bulk_end(core: Core, volume: Volume) -> int:
+    """End of the last good record of a bulk volume, up to a 4 KiB boundary."""
+    end = HEADER_BYTES
+    async for found in scan_records(core, volume):
+        if found.header is not None:
+            end = align(found.offset + found.size_bytes)
+    return min(end, volume.size_bytes)
+
+
+class _Window:
+    """A moving view of a file."""
+
+    def __init__(self, core: Core, volume: Volume, medium: bool) -> None:
+        self._core = core
+        self._volume = volume
+        self._medium = medium
+        self._start = 0
+        self._data = memoryview(b"")
+
+    async def at(self, offset: int, size: int) -> memoryview:
+        """Bytes from `offset`, at least `size` unless the volume ends."""
+        low = offset - self._start
+        if low < 0 or low + size > len(self._data):
+            length = min(max(WINDOW_BYTES, size), self._volume.size_bytes - offset)
+            self._data = memoryview(await self._read(offset, length))
+            self._start = offset
+            low = 0
+        return self._data[low:]
+
+    async def _read(self, offset: int, size: int) -> bytes:
+        if self._medium:
+            return await self._core.disk.read_direct(self._volume.path, offset, size)
+        volume = await self._core.open_for_read(self._volume.volume)
+        assert volume.file is not None
+        return await volume.file.read(offset, size)
+
+
+async def _next_magic(window: _Window, at: int, end: int) -> int:
+    """Where the next record may begin, `end` if nowhere."""
+    while at + PREFIX_BYTES <= end:
+        view = await window.at(at, PREFIX_BYTES)
+        content = bytes(view)
+        found = content.find(RECORD_MAGIC, HASH_BYTES)
+        while found >= 0:
+            try:
+                parse_header(content, found - HASH_BYTES)
+            except RecordBad:
+                if found - HASH_BYTES + PREFIX_BYTES > len(content):
+                    break  # cut off by the window: look again from here
+                found = content.find(RECORD_MAGIC, found + 1)
+                continue
+            return at + found - HASH_BYTES
+        at = at + found - HASH_BYTES if found >= 0 else at + max(1, len(content) - PREFIX_BYTES)
+    return end
+
+
+async def _is_padding(window: _Window, start: int, end: int) -> bool:
+    """Only 0xFF (padding) or only 0 (never written)."""
+    while start < end:
+        view = await window.at(start, 1)
+        part = bytes(view[: end - start])
+        if part.strip(b"\xff") and part.strip(b"\0"):
+            return False
+        start += len(part)
+    return True
