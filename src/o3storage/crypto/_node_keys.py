@@ -166,13 +166,11 @@ async def open_keys(
     if opened is None:
         NodeKeys.unwrap(wrapped, candidates[0])
         raise AssertionError("unreachable: no candidate opened the keys")
-    if pending is not None:
-        # A change of the master key that a crash cut short: end it, or drop what it left.
-        if opened is pending:
-            await disk.rename(MASTER_KEY_FILE + _NEW, MASTER_KEY_FILE)
-        else:
-            await disk.unlink(MASTER_KEY_FILE + _NEW)
+    # A change of the master key that a crash cut short: end it, and drop what it left.
+    if opened is pending:
+        await disk.rename(MASTER_KEY_FILE + _NEW, MASTER_KEY_FILE)
         await disk.sync_dir("")
+    await _drop_leftovers(disk)
     damaged = len(_whole_copies(wrapped)) < _COPIES
     if damaged:
         await _replace(disk, NODE_KEYS_FILE, node.wrap(opened, entropy))
@@ -228,6 +226,14 @@ async def _read(disk: Disk, name: str, size: int) -> bytes | None:
         return await file.read(0, size)
     finally:
         await file.close()
+
+
+async def _drop_leftovers(disk: Disk) -> None:
+    leftovers = {MASTER_KEY_FILE + _NEW, NODE_KEYS_FILE + _NEW}
+    for name in await disk.list_dir(""):
+        if name in leftovers:
+            await disk.unlink(name)
+            await disk.sync_dir("")
 
 
 async def _replace(disk: Disk, name: str, data: bytes) -> None:

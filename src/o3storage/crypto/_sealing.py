@@ -54,6 +54,11 @@ class FileSealer:
         _check_size("salt", salt, SALT_BYTES)
         self._key = ChaChaKey.derive(disk_key, salt, _FILE_INFO)
 
+    @property
+    def native_key(self) -> ChaChaKey:
+        """The key itself, for native jobs that seal and unseal many records of the file."""
+        return self._key
+
     def seal(self, offset: int, aad: Buffer, plaintext: Buffer) -> bytes:
         """Ciphertext and tag: `TAG_BYTES` more than `plaintext`."""
         return self._key.seal(offset, aad, plaintext)
