@@ -9,7 +9,7 @@ from . import _apply_objects as objects
 from . import _apply_uploads as uploads
 from . import _commands as c
 from ._apply_system import APPLIES
-from ._keys import TABLE_VERSION, bucket_prefix, keyed
+from ._keys import TABLE_VERSION, bucket_prefix, keyed, split_keyed
 from ._queries import FIRST_KEY_RANGE
 from ._range import Apply, Range
 from ._wire import FORMAT, PUT_OBJECT, PUT_PART, decode, encode
@@ -46,6 +46,15 @@ class Catalog:
         if type(command) in APPLIES:
             return b""
         return keyed(TABLE_VERSION, command.bucket_id, command.key)  # type: ignore[union-attr]
+
+    def stream_route(self, bucket_id: int, key: bytes) -> bytes:
+        """What routes every command that may name a stream of this (bucket, key)."""
+        return keyed(TABLE_VERSION, bucket_id, key)
+
+    def abandon(self, route: bytes, stream: bytes, proposed_ns: int) -> c.AbandonStream:
+        """The command that gives up a stream opened under `route` (of `stream_route`)."""
+        bucket_id, key, _ = split_keyed(route)
+        return c.AbandonStream(bucket_id, key, stream, proposed_ns)
 
     def encode(self, command: c.Command) -> bytes:
         """A command as bytes. Raises ValueError for fields beyond the limits."""

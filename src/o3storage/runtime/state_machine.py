@@ -59,7 +59,9 @@ class Outcome:
 
 
 class StateMachine(Protocol):
-    """Deterministic: equal state and command bytes give equal outcomes on every replica."""
+    """Deterministic: equal state and command bytes give equal outcomes on every replica. Encoded
+    commands never begin with byte 0xFF, and rows never with 0xFD to 0xFF: those are the cluster's.
+    """
 
     def route(self, command: Any) -> bytes:
         """The row key that decides which range takes the command (b"" for range 0)."""
@@ -70,4 +72,14 @@ class StateMachine(Protocol):
     def apply(self, data: bytes) -> Generator[Read, ReadResult, Outcome]:
         """Apply an encoded command. Raises ValueError for bytes that no version of this program
         wrote (the replica then stops rather than diverge)."""
+        ...
+
+    def stream_route(self, bucket_id: int, key: bytes) -> bytes:
+        """The row key that routes every command which may name a stream of this (bucket, key)."""
+        ...
+
+    def abandon(self, route: bytes, stream: bytes, proposed_ns: int) -> Any:
+        """The command that gives up a stream opened under `route` (of `stream_route`). Its result
+        has a `state`: "more" (submit it again), "named" (a row names it: leave it) or "abandoned"
+        (nothing will ever name it: its frames may go)."""
         ...
