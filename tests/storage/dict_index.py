@@ -71,6 +71,8 @@ class DictIndex:
         data = struct.pack("<I", len(mark)) + mark + encode_rows(sorted(self.rows.items()))
         if barrier is not None:
             await barrier()
+        if "rows.new" in await self.disk.list_dir("index"):
+            await self.disk.unlink(FILE + ".new")
         file = await self.disk.open(FILE + ".new", OpenMode.CREATE)
         await file.write_sync(0, [data])
         await file.close()

@@ -76,9 +76,12 @@ class Flusher:
             floor_volume=self.floor(),
             applied={number: group.applied_index for number, group in core.groups.items()},
             volumes={
-                number: VolumeCount(volume.size_bytes, volume.row_bytes, volume.dead_bytes)
+                number: VolumeCount(
+                    volume.size_bytes if volume.sealed else 0,
+                    max(0, volume.row_bytes),
+                    volume.dead_bytes,
+                )
                 for number, volume in core.volumes.items()
-                if volume.sealed
             },
         )
         self.entries_since = 0

@@ -28,6 +28,7 @@ from o3storage.storage._rows import (
     placement_bounds,
     placement_key,
     released_key,
+    run_bytes,
     split_placement_key,
 )
 from o3storage.storage._types import FrameBad, FrameMissing, StoreOutOfService
@@ -212,11 +213,6 @@ class Frames:
         task, self._reaper = self._reaper, None
         if task is not None:
             await task
-
-
-def run_bytes(run: Run) -> int:
-    """Bytes of the records of a run."""
-    return (run.frames - 1) * run.record_bytes + run.last_bytes
 
 
 def frame_place(run: Run, at: int) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """The flush mark: what the index's tables hold, as one record of the manifest edit that adds them.
 
 Little-endian: version u32, sequence u64, floor volume u32, groups u32, volumes u32; then per group
-(group u32, applied index u64); then per sealed volume (id u32, size u64, placed bytes u64, dead
-bytes u64).
+(group u32, applied index u64); then per volume (id u32, size u64 or 0 while written, placed bytes
+u64, dead bytes u64).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class VolumeCount:
     """Account of one volume's frames, in bytes."""
 
     size_bytes: int
+    """0 while it is written."""
     placed_bytes: int
     dead_bytes: int
 
@@ -38,7 +39,7 @@ class Mark:
     applied: dict[int, int] = field(default_factory=dict)
     """Group -> index of the last entry whose rows are in the tables."""
     volumes: dict[int, VolumeCount] = field(default_factory=dict)
-    """Sealed volumes."""
+    """All volumes."""
 
     def encode(self) -> bytes:
         parts = [

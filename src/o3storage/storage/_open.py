@@ -184,7 +184,8 @@ async def drop_spares(core: Core, result: WalkResult) -> None:
 async def cut_bulk(core: Core, mark: Mark) -> None:
     """Bulk volumes that were not sealed before the crash end at their last good record."""
     for volume in list(core.volumes.values()):
-        if volume.kind is not VolumeKind.BULK or volume.volume in mark.volumes:
+        count = mark.volumes.get(volume.volume)
+        if volume.kind is not VolumeKind.BULK or (count is not None and count.size_bytes):
             continue
         end = await bulk_end(core, volume)
         if end < volume.size_bytes:

@@ -46,6 +46,7 @@ from o3storage.storage._rows import (
     encode_run,
     placement_key,
     released_key,
+    run_bytes,
 )
 from o3storage.storage._types import HardState
 from o3storage.storage._walk import FoundRecord
@@ -93,7 +94,7 @@ class Replay:
                 if header.sequence > self.mark.sequence:
                     rows, _ = decode_rows(open_body(data, header, sealer, offset, offset))
                     for key, value in rows:
-                        self._place(key, value)
+                        self._place_again(key, value)
             elif kind == GROUP:
                 index, term = decode_group_reset(open_body(data, header, sealer, offset, offset))
                 group = self._group(header.group)
@@ -207,10 +208,21 @@ class Replay:
             run = decode_run(value)
             volume = self.core.volumes.get(run.volume)
             if volume is not None:
-                volume.row_bytes += (run.frames - 1) * run.record_bytes + run.last_bytes
+                volume.row_bytes += run_bytes(run)
         self._rows.append((key, value))
         if len(self._rows) >= ROWS_PER_WRITE:
             self._write()
+
+    def _place_again(self, key: bytes, value: bytes | None) -> None:
+        """A run that grew or moved replaces the one it was."""
+        self._write()
+        old = self.core.index.get_now(key)
+        if isinstance(old, bytes) and key[:1] == PLACEMENT_TABLE:
+            run = decode_run(old)
+            volume = self.core.volumes.get(run.volume)
+            if volume is not None:
+                volume.row_bytes -= run_bytes(run)
+        self._place(key, value)
 
     def _write(self) -> None:
         if self._rows:

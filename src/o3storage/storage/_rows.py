@@ -54,6 +54,11 @@ def decode_run(value: bytes) -> Run:
     return Run(*_RUN.unpack(value))
 
 
+def run_bytes(run: Run) -> int:
+    """Bytes of the records of a run."""
+    return (run.frames - 1) * run.record_bytes + run.last_bytes
+
+
 def placement_key(stream: bytes, first: int) -> bytes:
     if first == 0:
         return PLACEMENT_TABLE + stream + _FRAME_0

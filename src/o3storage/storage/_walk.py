@@ -146,6 +146,8 @@ class LogWalk:
                 self._decide(region, "torn")
             elif region.info is not None:
                 self._rotted(region)
+            elif _is_blank(region) and pending[i + 1].volume != region.volume:
+                self._decide(region, "blank")  # the unwritten rest of an older volume
             else:  # a batch follows, even if unreadable: what was here had been synced
                 self._uncertain(region)
         return self.result
