@@ -361,3 +361,119 @@ class Pool:
     @property
     def pending(self) -> int:
         """Jobs submitted and not drained yet."""
+
+# --- the index (docs/format-index.md) -----------------------------------------------------------
+
+class BlockError(ValueError):
+    """A record or block of the index is damaged, or belongs elsewhere."""
+
+class Run:
+    """An immutable sorted piece of the memtable: one block and its filter."""
+    @property
+    def rows(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def block(self) -> bytes:
+        """The plain block."""
+
+class TableIndex:
+    """A table's filter and sparse block index. Raises BlockError if they are damaged."""
+    def __init__(self, filter: bytes, index: bytes) -> None: ...
+    def probe(self, key: bytes, prefix: int) -> int:
+        """The block that may hold `key`; -1 if the filter excludes its first `prefix` bytes."""
+
+    def seek(self, key: bytes) -> int:
+        """The block in which keys >= `key` start."""
+
+    def locate(self, number: int, count: int = 1) -> tuple[int, int]:
+        """(file offset, size) of the records of `count` blocks. Raises IndexError."""
+
+    def lower(self, number: int) -> bytes:
+        """Lower bound of a block's keys. Raises IndexError."""
+
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+class TableMerger:
+    """A merge of sources (newest first) into tables, in jobs of bounded work."""
+    def __init__(
+        self,
+        sources: int,
+        *,
+        drop_deleted: bool,
+        drops: Sequence[tuple[bytes, bytes | None, int]],
+        block_bytes: int,
+        table_bytes: int,
+        filter_bits: int,
+    ) -> None: ...
+    def add_run(self, number: int, run: Run) -> None:
+        """All that source `number` holds."""
+
+    @property
+    def needs_table(self) -> bool: ...
+    def next_table(self, key: ChaChaKey, header: bytes) -> None: ...
+    def step(
+        self,
+        feeds: Sequence[tuple[int, ChaChaKey | None, int, Buffer | None, bool]],
+        *,
+        background: bool = True,
+    ) -> Job[Any]:
+        """`feeds`: (source, key, file offset, row records, whether they are its last). The result
+        is a dict: `out` (bytes to append to the table), `needs` (sources that must be fed), `table`
+        (None, or rows, deleted, min and max sequence, first and last key, size of the table that
+        `out` ends), `done`, `bad` (None, or source, file offset, reason)."""
+
+def xxh64(data: Buffer) -> int:
+    """XXH64 with seed 0."""
+
+def index_seal(key: ChaChaKey, kind: int, offset: int, plain: Buffer) -> bytes:
+    """A sealed record: header, ciphertext and tag, BLAKE3."""
+
+def index_open(key: ChaChaKey, kind: int, offset: int, record: Buffer) -> bytes:
+    """The plain content of exactly one record. Raises BlockError."""
+
+def index_open_rows(key: ChaChaKey, offset: int, data: Buffer) -> list[bytes]:
+    """Opens consecutive row records. Raises BlockError(reason, number of the bad one)."""
+
+def index_verify(
+    key: ChaChaKey, offset: int, sizes: Sequence[int], data: Buffer
+) -> Job[list[tuple[int, str]]]:
+    """Checks consecutive row records throughout; lists the bad ones as (number, reason)."""
+
+def index_check(data: Buffer) -> int:
+    """Checks the hash of the record that starts `data`, without a key; its size. BlockError."""
+
+def index_run(
+    rows: list[tuple[bytes, bytes | None]], prefix_lengths: Sequence[int], sequence: int
+) -> Run:
+    """Sorts rows into a run; of equal keys the last one counts. Raises ValueError."""
+
+def index_merge_runs(runs: Sequence[Run]) -> Job[Run]:
+    """Merges runs, newest first: of equal keys the newest counts; deletions stay."""
+
+def index_get(
+    runs: tuple[Run, ...], key: bytes, prefix: int, floor: int = 0
+) -> bytes | Literal[False] | None:
+    """The newest row of `key` in runs, newest first: its value, False if deleted, None if there is
+    none with a sequence above `floor`. Raises BlockError."""
+
+def index_block_get(block: bytes, key: bytes, floor: int = 0) -> bytes | Literal[False] | None:
+    """The row of `key` in one block, as `index_get`. Raises BlockError."""
+
+def index_block_rows(block: bytes) -> list[tuple[bytes, int, int, bytes | None]]:
+    """All rows as (key, prefix length, sequence, value), checked throughout. Raises BlockError."""
+
+def index_scan(
+    sources: Sequence[Sequence[bytes | Run]],
+    low: bytes,
+    high: bytes | None,
+    limit: int,
+    drops: Sequence[tuple[bytes, bytes | None, int]],
+    budget: int,
+    filtered: bool = False,
+) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+    """Merges sources, newest first, over low <= key < high: the rows (at most `limit`) and the key
+    to go on from, None at the end. It stops after `budget` rows of any kind. With `filtered`, `low`
+    is a bloom prefix: runs whose filter excludes it are passed over. Raises BlockError."""

@@ -30,7 +30,8 @@ pub fn seal(key: &LessSafeKey, kind: u8, offset: u64, plain: &[u8], out: &mut Ve
     header.copy_from_slice(&out[start..]);
     out.extend_from_slice(plain);
     let body = start + HEADER_BYTES;
-    let Ok(tag) = key.seal_in_place_separate_tag(nonce(offset), Aad::from(header), &mut out[body..])
+    let Ok(tag) =
+        key.seal_in_place_separate_tag(nonce(offset), Aad::from(header), &mut out[body..])
     else {
         return false;
     };
