@@ -48,6 +48,11 @@ pub const MAX_TRANSMIT_QUEUE: usize = 1024;
 /// The first of the ports given to sockets that did not bind (RFC 6335).
 pub const EPHEMERAL_FIRST: u16 = 49152;
 
+/// An idle connection is probed each time so many seconds pass, where its socket asks for it.
+pub const KEEP_ALIVE_S: u64 = 75;
+/// Probes without an answer after which the connection is given up.
+pub const KEEP_ALIVE_PROBES: u32 = 8;
+
 /// What the stack is told once, at the start.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -21,8 +21,8 @@ const ORPHAN_US: u64 = 60_000_000;
 const MAX_RESENDS: u32 = 12;
 /// Resendings of a SYN or of its answer.
 const MAX_SYN_RESENDS: u32 = 5;
-/// An idle connection is probed after this time where the socket asks for it.
-const KEEP_ALIVE_US: u64 = 75_000_000;
+
+const KEEP_ALIVE_US: u64 = KEEP_ALIVE_S * 1_000_000;
 /// Our shift of the window: 512 KiB fit in 16 bits shifted by 4.
 const WINDOW_SHIFT: u8 = 4;
 
@@ -392,7 +392,7 @@ impl Tcp {
         if self.keep_alive && self.state == State::Established {
             let due = self.heard_us + KEEP_ALIVE_US * u64::from(self.probes + 1);
             if due <= now {
-                if self.probes >= 8 {
+                if self.probes >= KEEP_ALIVE_PROBES {
                     return self.fail(Some(Error::TimedOut));
                 }
                 self.probes += 1;

@@ -21,7 +21,10 @@ static FRAMES: Global<Frames> = Global::new(Frames { bitmap: &mut [], free: 0, t
 pub fn init(place: u64, top: u64) {
     // SAFETY: the caller found the place free and big enough; it is mapped and never freed.
     let bitmap = unsafe {
-        core::slice::from_raw_parts_mut((PHYSICAL_BASE + place) as *mut u64, (top / PAGE / 64) as usize)
+        core::slice::from_raw_parts_mut(
+            (PHYSICAL_BASE + place) as *mut u64,
+            (top / PAGE / 64) as usize,
+        )
     };
     bitmap.fill(u64::MAX);
     FRAMES.get().bitmap = bitmap;

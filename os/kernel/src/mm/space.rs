@@ -193,8 +193,7 @@ pub fn map(
             at
         }
         Place::Hint(at)
-            if at % PAGE == 0
-                && page_end(at, length).is_some_and(|end| space.is_free(at, end)) =>
+            if at % PAGE == 0 && page_end(at, length).is_some_and(|end| space.is_free(at, end)) =>
         {
             at
         }
@@ -402,22 +401,17 @@ pub fn fault(address: u64, access: Access) -> bool {
             let rights = Rights { write: false, owned: false, ..rights };
             return paging::map(page, source, rights) || out_of_memory();
         }
-        let Some(frame) = frames::allocate_for_user() else { return out_of_memory() };
+        let Some(frame) = frames::allocate_for_user() else { out_of_memory() };
         if let Some(bytes) = physical_bytes(source, PAGE as usize) {
             frame_bytes(frame).copy_from_slice(bytes);
         }
         return paging::map(page, frame, rights) || out_of_memory();
     }
-    let Some(frame) = frames::allocate_for_user() else { return out_of_memory() };
+    let Some(frame) = frames::allocate_for_user() else { out_of_memory() };
     paging::map(page, frame, rights) || out_of_memory()
 }
 
 /// The named end of a program that touched more memory than there is.
 fn out_of_memory() -> ! {
     crate::sched::end_program("out of memory: no frame is left for the program", 137)
-}
-
-/// Writes into the program's memory before it runs or without its consent to a fault: by frames.
-pub fn poke(address: u64, bytes: &[u8]) -> bool {
-    crate::usercopy::write(address, bytes).is_ok()
 }

@@ -14,13 +14,8 @@ struct Power {
     sleep: Option<(u16, u16)>,
 }
 
-static POWER: Global<Power> = Global::new(Power {
-    timer: 0,
-    event: 0,
-    control_a: 0,
-    control_b: 0,
-    sleep: None,
-});
+static POWER: Global<Power> =
+    Global::new(Power { timer: 0, event: 0, control_a: 0, control_b: 0, sleep: None });
 
 fn le32(data: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(data.get(at..at + 4)?.try_into().ok()?))

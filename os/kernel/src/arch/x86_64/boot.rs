@@ -97,7 +97,8 @@ pub fn read(protocol: u32, at: u64) -> BootInfo {
             info.acpi_root = Some(le64(bytes, 32)).filter(|root| *root != 0);
             let line = le64(bytes, 24);
             if line != 0 {
-                info.command_line = physical_bytes(line, MAX_COMMAND_LINE).map(text).unwrap_or_default();
+                info.command_line =
+                    physical_bytes(line, MAX_COMMAND_LINE).map(text).unwrap_or_default();
             }
         }
     } else {

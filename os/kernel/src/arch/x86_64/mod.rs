@@ -130,8 +130,15 @@ struct EmergencyStack([u8; 8192]);
 
 static EMERGENCY_STACK: Lone<EmergencyStack> = Lone(UnsafeCell::new(EmergencyStack([0; 8192])));
 static TABLES: Lone<Tables> = Lone(UnsafeCell::new(Tables {
-    gdt: [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_f300_0000_ffff,
-        0x00af_fb00_0000_ffff, 0, 0],
+    gdt: [
+        0,
+        0x00af_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        0x00cf_f300_0000_ffff,
+        0x00af_fb00_0000_ffff,
+        0,
+        0,
+    ],
     idt: [[0; 2]; 256],
     task: TaskState {
         reserved0: 0,
@@ -193,7 +200,10 @@ pub fn init_cpu() {
             // non-maskable interrupt on their own stack. No gate can be called from ring 3.
             let stack = if vector == 8 || vector == 2 { 1 } else { 0 };
             tables.idt[vector as usize] = [
-                stub & 0xffff | u64::from(KERNEL_CODE) << 16 | stack << 32 | 0x8e << 40
+                stub & 0xffff
+                    | u64::from(KERNEL_CODE) << 16
+                    | stack << 32
+                    | 0x8e << 40
                     | (stub >> 16 & 0xffff) << 48,
                 stub >> 32,
             ];
@@ -261,10 +271,17 @@ pub fn set_kernel_stack(top: u64) {
     }
 }
 
-/// Leaves this kernel stack for another; comes back when a switch returns to `save`.
-pub fn switch_to(save: &mut u64, load: u64) {
+/// Leaves this kernel stack for another; comes back when a switch loads what went to `save`.
+pub fn switch_to(save: &core::cell::Cell<u64>, load: u64) {
     // SAFETY: `load` was saved by this function or made by `new_stack`, and nobody else runs on it.
-    unsafe { switch_stacks(save, load) };
+    unsafe { switch_stacks(save.as_ptr(), load) };
+}
+
+/// Leaves this kernel stack for good.
+pub fn leave_for(load: u64) {
+    static NOBODY: Lone<u64> = Lone(UnsafeCell::new(0));
+    // SAFETY: as above; what is saved is never loaded.
+    unsafe { switch_stacks(NOBODY.0.get(), load) };
 }
 
 pub fn set_thread_pointers(fs: u64, gs: u64) {

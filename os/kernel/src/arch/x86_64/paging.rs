@@ -30,16 +30,23 @@ pub struct Rights {
 }
 
 impl Rights {
-    pub const KERNEL_DATA: Rights =
-        Rights { write: true, execute: false, user: false, owned: false, uncached: false, hidden: false };
+    pub const KERNEL_DATA: Rights = Rights {
+        write: true,
+        execute: false,
+        user: false,
+        owned: false,
+        uncached: false,
+        hidden: false,
+    };
 
     fn bits(self) -> u64 {
-        if self.hidden { 0 } else { PRESENT }
-            | if self.write { WRITE } else { 0 }
+        let bit = |on: bool, bits: u64| if on { bits } else { 0 };
+        bit(!self.hidden, PRESENT)
+            | bit(self.write, WRITE)
             | if self.user { USER } else { GLOBAL }
-            | if self.owned { OWNED } else { 0 }
-            | if self.uncached { UNCACHED } else { 0 }
-            | if self.execute { 0 } else { NO_EXECUTE }
+            | bit(self.owned, OWNED)
+            | bit(self.uncached, UNCACHED)
+            | bit(!self.execute, NO_EXECUTE)
     }
 
     fn of(entry: u64) -> Rights {
@@ -183,9 +190,8 @@ pub fn init(top: u64, read_only: (u64, u64)) {
     let physical = |s: *const u8| symbol(s) - KERNEL_OFFSET;
     let (text, data) = (physical(&raw const text_start), physical(&raw const data_start));
     let (rodata, end) = (physical(&raw const rodata_start), physical(&raw const kernel_end));
-    let protected = |at: u64| {
-        (text..data).contains(&at) || (read_only.0..read_only.1).contains(&at)
-    };
+    let protected =
+        |at: u64| (text..data).contains(&at) || (read_only.0..read_only.1).contains(&at);
     let mixed = |at: u64| {
         let overlaps = |start: u64, end: u64| at < end && start < at + LARGE_PAGE;
         overlaps(text, data) || overlaps(read_only.0, read_only.1)

@@ -82,6 +82,10 @@ impl Frame {
         self.rax = value;
     }
 
+    pub fn rax_value(&self) -> u64 {
+        self.rax
+    }
+
     pub fn set_stack(&mut self, stack: u64) {
         self.rsp = stack;
     }
@@ -179,10 +183,7 @@ extern "C" fn trap_handler(frame: &mut Frame) {
 }
 
 fn page_fault(frame: &mut Frame, address: u64) {
-    let access = crate::mm::Access {
-        write: frame.error & 2 != 0,
-        execute: frame.error & 16 != 0,
-    };
+    let access = crate::mm::Access { write: frame.error & 2 != 0, execute: frame.error & 16 != 0 };
     let copying = {
         let (start, end) = (user_copy_start as *const () as u64, user_copy_end as *const () as u64);
         (start..end).contains(&frame.rip)

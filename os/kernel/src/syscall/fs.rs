@@ -1,0 +1,552 @@
+//! Calls on paths, directories and files.
+
+use super::{Answer, Args, Errno, USER};
+use crate::arch::{abi, Frame};
+use crate::files::{self, with_tree, File, Object};
+use crate::mm::frames;
+use crate::sched::{self, Wait, Woken};
+use crate::{time, usercopy};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use vfs::{Kind, NodeId};
+
+const AT_FDCWD: i32 = -100;
+const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
+const AT_REMOVEDIR: u64 = 0x200;
+const AT_SYMLINK_FOLLOW: u64 = 0x400;
+const AT_EMPTY_PATH: u64 = 0x1000;
+const O_CREAT: u64 = 0x40;
+const O_EXCL: u64 = 0x80;
+const O_TRUNC: u64 = 0x200;
+const O_DIRECTORY: u64 = 0x1_0000;
+const O_NOFOLLOW: u64 = 0x2_0000;
+const O_CLOEXEC: u64 = 0x8_0000;
+const O_REFUSED: u64 = 0x4000 | 0x20_0000 | 0x40_0000 & !O_DIRECTORY;
+/// Bits of the flags that fcntl shows.
+const O_SHOWN: u64 = 3 | 0x400 | 0x800 | 0x1000 | 0x10_1000 | 0x8000;
+const HERE: u64 = AT_FDCWD as u32 as u64;
+/// The type that statfs tells of files in memory.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Where a relative path begins.
+fn base(fd: u64, path: &str) -> Result<NodeId, Errno> {
+    if fd as i32 == AT_FDCWD || path.starts_with('/') {
+        return Ok(files::cwd());
+    }
+    match files::get(fd)?.object {
+        Object::Directory(node) => Ok(node),
+        _ => Err(Errno::ENOTDIR),
+    }
+}
+
+pub fn open(frame: &mut Frame, &[path, flags, mode, ..]: &Args) -> Answer {
+    openat(frame, &[HERE, path, flags, mode, 0, 0])
+}
+
+pub fn openat(_: &mut Frame, &[fd, path, flags, mode, ..]: &Args) -> Answer {
+    let path = usercopy::read_path(path)?;
+    if flags & O_REFUSED != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let base = base(fd, &path)?;
+    let now = time::date_ns();
+    let follow = flags & O_NOFOLLOW == 0;
+    let access = flags & 3;
+    let mut made = false;
+    let node = if flags & O_CREAT != 0 {
+        let permissions = mode as u32 & !files::umask();
+        let exclusive = flags & O_EXCL != 0;
+        let before = with_tree(|tree| Ok(tree.usage().1))?;
+        let node = with_tree(|tree| tree.create(base, &path, exclusive, permissions, now))?;
+        made = with_tree(|tree| Ok(tree.usage().1))? > before;
+        node
+    } else {
+        with_tree(|tree| tree.lookup(base, &path, follow))?
+    };
+    let kind = with_tree(|tree| tree.kind(node))?;
+    if kind == Kind::Link {
+        return Err(Errno::ELOOP);
+    }
+    if flags & O_DIRECTORY != 0 && kind != Kind::Directory {
+        return Err(Errno::ENOTDIR);
+    }
+    if kind == Kind::Directory && (access != 0 || flags & O_CREAT != 0) {
+        return Err(Errno::EISDIR);
+    }
+    let (may_read, may_write) = with_tree(|tree| tree.access(node))?;
+    if kind == Kind::File && !made {
+        if access != 0 && with_tree(|tree| Ok(tree.image_data(node)))?.is_some() {
+            return Err(Errno::EROFS);
+        }
+        if access != 1 && !may_read || access != 0 && !may_write {
+            return Err(Errno::EACCES);
+        }
+    }
+    let file = files::open_node(node, (flags & O_SHOWN) as u32)?;
+    if flags & O_TRUNC != 0 && access != 0 && kind == Kind::File {
+        with_tree(|tree| tree.truncate(node, 0, now))?;
+    }
+    files::install(file, flags & O_CLOEXEC != 0, 0)
+}
+
+pub fn lseek(_: &mut Frame, &[fd, offset, whence, ..]: &Args) -> Answer {
+    let file = files::get(fd)?;
+    let base = match (&file.object, whence) {
+        (Object::File(_) | Object::Directory(_), 0) => 0,
+        (Object::File(_) | Object::Directory(_), 1) => file.offset.get(),
+        (Object::File(node), 2) => with_tree(|tree| tree.stat(*node))?.size,
+        (Object::File(_) | Object::Directory(_), _) => return Err(Errno::EINVAL),
+        (Object::Device(_), _) => return Ok(0),
+        _ => return Err(Errno::ESPIPE),
+    };
+    let target = base.checked_add_signed(offset as i64).filter(|at| *at <= i64::MAX as u64);
+    let target = target.ok_or(Errno::EINVAL)?;
+    file.offset.set(target);
+    Ok(target)
+}
+
+fn write_stat(at: u64, node: NodeId) -> Answer {
+    let stat = with_tree(|tree| tree.stat(node))?;
+    let fields = abi::StatFields {
+        inode: stat.inode,
+        mode: stat.mode,
+        links: stat.links,
+        uid: USER,
+        device: 0,
+        size: stat.size,
+        blocks: stat.blocks,
+        time_ns: stat.changed_ns,
+    };
+    usercopy::write(at, &abi::stat_bytes(&fields)).map(|()| 0)
+}
+
+fn stat_file(file: &File, at: u64) -> Answer {
+    let mode = match &file.object {
+        Object::File(node) | Object::Directory(node) => return write_stat(at, *node),
+        Object::Device(_) => 0o020_666,
+        Object::PipeReader(_) | Object::PipeWriter(_) => 0o010_600,
+        Object::Pair(..) | Object::Socket(..) => 0o140_777,
+        Object::Event { .. } | Object::Epoll(_) => 0o600,
+    };
+    let fields = abi::StatFields {
+        inode: file.id + (1 << 32),
+        mode,
+        links: 1,
+        uid: USER,
+        device: 0,
+        size: 0,
+        blocks: 0,
+        time_ns: time::date_ns(),
+    };
+    usercopy::write(at, &abi::stat_bytes(&fields)).map(|()| 0)
+}
+
+pub fn stat(frame: &mut Frame, &[path, at, ..]: &Args) -> Answer {
+    newfstatat(frame, &[HERE, path, at, 0, 0, 0])
+}
+
+pub fn lstat(frame: &mut Frame, &[path, at, ..]: &Args) -> Answer {
+    newfstatat(frame, &[HERE, path, at, AT_SYMLINK_NOFOLLOW, 0, 0])
+}
+
+pub fn fstat(_: &mut Frame, &[fd, at, ..]: &Args) -> Answer {
+    stat_file(&*files::get(fd)?, at)
+}
+
+pub fn newfstatat(_: &mut Frame, &[fd, path, at, flags, ..]: &Args) -> Answer {
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | 0x800) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = usercopy::read_path(path)?;
+    if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
+        if fd as i32 == AT_FDCWD {
+            return write_stat(at, files::cwd());
+        }
+        return stat_file(&*files::get(fd)?, at);
+    }
+    let base = base(fd, &path)?;
+    let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
+    write_stat(at, with_tree(|tree| tree.lookup(base, &path, follow))?)
+}
+
+pub fn access(frame: &mut Frame, &[path, mode, ..]: &Args) -> Answer {
+    faccessat2(frame, &[HERE, path, mode, 0, 0, 0])
+}
+
+pub fn faccessat(frame: &mut Frame, &[fd, path, mode, ..]: &Args) -> Answer {
+    faccessat2(frame, &[fd, path, mode, 0, 0, 0])
+}
+
+pub fn faccessat2(_: &mut Frame, &[fd, path, mode, flags, ..]: &Args) -> Answer {
+    if mode & !7 != 0 || flags & !(AT_SYMLINK_NOFOLLOW | 0x200) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = usercopy::read_path(path)?;
+    let base = base(fd, &path)?;
+    let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
+    let node = with_tree(|tree| tree.lookup(base, &path, follow))?;
+    let (read, write) = with_tree(|tree| tree.access(node))?;
+    let execute = with_tree(|tree| tree.stat(node))?.mode & 0o100 != 0;
+    if mode & 2 != 0 && !write {
+        let fixed = with_tree(|tree| Ok(tree.image_data(node)))?.is_some();
+        return Err(if fixed { Errno::EROFS } else { Errno::EACCES });
+    }
+    if mode & 4 != 0 && !read || mode & 1 != 0 && !execute {
+        return Err(Errno::EACCES);
+    }
+    Ok(0)
+}
+
+pub fn getdents64(_: &mut Frame, &[fd, at, size, ..]: &Args) -> Answer {
+    let file = files::get(fd)?;
+    let Object::Directory(node) = file.object else { return Err(Errno::ENOTDIR) };
+    let size = size.min(files::BOUNCE as u64) as usize;
+    let mut bytes = Vec::new();
+    let mut position = file.offset.get() as usize;
+    while let Some(entry) = with_tree(|tree| tree.entry(node, position))? {
+        let length = (19 + entry.name.len() + 1).next_multiple_of(8);
+        if bytes.len() + length > size {
+            if bytes.is_empty() {
+                return Err(Errno::EINVAL);
+            }
+            break;
+        }
+        position += 1;
+        let end = bytes.len() + length;
+        let kind = match entry.kind {
+            Kind::Directory => 4,
+            Kind::File => 8,
+            Kind::Link => 10,
+            Kind::Device(_) => 2,
+        };
+        bytes.extend_from_slice(&entry.inode.to_le_bytes());
+        bytes.extend_from_slice(&(position as u64).to_le_bytes());
+        bytes.extend_from_slice(&(length as u16).to_le_bytes());
+        bytes.push(kind);
+        bytes.extend_from_slice(entry.name.as_bytes());
+        bytes.resize(end, 0);
+    }
+    usercopy::write(at, &bytes)?;
+    file.offset.set(position as u64);
+    Ok(bytes.len() as u64)
+}
+
+pub fn mkdir(frame: &mut Frame, &[path, mode, ..]: &Args) -> Answer {
+    mkdirat(frame, &[HERE, path, mode, 0, 0, 0])
+}
+
+pub fn mkdirat(_: &mut Frame, &[fd, path, mode, ..]: &Args) -> Answer {
+    let path = usercopy::read_path(path)?;
+    let base = base(fd, &path)?;
+    let (permissions, now) = (mode as u32 & !files::umask(), time::date_ns());
+    with_tree(|tree| tree.mkdir(base, &path, permissions, now)).map(|()| 0)
+}
+
+pub fn rmdir(frame: &mut Frame, &[path, ..]: &Args) -> Answer {
+    unlinkat(frame, &[HERE, path, AT_REMOVEDIR, 0, 0, 0])
+}
+
+pub fn unlink(frame: &mut Frame, &[path, ..]: &Args) -> Answer {
+    unlinkat(frame, &[HERE, path, 0, 0, 0, 0])
+}
+
+pub fn unlinkat(_: &mut Frame, &[fd, path, flags, ..]: &Args) -> Answer {
+    if flags & !AT_REMOVEDIR != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = usercopy::read_path(path)?;
+    let base = base(fd, &path)?;
+    let now = time::date_ns();
+    with_tree(|tree| match flags {
+        0 => tree.unlink(base, &path, now),
+        _ => tree.rmdir(base, &path, now),
+    })
+    .map(|()| 0)
+}
+
+pub fn rename(frame: &mut Frame, &[old, new, ..]: &Args) -> Answer {
+    renameat2(frame, &[HERE, old, HERE, new, 0, 0])
+}
+
+pub fn renameat(frame: &mut Frame, &[old_fd, old, new_fd, new, ..]: &Args) -> Answer {
+    renameat2(frame, &[old_fd, old, new_fd, new, 0, 0])
+}
+
+pub fn renameat2(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) -> Answer {
+    if flags & !1 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (old, new) = (usercopy::read_path(old)?, usercopy::read_path(new)?);
+    let base = common_base(old_fd, &old, new_fd, &new)?;
+    if flags == 1 && with_tree(|tree| tree.lookup(base, &new, false)).is_ok() {
+        return Err(Errno::EEXIST);
+    }
+    let now = time::date_ns();
+    with_tree(|tree| tree.rename(base, &old, &new, now)).map(|()| 0)
+}
+
+/// One directory that both paths begin at.
+fn common_base(old_fd: u64, old: &str, new_fd: u64, new: &str) -> Result<NodeId, Errno> {
+    let (first, second) = (base(old_fd, old)?, base(new_fd, new)?);
+    match (old.starts_with('/'), new.starts_with('/')) {
+        (true, _) => Ok(second),
+        (_, true) => Ok(first),
+        _ if first == second => Ok(first),
+        _ => Err(Errno::EXDEV),
+    }
+}
+
+pub fn link(frame: &mut Frame, &[old, new, ..]: &Args) -> Answer {
+    linkat(frame, &[HERE, old, HERE, new, 0, 0])
+}
+
+pub fn linkat(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) -> Answer {
+    if flags & !AT_SYMLINK_FOLLOW != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (old, new) = (usercopy::read_path(old)?, usercopy::read_path(new)?);
+    let base = common_base(old_fd, &old, new_fd, &new)?;
+    let now = time::date_ns();
+    with_tree(|tree| tree.link(base, &old, &new, now)).map(|()| 0)
+}
+
+pub fn symlink(frame: &mut Frame, &[target, path, ..]: &Args) -> Answer {
+    symlinkat(frame, &[target, HERE, path, 0, 0, 0])
+}
+
+pub fn symlinkat(_: &mut Frame, &[target, fd, path, ..]: &Args) -> Answer {
+    let (target, path) = (usercopy::read_path(target)?, usercopy::read_path(path)?);
+    let base = base(fd, &path)?;
+    let now = time::date_ns();
+    with_tree(|tree| tree.symlink(base, &path, &target, now)).map(|()| 0)
+}
+
+pub fn readlink(frame: &mut Frame, &[path, at, size, ..]: &Args) -> Answer {
+    readlinkat(frame, &[HERE, path, at, size, 0, 0])
+}
+
+pub fn readlinkat(_: &mut Frame, &[fd, path, at, size, ..]: &Args) -> Answer {
+    if size as i32 <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = usercopy::read_path(path)?;
+    let base = base(fd, &path)?;
+    let target = with_tree(|tree| tree.readlink(base, &path))?;
+    let length = target.len().min(size as usize);
+    usercopy::write(at, &target.as_bytes()[..length])?;
+    Ok(length as u64)
+}
+
+pub fn chmod(frame: &mut Frame, &[path, mode, ..]: &Args) -> Answer {
+    fchmodat(frame, &[HERE, path, mode, 0, 0, 0])
+}
+
+pub fn fchmodat(_: &mut Frame, &[fd, path, mode, ..]: &Args) -> Answer {
+    let path = usercopy::read_path(path)?;
+    let base = base(fd, &path)?;
+    with_tree(|tree| {
+        let node = tree.lookup(base, &path, true)?;
+        tree.chmod(node, mode as u32)
+    })
+    .map(|()| 0)
+}
+
+pub fn fchmod(_: &mut Frame, &[fd, mode, ..]: &Args) -> Answer {
+    match files::get(fd)?.object {
+        Object::File(node) | Object::Directory(node) => {
+            with_tree(|tree| tree.chmod(node, mode as u32)).map(|()| 0)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub fn umask(_: &mut Frame, &[mask, ..]: &Args) -> Answer {
+    Ok(u64::from(files::swap_umask(mask as u32)))
+}
+
+pub fn utimensat(_: &mut Frame, &[fd, path, times, flags, ..]: &Args) -> Answer {
+    const UTIME_NOW: u64 = (1 << 30) - 1;
+    const UTIME_OMIT: u64 = (1 << 30) - 2;
+    let changed = match times {
+        0 => Some(time::date_ns()),
+        at => {
+            let words = usercopy::read_words(at, 4)?;
+            match (words[2], words[3]) {
+                (_, UTIME_NOW) => Some(time::date_ns()),
+                (_, UTIME_OMIT) => None,
+                (_, ns) if ns >= 1_000_000_000 => return Err(Errno::EINVAL),
+                (seconds, ns) => Some(seconds.saturating_mul(1_000_000_000).saturating_add(ns)),
+            }
+        }
+    };
+    let node = if path == 0 {
+        match files::get(fd)?.object {
+            Object::File(node) | Object::Directory(node) => node,
+            _ => return Err(Errno::EINVAL),
+        }
+    } else {
+        let path = usercopy::read_path(path)?;
+        let base = base(fd, &path)?;
+        with_tree(|tree| tree.lookup(base, &path, flags & AT_SYMLINK_NOFOLLOW == 0))?
+    };
+    match changed {
+        Some(changed) => with_tree(|tree| tree.set_time(node, changed)).map(|()| 0),
+        None => Ok(0),
+    }
+}
+
+fn length(value: u64) -> Result<u64, Errno> {
+    i64::try_from(value).map(|v| v as u64).map_err(|_| Errno::EINVAL)
+}
+
+fn set_length(node: NodeId, value: u64) -> Answer {
+    if value > vfs::MAX_FILE {
+        return Err(Errno::EFBIG);
+    }
+    let now = time::date_ns();
+    with_tree(|tree| tree.truncate(node, value, now)).map(|()| 0)
+}
+
+pub fn truncate(_: &mut Frame, &[path, size, ..]: &Args) -> Answer {
+    let (path, size) = (usercopy::read_path(path)?, length(size)?);
+    let node = with_tree(|tree| tree.lookup(files::cwd(), &path, true))?;
+    if with_tree(|tree| tree.kind(node))? == Kind::Directory {
+        return Err(Errno::EISDIR);
+    }
+    set_length(node, size)
+}
+
+pub fn ftruncate(_: &mut Frame, &[fd, size, ..]: &Args) -> Answer {
+    let (file, size) = (files::get(fd)?, length(size)?);
+    match file.object {
+        Object::File(node) if file.may_write() => set_length(node, size),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub fn fallocate(_: &mut Frame, &[fd, mode, offset, size, ..]: &Args) -> Answer {
+    let file = files::get(fd)?;
+    if mode & !1 != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let (offset, size) = (length(offset)?, length(size)?);
+    let end = offset.checked_add(size).filter(|end| *end <= vfs::MAX_FILE).ok_or(Errno::EFBIG)?;
+    let Object::File(node) = file.object else { return Err(Errno::ENODEV) };
+    if !file.may_write() {
+        return Err(Errno::EBADF);
+    }
+    if size == 0 {
+        return Err(Errno::EINVAL);
+    }
+    // What cannot be written later must be refused now.
+    if size > vfs::MAX_MEMORY || size / 4096 > frames::available() as u64 {
+        return Err(Errno::ENOSPC);
+    }
+    if mode == 0 && end > with_tree(|tree| tree.stat(node))?.size {
+        return set_length(node, end);
+    }
+    Ok(0)
+}
+
+pub fn fsync(_: &mut Frame, &[fd, ..]: &Args) -> Answer {
+    match files::get(fd)?.object {
+        Object::File(_) | Object::Directory(_) => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub fn flock(_: &mut Frame, &[fd, operation, ..]: &Args) -> Answer {
+    let file: Rc<File> = files::get(fd)?;
+    let kind = match operation & !4 {
+        1 => 1,
+        2 => 2,
+        8 => 0,
+        _ => return Err(Errno::EINVAL),
+    };
+    loop {
+        match files::lock(&file, kind) {
+            Ok(()) => return Ok(0),
+            Err(_) if operation & 4 != 0 => return Err(Errno::EAGAIN),
+            Err(holder) => {
+                if sched::block(Wait::Object(holder), None) == Woken::Signal {
+                    return Err(Errno::EINTR);
+                }
+            }
+        }
+    }
+}
+
+fn write_statfs(at: u64) -> Answer {
+    let (used, nodes) = with_tree(|tree| Ok(tree.usage()))?;
+    let total = vfs::MAX_MEMORY / 4096;
+    let free = (total - used / 4096).min(frames::available() as u64);
+    let inodes = vfs::MAX_NODES as u64;
+    let words = [
+        TMPFS_MAGIC,
+        4096,
+        total,
+        free,
+        free,
+        inodes,
+        inodes - nodes as u64,
+        0,
+        vfs::MAX_NAME as u64,
+        4096,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    usercopy::write(at, &bytes).map(|()| 0)
+}
+
+pub fn statfs(_: &mut Frame, &[path, at, ..]: &Args) -> Answer {
+    let path = usercopy::read_path(path)?;
+    with_tree(|tree| tree.lookup(files::cwd(), &path, true))?;
+    write_statfs(at)
+}
+
+pub fn fstatfs(_: &mut Frame, &[fd, at, ..]: &Args) -> Answer {
+    files::get(fd)?;
+    write_statfs(at)
+}
+
+pub fn getcwd(_: &mut Frame, &[at, size, ..]: &Args) -> Answer {
+    let mut path = files::cwd_path()?;
+    path.push('\0');
+    if path.len() as u64 > size {
+        return Err(Errno::ERANGE);
+    }
+    usercopy::write(at, path.as_bytes())?;
+    Ok(path.len() as u64)
+}
+
+fn change_directory(node: NodeId) -> Answer {
+    if with_tree(|tree| tree.kind(node))? != Kind::Directory {
+        return Err(Errno::ENOTDIR);
+    }
+    let before = files::cwd();
+    with_tree(|tree| {
+        tree.retain(node);
+        if before != vfs::ROOT {
+            tree.release(before);
+        }
+        Ok(())
+    })?;
+    files::set_cwd(node);
+    Ok(0)
+}
+
+pub fn chdir(_: &mut Frame, &[path, ..]: &Args) -> Answer {
+    let path = usercopy::read_path(path)?;
+    change_directory(with_tree(|tree| tree.lookup(files::cwd(), &path, true))?)
+}
+
+pub fn fchdir(_: &mut Frame, &[fd, ..]: &Args) -> Answer {
+    match files::get(fd)?.object {
+        Object::Directory(node) => change_directory(node),
+        _ => Err(Errno::ENOTDIR),
+    }
+}

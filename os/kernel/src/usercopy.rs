@@ -1,0 +1,80 @@
+//! Copies between the kernel and the program. An address of the program is a plain number, checked
+//! here on every use; nothing else in the kernel follows one.
+
+use crate::arch::{self, USER_END};
+use crate::syscall::Errno;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+fn check(address: u64, length: usize) -> Result<(), Errno> {
+    let end = address.checked_add(length as u64).ok_or(Errno::EFAULT)?;
+    if end > USER_END {
+        return Err(Errno::EFAULT);
+    }
+    Ok(())
+}
+
+pub fn read(address: u64, out: &mut [u8]) -> Result<(), Errno> {
+    check(address, out.len())?;
+    match arch::copy_user(out.as_mut_ptr(), address as *const u8, out.len()) {
+        true => Ok(()),
+        false => Err(Errno::EFAULT),
+    }
+}
+
+pub fn write(address: u64, data: &[u8]) -> Result<(), Errno> {
+    check(address, data.len())?;
+    match arch::copy_user(address as *mut u8, data.as_ptr(), data.len()) {
+        true => Ok(()),
+        false => Err(Errno::EFAULT),
+    }
+}
+
+pub fn read_u64(address: u64) -> Result<u64, Errno> {
+    let mut bytes = [0; 8];
+    read(address, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+pub fn read_u32(address: u64) -> Result<u32, Errno> {
+    let mut bytes = [0; 4];
+    read(address, &mut bytes)?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+pub fn write_u32(address: u64, value: u32) -> Result<(), Errno> {
+    write(address, &value.to_le_bytes())
+}
+
+pub fn write_u64(address: u64, value: u64) -> Result<(), Errno> {
+    write(address, &value.to_le_bytes())
+}
+
+/// `count` words in a row.
+pub fn read_words(address: u64, count: usize) -> Result<Vec<u64>, Errno> {
+    let mut bytes = alloc::vec![0; count * 8];
+    read(address, &mut bytes)?;
+    let word = |chunk: &[u8]| chunk.iter().rev().fold(0, |sum, b| sum << 8 | u64::from(*b));
+    Ok(bytes.chunks_exact(8).map(word).collect())
+}
+
+/// A path: text up to a zero byte. Names that are not UTF-8 are not found on this system.
+pub fn read_path(address: u64) -> Result<String, Errno> {
+    let mut path = Vec::new();
+    let mut at = address;
+    loop {
+        // Up to the end of the page: what follows it may not be mapped.
+        let length = 256.min(4096 - at as usize % 4096);
+        let start = path.len();
+        path.resize(start + length, 0);
+        read(at, &mut path[start..])?;
+        if let Some(end) = path[start..].iter().position(|b| *b == 0) {
+            path.truncate(start + end);
+            return String::from_utf8(path).map_err(|_| Errno::ENOENT);
+        }
+        if path.len() >= vfs::MAX_PATH {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        at += length as u64;
+    }
+}
