@@ -12,6 +12,7 @@ from o3storage.s3._xml import escape
 
 CODES: Final[dict[str, tuple[int, str]]] = {
     "AccessDenied": (403, "Access Denied"),
+    "AccessForbidden": (403, "CORSResponse: This CORS request is not allowed."),
     "AuthorizationHeaderMalformed": (400, "The authorization header you provided is invalid."),
     "AuthorizationQueryParametersError": (
         400,
@@ -56,6 +57,10 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     ),
     "InvalidArgument": (400, "Invalid Argument"),
     "InvalidBucketName": (400, "The specified bucket is not valid."),
+    "InvalidBucketState": (
+        409,
+        "The request is not valid for the current state of the bucket.",
+    ),
     "InvalidDigest": (400, "The Content-MD5 or checksum value that you specified is not valid."),
     "InvalidLocationConstraint": (400, "The specified location constraint is not valid."),
     "InvalidPart": (
@@ -94,11 +99,6 @@ CODES: Final[dict[str, tuple[int, str]]] = {
         "The XML that you provided was not well formed or did not validate against our published "
         "schema.",
     ),
-    "MaxMessageLengthExceeded": (400, "Your request was too large."),
-    "MetadataTooLarge": (
-        400,
-        "Your metadata headers exceed the maximum allowed metadata size.",
-    ),
     "MethodNotAllowed": (405, "The specified method is not allowed against this resource."),
     "MissingContentLength": (411, "You must provide the Content-Length HTTP header."),
     "MissingRequestBodyError": (400, "Request body is empty."),
@@ -130,11 +130,12 @@ CODES: Final[dict[str, tuple[int, str]]] = {
         404,
         "Object Lock configuration does not exist for this bucket",
     ),
-    "OwnershipControlsNotFoundError": (404, "The bucket ownership controls were not found"),
-    "PostPolicyInvalidKeyName": (
-        403,
-        "Invalid according to Policy: Policy Condition failed",
+    "OperationAborted": (
+        409,
+        "A conflicting conditional operation is currently in progress against this resource. "
+        "Try again.",
     ),
+    "OwnershipControlsNotFoundError": (404, "The bucket ownership controls were not found"),
     "PreconditionFailed": (
         412,
         "At least one of the preconditions you specified did not hold.",
@@ -164,10 +165,6 @@ CODES: Final[dict[str, tuple[int, str]]] = {
         400,
         "The bucket POST must contain the specified field name. If it is specified, check the "
         "order of the fields.",
-    ),
-    "XAmzContentChecksumMismatch": (
-        400,
-        "The provided 'x-amz-checksum' header or trailer does not match what was computed.",
     ),
     "XAmzContentSHA256Mismatch": (
         400,

@@ -8,9 +8,9 @@ whoever reads them digests them with `digester()` and calls `verify` before comm
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from o3storage._native import Digester, Digests
+from o3storage._native import Digester
 from o3storage.s3._checksums import (
     BY_HEADER,
     Algorithm,
@@ -29,12 +29,16 @@ from o3storage.s3._sigv4 import (
 )
 from o3storage.s3._xml import FEED_BYTES, MAX_XML_BYTES, Element, XmlError, XmlReader
 
+if TYPE_CHECKING:
+    from o3storage._native import Digests
+
 MAX_PUT_BYTES: Final = 5 * 1024**3
 """One PUT, one part, one copy (AWS: 5 GiB)."""
 
 
 class RequestBody:
-    """The body of one request. `length`: decoded bytes, as declared."""
+    """The body of one request. `length`: decoded bytes, as declared; without `exact` (a form's
+    file, whose size nobody declares) the most that is taken."""
 
     __slots__ = (
         "_chunks",
@@ -43,6 +47,7 @@ class RequestBody:
         "_sha256",
         "_value",
         "algorithm",
+        "exact",
         "length",
         "source",
     )
@@ -52,6 +57,7 @@ class RequestBody:
         source: ByteSource,
         length: int,
         *,
+        exact: bool = True,
         md5: bytes | None,
         sha256: bytes | None,
         pending: PendingSignature | None,
@@ -60,6 +66,7 @@ class RequestBody:
     ) -> None:
         self.source = source
         self.length = length
+        self.exact = exact
         self._md5 = md5
         self._sha256 = sha256
         self._pending = pending
@@ -67,6 +74,15 @@ class RequestBody:
         """Of the checksum that the client gave or promised in a trailer."""
         self._value = value
         self._chunks = source if isinstance(source, ChunkedBody) else None
+
+    def too_long(self, size: int) -> S3Error:
+        """The error for more bytes than `length`."""
+        if self.exact:
+            return S3Error("InvalidRequest", "The body is longer than declared.")
+        return S3Error(
+            "EntityTooLarge",
+            details=(("ProposedSize", str(size)), ("MaxSizeAllowed", str(self.length))),
+        )
 
     @property
     def has_digest(self) -> bool:
@@ -88,7 +104,7 @@ class RequestBody:
 
     def verify(self, digests: Digests, size: int) -> None:
         """Everything promised was kept, else S3Error; call after the last byte of `source`."""
-        if size != self.length:
+        if self.exact and size != self.length:
             raise S3Error("IncompleteBody")
         if self._md5 is not None and digests["md5"] != self._md5:
             raise S3Error(
@@ -125,6 +141,7 @@ def open_body(
     *,
     streaming: bool = False,
     max_bytes: int = MAX_PUT_BYTES,
+    object_checksums: bool = False,
 ) -> RequestBody:
     """Raises S3Error for whatever the head already shows to be wrong.
 
@@ -146,7 +163,7 @@ def open_body(
         md5 = decode_base64(text)
         if md5 is None or len(md5) != 16:
             raise S3Error("InvalidDigest", "The Content-MD5 you specified was invalid.")
-    algorithm, value = _stated_checksum(headers)
+    algorithm, value = (None, None) if object_checksums else _stated_checksum(headers)
     trailer = _declared_trailer(headers, payload.kind)
     if trailer is not None:
         if algorithm is not None:
@@ -253,13 +270,15 @@ async def read_document(
     *,
     max_bytes: int = MAX_XML_BYTES,
     needs_digest: bool = False,
+    object_checksums: bool = False,
 ) -> Element:
     """The XML document of a request, every promise about the body checked.
 
     `root`: names that the root element may have. `needs_digest`: Content-MD5 or a checksum must be
-    there. Raises S3Error (MalformedXML, MissingRequestBodyError, ...).
+    there. `object_checksums`: the x-amz-checksum-* headers speak of an object, not of this
+    document. Raises S3Error (MalformedXML, MissingRequestBodyError, ...).
     """
-    body = open_body(request, identity, max_bytes=1 << 62)
+    body = open_body(request, identity, max_bytes=1 << 62, object_checksums=object_checksums)
     if body.length > max_bytes:
         raise S3Error("MalformedXML", f"The document is larger than {max_bytes} bytes.")
     if needs_digest and not body.has_digest:

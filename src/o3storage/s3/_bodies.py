@@ -1,0 +1,177 @@
+"""Bodies into the store and out of it.
+
+In: blocks of the request are digested and written to a stream as they arrive; nothing names the
+stream until everything the client promised about the body was checked, so a body that fails a check
+leaves nothing behind. Out: the first piece is read, and with it verified, before the answer begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from o3storage._native import blake3, md5
+from o3storage.catalog import Checksum, VersionInfo, parts_from
+from o3storage.crypto import StreamRef
+from o3storage.http import frames
+from o3storage.s3._checksums import DEFAULT, FULL_OBJECT, Algorithm, digest_of
+from o3storage.s3._context import Context
+from o3storage.s3._errors import S3Error
+from o3storage.s3._node import Buffer, StreamUpload
+from o3storage.s3._payload import RequestBody
+
+if TYPE_CHECKING:
+    from o3storage._native import Digests
+
+WHOLE_ANSWER_BYTES: Final = 256 * 1024
+"""Up to one frame an answer is sent as one piece."""
+
+PARTS_PER_STEP: Final = 100
+"""Parts of a multipart version looked up at a time while it is read."""
+
+_EMPTY_MD5: Final = md5(b"").hex()
+_EMPTY_BLAKE3: Final = blake3(b"")
+
+
+@dataclass(slots=True)
+class StoredBody:
+    """A body in the store that no row names yet. `ref` is packed, b"" for no bytes."""
+
+    ref: bytes
+    size_bytes: int
+    etag: str
+    blake3: bytes
+    checksum: Checksum
+    started_ns: int
+    upload: StreamUpload | None = None
+    modified_ns: int = 0
+    """Of the version or part made of it, once it was proposed."""
+
+    @property
+    def frames(self) -> Any:
+        return () if self.upload is None else self.upload.frames
+
+    def discard(self) -> None:
+        if self.upload is not None:
+            self.upload.discard()
+
+
+def kept_checksum(algorithm: Algorithm, digests: Digests) -> Checksum:
+    value: bytes = digests[algorithm.field]  # type: ignore[literal-required]
+    return Checksum(algorithm.name, FULL_OBJECT, value)
+
+
+def empty_body(algorithm: Algorithm | None = None) -> StoredBody:
+    algorithm = algorithm or DEFAULT
+    checksum = Checksum(algorithm.name, FULL_OBJECT, digest_of(algorithm, b""))
+    return StoredBody(b"", 0, _EMPTY_MD5, _EMPTY_BLAKE3, checksum, 0)
+
+
+async def store_body(
+    ctx: Context, body: RequestBody, algorithm: Algorithm | None = None
+) -> StoredBody:
+    """Take the whole body in and check it. `algorithm`: of the checksum to keep (by default the
+    client's, else CRC64NVME). Raises S3Error and what the source raises; then nothing is kept."""
+    kept = algorithm or body.algorithm or DEFAULT
+    digester = body.digester(md5=True, blake3=True, also=kept)
+    upload: StreamUpload | None = None
+    size = 0
+    try:
+        with frames(body.source, ctx.service.pool) as cut:
+            async for block, last in cut:
+                try:
+                    size += block.size
+                    if size > body.length:
+                        raise body.too_long(size)
+                    if block.size:
+                        if upload is None:
+                            upload = ctx.service.node.new_stream(ctx.bucket.bucket_id, ctx.key)
+                        await ctx.service.write_block(upload, block.view, last, digester)
+                finally:
+                    block.release()
+        digests = digester.finish()
+        body.verify(digests, size)
+    except BaseException:
+        if upload is not None:
+            upload.discard()
+        raise
+    return StoredBody(
+        b"" if upload is None else upload.ref.pack(),
+        size,
+        digests["md5"].hex(),
+        digests["blake3"],
+        kept_checksum(kept, digests),
+        0 if upload is None else upload.started_ns,
+        upload,
+    )
+
+
+async def read_version(
+    ctx: Context, bucket_id: int, version: VersionInfo, offset: int, length: int
+) -> AsyncIterator[Buffer]:
+    """Verified bytes [offset, offset + length) of a version. Raises what the node raises."""
+    if length == 0:
+        return
+    if not version.upload_id:
+        stream = ctx.service.node.read_stream(StreamRef.unpack(version.body), offset, length)
+        async for piece in stream:
+            yield piece
+        return
+    end = offset + length
+    while offset < end:
+        spans = await ctx.query(parts_from(bucket_id, version, offset, PARTS_PER_STEP))
+        if not spans:
+            raise S3Error("InternalError", "A part of the object is missing.")
+        for span in spans:
+            if span.offset >= end:
+                break
+            inner = offset - span.offset
+            count = min(end, span.offset + span.size_bytes) - offset
+            if count <= 0:
+                continue
+            stream = ctx.service.node.read_stream(StreamRef.unpack(span.body), inner, count)
+            async for piece in stream:
+                yield piece
+            offset += count
+
+
+class Prefetched:
+    """An iterated body whose first piece is at hand. Closes what it reads from."""
+
+    __slots__ = ("_first", "_rest")
+
+    def __init__(self, first: Buffer, rest: Any) -> None:
+        self._first: Buffer | None = first
+        self._rest = rest
+
+    def __aiter__(self) -> Prefetched:
+        return self
+
+    async def __anext__(self) -> Buffer:
+        first = self._first
+        if first is not None:
+            self._first = None
+            return first
+        piece: Buffer = await self._rest.__anext__()
+        return piece
+
+    async def aclose(self) -> None:
+        await self._rest.aclose()
+
+
+async def open_answer(
+    ctx: Context, version: VersionInfo, offset: int, length: int
+) -> Buffer | Prefetched:
+    """The body of an answer, its first piece read and verified. Raises what the node raises."""
+    if length == 0:
+        return b""
+    pieces = read_version(ctx, ctx.bucket.bucket_id, version, offset, length)
+    if length <= WHOLE_ANSWER_BYTES:
+        parts = [bytes(piece) async for piece in pieces]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    try:
+        first = await anext(pieces)
+    except StopAsyncIteration:
+        raise S3Error("InternalError", "The object's bytes are missing.") from None
+    return Prefetched(first, pieces)

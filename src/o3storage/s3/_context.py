@@ -1,0 +1,193 @@
+"""What an operation is handed: the request, its proven sender, the bucket, and the node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from o3storage.catalog import (
+    BucketBusy,
+    BucketFenced,
+    BucketInfo,
+    CatalogError,
+    Command,
+    InvalidVersionId,
+    Query,
+    StaleEpoch,
+    get_bucket,
+    parse_version_id,
+    sync_bucket,
+)
+from o3storage.s3._errors import RETRY_AFTER_S, S3Error
+from o3storage.s3._request import S3Request
+from o3storage.s3._sigv4 import Identity
+
+if TYPE_CHECKING:
+    from o3storage.s3._form_data import FormFile
+    from o3storage.s3._service import Service
+
+T = TypeVar("T")
+
+FENCE_WAIT_S: Final = 5.0
+"""How long a write waits for the decision whether its bucket goes (design, section 5)."""
+
+FENCE_POLL_S: Final = 0.05
+"""A deletion decides within a few round trips."""
+
+
+class Context:
+    """One authenticated request on its way through an operation.
+
+    `bucket_name`, `key`: "" and b"" where the request names none. `bucket` is set, and checked to
+    belong to the sender, before the handler of an operation that needs one runs.
+    """
+
+    __slots__ = ("_bucket", "bucket_name", "form", "identity", "key", "request", "service")
+
+    def __init__(
+        self,
+        service: Service,
+        request: S3Request,
+        identity: Identity,
+        bucket_name: str,
+        key: bytes,
+    ) -> None:
+        assert isinstance(identity, Identity)
+        self.service = service
+        self.request = request
+        self.identity = identity
+        self.bucket_name = bucket_name
+        self.key = key
+        self.form: FormFile | None = None
+        self._bucket: BucketInfo | None = None
+
+    @property
+    def bucket(self) -> BucketInfo:
+        assert self._bucket is not None, "the operation has no bucket"
+        return self._bucket
+
+    @property
+    def has_bucket(self) -> bool:
+        """The bucket was found and is the sender's."""
+        return self._bucket is not None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self.request.headers
+
+    @property
+    def params(self) -> dict[str, str]:
+        return self.request.query
+
+    @property
+    def owner(self) -> str:
+        return self.identity.owner
+
+    def now_ns(self) -> int:
+        return self.service.clock.wall_ns()
+
+    async def open_bucket(self) -> None:
+        """Find the bucket and check that the sender may use it. Raises S3Error."""
+        bucket = await self.query(get_bucket(self.bucket_name))
+        check_access(self, bucket)
+        self._bucket = bucket
+
+    def check_expected_owner(self, owner: str) -> None:
+        """x-amz-expected-bucket-owner. Raises S3Error AccessDenied."""
+        expected = self.headers.get("x-amz-expected-bucket-owner")
+        if expected is not None and expected != owner:
+            raise S3Error("AccessDenied", "The bucket does not belong to the expected owner.")
+
+    def version_param(self) -> int | None:
+        """The version that `?versionId=` names: an order, NULL, or None for the current one."""
+        text = self.params.get("versionId")
+        if text is None:
+            return None
+        return parse_version(text)
+
+    async def query(self, query: Query[T]) -> T:
+        return await self.service.query(query)
+
+    async def submit(self, command: Command, frames: Sequence[Any] = ()) -> Any:
+        return await self.service.node.submit(command, frames)
+
+    async def drive(self, steps: Generator[Command | Query[Any], Any, T]) -> T:
+        """Run a procedure of the catalog; see `catalog._procedures`."""
+        return await drive(self.service.node, steps)
+
+    async def write(self, make: Callable[[BucketInfo], Command], frames: Sequence[Any] = ()) -> Any:
+        """Submit a command on the bucket's keys, made anew while its settings move.
+
+        Only definite refusals are tried again. Raises CatalogError, S3Error ServiceUnavailable.
+        """
+        bucket = self.bucket
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + FENCE_WAIT_S
+        while True:
+            try:
+                return await self.service.node.submit(make(bucket), frames)
+            except (StaleEpoch, BucketFenced) as refusal:
+                if loop.time() > deadline:
+                    raise unavailable("A deletion of the bucket is being decided.") from None
+                fresh = await self._refresh(isinstance(refusal, StaleEpoch))
+            if fresh is None:
+                await asyncio.sleep(FENCE_POLL_S)
+                continue
+            if fresh.bucket_id != bucket.bucket_id:
+                raise S3Error("NoSuchBucket", details=(("BucketName", self.bucket_name),))
+            bucket = self._bucket = fresh
+
+    async def _refresh(self, stale: bool) -> BucketInfo | None:
+        """The bucket as it is now, its range told so; None while it is being deleted."""
+        if not stale:
+            bucket = await self.query(get_bucket(self.bucket_name))
+            return None if bucket.deleting else bucket
+        try:
+            return await self.drive(sync_bucket(self.bucket_name, self.now_ns()))
+        except BucketBusy:
+            return None
+
+
+def check_access(ctx: Context, bucket: BucketInfo) -> None:
+    """A bucket belongs to its owner and nobody else gets in. Raises S3Error AccessDenied."""
+    if bucket.owner != ctx.identity.owner:
+        raise S3Error("AccessDenied")
+    ctx.check_expected_owner(bucket.owner)
+
+
+def parse_version(text: str) -> int:
+    """Raises S3Error InvalidArgument."""
+    if not text:
+        raise S3Error("InvalidArgument", "Version id cannot be the empty string")
+    try:
+        return parse_version_id(text)
+    except InvalidVersionId:
+        raise S3Error(
+            "InvalidArgument",
+            "Invalid version id specified",
+            details=(("ArgumentName", "versionId"), ("ArgumentValue", text)),
+        ) from None
+
+
+def unavailable(message: str) -> S3Error:
+    return S3Error("ServiceUnavailable", message, headers=(("Retry-After", str(RETRY_AFTER_S)),))
+
+
+async def drive(node: Any, steps: Generator[Command | Query[Any], Any, T]) -> T:
+    """Run a procedure of the catalog to its end."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                if isinstance(step, Query):
+                    result = await node.query(step)
+                else:
+                    result = await node.submit(step)
+            except CatalogError as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(result)
+    except StopIteration as end:
+        answer: T = end.value
+        return answer
