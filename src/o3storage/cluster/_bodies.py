@@ -1,0 +1,139 @@
+"""Bodies out of the store: verified, unsealed frames with a little read-ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from o3storage.cluster._errors import BodyDamaged, BodyMissing, Unavailable
+from o3storage.cluster._streams import JOB_BYTES, settled
+from o3storage.crypto import FRAME_BYTES, TAG_BYTES, SealError, StreamRef, StreamSealer
+from o3storage.runtime.disk import Buffer
+from o3storage.runtime.jobs import Jobs
+from o3storage.storage import FrameBad, FrameMissing, Store, StoreError
+
+READ_AHEAD_FRAMES = 2
+"""Frames read and unsealed beyond the one being sent: hides the disk; 768 KiB for each reader."""
+
+
+def frame_count(ref: StreamRef) -> int:
+    return max(1, -(-ref.size_bytes // FRAME_BYTES))
+
+
+def frame_size(ref: StreamRef, number: int) -> int:
+    """Plaintext bytes of a frame."""
+    return min(FRAME_BYTES, ref.size_bytes - number * FRAME_BYTES)
+
+
+def read_small_now(store: Store, sealer: StreamSealer, ref: StreamRef) -> bytes | None:
+    """The whole body of one frame, if no disk I/O is needed; else None.
+    Raises BodyMissing, BodyDamaged, Unavailable."""
+    if ref.size_bytes > FRAME_BYTES:
+        return None
+    try:
+        sealed = store.read_frame_now(ref.stream, 0)
+    except StoreError as error:
+        raise _refusal(error, ref, 0) from error
+    if sealed is None:
+        return None
+    return _unseal_now(sealer, ref, 0, sealed)
+
+
+def _unseal_now(sealer: StreamSealer, ref: StreamRef, number: int, sealed: Buffer) -> bytes:
+    _check_size(ref, number, sealed)
+    try:
+        return sealer.unseal_frame(number, sealed, number == frame_count(ref) - 1)
+    except SealError as error:
+        raise _damaged(ref, number, str(error)) from error
+
+
+def _check_size(ref: StreamRef, number: int, sealed: Buffer) -> None:
+    if len(sealed) != frame_size(ref, number) + TAG_BYTES:
+        raise _damaged(ref, number, "it has the wrong size")
+
+
+def _damaged(ref: StreamRef, number: int, why: str) -> BodyDamaged:
+    return BodyDamaged(
+        f"frame {number} of stream {ref.stream.hex()} is damaged ({why}) and there is no other "
+        "copy; run `o3storage verify`"
+    )
+
+
+def _refusal(error: StoreError, ref: StreamRef, number: int) -> Exception:
+    if isinstance(error, FrameMissing):
+        return BodyMissing(f"frame {number} of stream {ref.stream.hex()} is not here")
+    if isinstance(error, FrameBad):
+        return _damaged(ref, number, str(error))
+    return Unavailable(str(error))
+
+
+async def _read_frame(
+    store: Store, jobs: Jobs, sealer: StreamSealer, ref: StreamRef, number: int
+) -> bytes:
+    """One frame's plaintext, checked twice: BLAKE3 of what is stored, then its seal."""
+    try:
+        sealed = store.read_frame_now(ref.stream, number)
+        if sealed is None:
+            sealed = await store.read_frame(ref.stream, number)
+    except StoreError as error:
+        raise _refusal(error, ref, number) from error
+    if len(sealed) < JOB_BYTES:
+        return _unseal_now(sealer, ref, number, sealed)
+    _check_size(ref, number, sealed)
+    last = number == frame_count(ref) - 1
+    try:
+        job = sealer.unseal_frame_job(number, sealed, last)
+        return await settled(asyncio.ensure_future(jobs.run(job)))
+    except SealError as error:
+        raise _damaged(ref, number, str(error)) from error
+
+
+async def read_stream(
+    store: Store, jobs: Jobs, sealer: StreamSealer, ref: StreamRef, *, offset: int, length: int
+) -> AsyncIterator[Buffer]:
+    """Plaintext bytes [offset, offset + length), cut at the end of the body, in pieces of at most
+    a frame, each verified before it is yielded. The stream is pinned while the iterator lives.
+
+    Raises BodyMissing, BodyDamaged, Unavailable; a piece that was yielded is right whatever
+    follows."""
+    end = min(offset + length, ref.size_bytes)
+    if offset < 0 or offset >= end:
+        return
+    number = offset // FRAME_BYTES
+    final = (end - 1) // FRAME_BYTES
+    stream = ref.stream
+    store.pin(stream)
+    ahead: deque[asyncio.Task[bytes]] = deque()
+    try:
+        if number == final:
+            # One frame: no task, no read-ahead.
+            plain = await _read_frame(store, jobs, sealer, ref, number)
+            base = number * FRAME_BYTES
+            yield _cut(plain, offset - base, end - base)
+            return
+        loop = asyncio.get_running_loop()
+        next_number = number
+        while number <= final:
+            while next_number <= final and len(ahead) <= READ_AHEAD_FRAMES:
+                read = _read_frame(store, jobs, sealer, ref, next_number)
+                ahead.append(loop.create_task(read))
+                next_number += 1
+            plain = await ahead[0]
+            ahead.popleft()
+            base = number * FRAME_BYTES
+            yield _cut(plain, max(offset - base, 0), min(end - base, len(plain)))
+            number += 1
+    finally:
+        for task in ahead:
+            task.cancel()
+        if ahead:
+            # Their reads end before the pin goes.
+            await asyncio.gather(*ahead, return_exceptions=True)
+        store.unpin(stream)
+
+
+def _cut(plain: bytes, low: int, high: int) -> Buffer:
+    if low == 0 and high == len(plain):
+        return plain
+    return memoryview(plain)[low:high]

@@ -1,0 +1,318 @@
+"""One node: its replicas, the routing of commands and queries to them, and bodies.
+
+A node alone is two groups of one voter, range 0 and the first key range, through the same code as a
+node among others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from o3storage.cluster import _bodies, _records
+from o3storage.cluster._collector import Collector
+from o3storage.cluster._errors import Unavailable
+from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
+from o3storage.cluster._replica import MISS, Replica, read_now, read_row
+from o3storage.cluster._streams import StreamUpload, UploadFrames
+from o3storage.crypto import (
+    EpochKeys,
+    NodeKeys,
+    StreamRef,
+    StreamSealer,
+    wrap_epoch_key,
+)
+from o3storage.raft.core import Configuration
+from o3storage.runtime.clock import Clock, Entropy
+from o3storage.runtime.disk import Buffer
+from o3storage.runtime.jobs import Jobs
+from o3storage.runtime.state_machine import Outcome, Read, StateMachine
+from o3storage.storage import (
+    Entry,
+    EntryKind,
+    HardState,
+    Miss,
+    SealedFrame,
+    Snapshot,
+    Store,
+    StoreError,
+)
+
+FIRST_EPOCH = 1
+MAX_EPOCH_ROWS = 10_000
+"""Epoch keys read at open: one for every removal of a node; far more than that is a fault."""
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Query(Protocol[T_co]):
+    """What `query` runs: a fresh read-only generator each time it is called (catalog.Query)."""
+
+    @property
+    def route(self) -> bytes:
+        """The row key that decides which range answers; b"" for range 0."""
+        ...
+
+    def __call__(self) -> Generator[Read, Any, T_co]: ...
+
+
+class Node:
+    """`open`, then `submit`, `query`, `new_stream`, `read_stream`; `close` at the end."""
+
+    def __init__(
+        self,
+        store: Store,
+        machine: StateMachine,
+        *,
+        keys: NodeKeys,
+        jobs: Jobs,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        """Use `open`."""
+        self.store = store
+        self.jobs = jobs
+        self.clock = clock
+        self.entropy = entropy
+        self.id = node_id(keys)
+        self.session = int.from_bytes(entropy.random_bytes(8), "big")
+        """Names this run of this node, in the rows of streams that it opens."""
+        self.cluster_id = b""
+        self.machine = machine
+        self._keys = keys
+        self._epochs = EpochKeys()
+        self._ranges = RangeTable([(b"", FIRST_KEY_GROUP)])
+        self._replicas: dict[int, Replica] = {}
+        self._collector = Collector(self)
+        self._closing = False
+
+    # --- life
+
+    @classmethod
+    async def open(
+        cls,
+        store: Store,
+        state_machine: StateMachine,
+        *,
+        keys: NodeKeys,
+        jobs: Jobs,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> Node:
+        """Bring up every group that the store holds; on an empty store, make range 0 and the first
+        key range with this node as their voter. On return everything acknowledged before is
+        applied. Raises Unavailable, StoreError, ValueError (rows or entries nobody wrote),
+        crypto.SealError (the store belongs to another node)."""
+        node = cls(store, state_machine, keys=keys, jobs=jobs, clock=clock, entropy=entropy)
+        try:
+            await node._open()
+        except BaseException:
+            for replica in node._replicas.values():
+                await replica.close()
+            raise
+        return node
+
+    async def _open(self) -> None:
+        groups = (SYSTEM_GROUP, *self._ranges.groups())
+        # A crash in the middle of the first start leaves only some: make the others.
+        fresh = [group for group in groups if group not in self.store.groups()]
+        if fresh:
+            await asyncio.gather(*(self._bootstrap(group) for group in fresh))
+        for group in groups:
+            self._replicas[group] = await Replica.open(group, self.id, self.store, self.machine)
+        await asyncio.gather(*(replica.start() for replica in self._replicas.values()))
+        await self._open_records()
+        self._collector.start()
+
+    async def _bootstrap(self, group: int) -> None:
+        """The first entry of a group says who votes in it."""
+        members = Configuration((self.id,)).encode()
+        first = Entry(1, 1, EntryKind.CONFIGURATION, members)
+        await self.store.append(group, HardState(1, self.id, 1), [first])
+
+    async def _open_records(self) -> None:
+        """The cluster's id, this node's record and the epoch keys: made once, then read."""
+        store = self.store
+        kek = EpochKeys.generate(self.entropy)
+        wrapped = wrap_epoch_key(kek, FIRST_EPOCH, self._keys.exchange, self.entropy)
+        record = _records.node_record(
+            self._keys.identity, self._keys.exchange, self.clock.wall_ns(), ""
+        )
+        wanted = [
+            (_records.CLUSTER_ID_KEY, self.entropy.random_bytes(16)),
+            (_records.epoch_key(FIRST_EPOCH, self.id), wrapped),
+            (_records.node_key(self.id), record),
+        ]
+        missing = [row for row in wanted if await store.get(row[0]) is None]
+        if missing:
+            await self._replicas[SYSTEM_GROUP].submit(_records.encode_set(missing))
+        self.cluster_id = await store.get(_records.CLUSTER_ID_KEY) or b""
+        prefix = _records.epoch_prefix()
+        high = prefix[:-1] + bytes((prefix[-1] + 1,))
+        for key, value in await store.scan(prefix, high, MAX_EPOCH_ROWS):
+            epoch, node = _records.split_epoch_key(key)
+            if node == self.id:
+                self._epochs.unwrap(epoch, value, self._keys.exchange_secret)
+
+    async def close(self) -> None:
+        """Refuse new work, finish what is proposed, stop. The store stays open. Idempotent."""
+        if self._closing:
+            return
+        self._closing = True
+        await self._collector.close()
+        await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
+
+    # --- commands
+
+    def replica_of(self, route: bytes) -> Replica:
+        return self._replicas[self._ranges.group_of(route)]
+
+    async def submit(self, command: Any, frames: Sequence[SealedFrame] = ()) -> Any:
+        """Commit a command and return its result, or raise its error, of applying it here.
+
+        `frames`: `StreamUpload.frames` of the body that the command names, if any. A command may be
+        submitted again with the same frames after an error of its own.
+        Raises Unavailable (see `uncertain` there), StorageFull."""
+        machine = self.machine
+        route = machine.route(command)
+        data = machine.encode(command)
+        if isinstance(frames, UploadFrames):
+            upload = frames.upload
+            flags = 0
+            if upload.has_row:
+                flags = _records.CLOSE_ON_SUCCESS
+            if frames:
+                flags |= _records.OPEN_ON_ERROR
+            ref = upload.ref
+            data = _records.encode_carry(
+                flags,
+                data,
+                route=upload.route,
+                session=self.session,
+                started_ns=upload.started_ns,
+                stream=ref.stream,
+            )
+            upload.submitted = True
+            outcome = await self.replica_of(route).submit(data, frames)
+            if outcome.error is not None:
+                upload.has_row = True
+                raise outcome.error
+            upload.has_row = False
+            return outcome.result
+        outcome = await self.replica_of(route).submit(data, frames)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.result
+
+    # --- queries
+
+    def query_now(self, query: Query[T_co]) -> T_co | Miss:
+        """The answer, if it needs neither the disk nor other nodes; else MISS: await `query`.
+        Raises the query's own errors."""
+        replica = self._replicas[self._ranges.group_of(query.route)]
+        if not replica.reads_now():
+            return Miss.MISS
+        store = self.store
+        generator = query()
+        try:
+            read = next(generator)
+            while True:
+                found = read_now(store, read)
+                if found is MISS:
+                    generator.close()
+                    return Miss.MISS
+                read = generator.send(found)
+        except StopIteration as stop:
+            answer: T_co = stop.value
+            return answer
+        except StoreError as error:
+            raise Unavailable(str(error)) from error
+
+    async def query(self, query: Query[T_co]) -> T_co:
+        """The answer, as of one instant between call and return.
+        Raises the query's own errors, Unavailable."""
+        answer = self.query_now(query)
+        if answer is not MISS:
+            return answer
+        await self._replicas[self._ranges.group_of(query.route)].barrier()
+        snapshot: Snapshot = self.store.snapshot()
+        try:
+            generator = query()
+            read = next(generator)
+            while True:
+                read = generator.send(await read_row(self.store, read, snapshot))
+        except StopIteration as stop:
+            found: T_co = stop.value
+            return found
+        except StoreError as error:
+            raise Unavailable(str(error)) from error
+        finally:
+            snapshot.release()
+
+    # --- bodies
+
+    def new_stream(self, bucket_id: int, key: bytes) -> StreamUpload:
+        """A body for (bucket, key), sealed under the newest epoch. Raises EpochKeyMissing."""
+        epoch = self._epochs.newest
+        route = self.machine.stream_route(bucket_id, key)
+        return StreamUpload(self, route, self.clock.wall_ns(), epoch, self._epochs.key(epoch))
+
+    def announce(self, upload: StreamUpload) -> asyncio.Future[Outcome]:
+        """Commit the row of a stream that will have frames of its own. Raises Unavailable."""
+        command = _records.encode_open(
+            upload.route, self.session, upload.started_ns, upload.ref.stream
+        )
+        return self.replica_of(upload.route).submit(command)
+
+    def give_up(self, row_key: bytes) -> None:
+        """See that an open stream that nothing will name is collected, some time."""
+        self._collector.add(row_key)
+
+    def _sealer(self, ref: StreamRef) -> StreamSealer:
+        return StreamSealer(self._epochs.key(ref.epoch), ref.salt, ref.stream)
+
+    def read_small_now(self, ref: StreamRef) -> bytes | None:
+        """The whole body of at most one frame, verified, if it needs no disk I/O; else None.
+        Raises BodyMissing, BodyDamaged, Unavailable."""
+        return _bodies.read_small_now(self.store, self._sealer(ref), ref)
+
+    def read_stream(
+        self, ref: StreamRef, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[Buffer]:
+        """Verified plaintext [offset, offset + length) in pieces of at most 256 KiB; by default to
+        the end. Nothing is yielded before it was verified. Close the iterator if it is not read to
+        its end. Raises BodyMissing, BodyDamaged, Unavailable."""
+        size = ref.size_bytes if length is None else length
+        return _bodies.read_stream(
+            self.store, self.jobs, self._sealer(ref), ref, offset=offset, length=size
+        )
+
+    # --- facts
+
+    def write_refusal(self) -> str | None:
+        """Why writes are refused now, or None."""
+        if self._closing:
+            return "the node is stopping"
+        for replica in self._replicas.values():
+            if replica.fault:
+                return replica.fault
+        return None
+
+    def status(self) -> dict[str, Any]:
+        """Plain data for /health, metrics and `o3storage status`."""
+        return {
+            "node_id": f"{self.id:016x}",
+            "cluster_id": self.cluster_id.hex(),
+            "active_nodes": 1,
+            "total_replicas": len(self._replicas),
+            "epoch": self._epochs.newest if len(self._epochs) else 0,
+            "open_streams_to_collect": self._collector.waiting,
+            "streams_collected": self._collector.collected,
+            "groups": [replica.status() for replica in self._replicas.values()],
+        }
+
+
+def node_id(keys: NodeKeys) -> int:
+    """The node's number in its groups: 63 bits of its identity, never 0."""
+    return int.from_bytes(keys.identity[:8], "big") >> 1 or 1

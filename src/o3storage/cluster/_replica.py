@@ -1,0 +1,696 @@
+"""One replica of one group: drives the consensus core over the store, and the state machine over
+what the core hands out.
+
+All proposals of one turn of the loop become one append; the store joins the appends of all groups
+into one sync. Committed entries are applied in order and, while every row they read is in memory,
+without leaving the loop's turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Final, cast
+
+from o3storage.cluster import _records
+from o3storage.cluster._errors import StorageFull, Unavailable
+from o3storage.raft.core import (
+    COMMAND,
+    CONFIGURATION,
+    UNKNOWN,
+    Accepted,
+    Apply,
+    Configuration,
+    Core,
+    Entry,
+    Fetch,
+    Fetched,
+    HardState,
+    Log,
+    Message,
+    Output,
+    Persist,
+    Persisted,
+    Propose,
+    ReadIndex,
+    ReadReady,
+    ReadRefused,
+    Refused,
+    Retire,
+    Role,
+    RoleChanged,
+    Send,
+    Start,
+)
+from o3storage.runtime.state_machine import First, Get, Outcome, Read, StateMachine
+from o3storage.storage import (
+    EntriesGone,
+    Miss,
+    SealedFrame,
+    Snapshot,
+    Store,
+    StoreError,
+    StoreFull,
+)
+from o3storage.storage import Entry as StoredEntry
+from o3storage.storage import HardState as StoredHardState
+
+APPEND_BYTES = 1 << 20
+"""Proposals of one append: what one batch of the log holds."""
+MAX_WAITING = 32_768
+"""Proposals in flight: several times the connections that a node accepts."""
+APPLY_STEP = 64
+"""Entries applied in one turn of the loop: a few milliseconds at most."""
+REPLAY_BYTES = 1 << 20
+"""Entries read at a time while a restart applies what it had not."""
+RETRY_S = 0.5
+"""A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
+
+MISS: Final = Miss.MISS
+
+Transport = Callable[[int, Message], None]
+"""Sends a message of a group; sent only to other nodes, so a group of one needs none."""
+
+
+def read_now(store: Store, read: Read, at: Snapshot | None = None) -> Any:
+    """What `read` finds, or MISS."""
+    kind = type(read)
+    if kind is Get:
+        return store.get_now(read[0], at=at)
+    if kind is First:
+        return store.first_now(read[0], at=at)
+    return store.scan_now(*cast("tuple[bytes, bytes, int]", read), at=at)
+
+
+async def read_row(store: Store, read: Read, at: Snapshot | None = None) -> Any:
+    """What `read` finds, waiting for the disk if need be."""
+    found = read_now(store, read, at)
+    if found is not MISS:
+        return found
+    if isinstance(read, Get):
+        return await store.get(read.key, at=at)
+    if isinstance(read, First):
+        return await store.first(read.prefix, at=at)
+    return await store.scan(read.low, read.high, read.limit, at=at)
+
+
+class Replica:
+    """A group's replica on this node. `open`, then `submit` and `barrier`; all on one loop."""
+
+    def __init__(
+        self,
+        group: int,
+        core: Core,
+        store: Store,
+        machine: StateMachine,
+        transport: Transport | None = None,
+    ) -> None:
+        self.group = group
+        self.core = core
+        self.lost_entries = 0
+        """Entries that `verify --repair` had to give up, applied as nothing."""
+        self.fault = ""
+        """Why this replica serves nothing any more; empty while it does."""
+        self._store = store
+        self._machine = machine
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        # proposals of this turn of the loop
+        self._payloads: list[bytes] = []
+        self._futures: list[asyncio.Future[Outcome]] = []
+        self._frames: list[SealedFrame] = []
+        self._gathered_bytes = 0
+        self._flush_due = False
+        self._token = 0
+        # writes and messages under way
+        self._writes: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._held: deque[tuple[Persist, list[SealedFrame]]] = deque()  # the disk is full
+        self._gated: deque[Send] = deque()
+        # proposals whose entries are not applied yet: index -> (term, future)
+        self._waiting: dict[int, tuple[int, asyncio.Future[Outcome]]] = {}
+        # entries to apply: those in memory, in order, up to the index the core released
+        self._queue: deque[Entry] = deque()
+        self.applied = core.applied
+        self._target = core.applied
+        self._applying = False  # a task waits for the disk
+        self._apply_due = False
+        self._task: asyncio.Task[None] | None = None
+        self._reads: dict[int, asyncio.Future[int]] = {}
+        self._behind: list[tuple[int, asyncio.Future[None]]] = []
+
+    # --- opening
+
+    @classmethod
+    async def open(
+        cls,
+        group: int,
+        node: int,
+        store: Store,
+        machine: StateMachine,
+        transport: Transport | None = None,
+    ) -> Replica:
+        """The replica as its log and rows say. It does nothing before `start`.
+        Raises StoreError, ValueError (rows or entries nobody wrote)."""
+        state = store.log_state(group)
+        applied = state.applied_index
+        configuration, configuration_index = Configuration(), 0
+        row = await store.get(_records.configuration_key(group))
+        if row is not None:
+            configuration_index = int.from_bytes(row[:8], "big")
+            configuration = Configuration.decode(row[8:])
+        later: list[tuple[int, Configuration]] = []
+        at = applied + 1
+        while at <= state.last_index:
+            found = await _entries(store, group, at, state.last_index, REPLAY_BYTES)
+            if not found:
+                at = _after_hole(state.missing, at)
+                continue
+            later.extend(
+                (entry.index, Configuration.decode(entry.data))
+                for entry in found
+                if entry.kind == CONFIGURATION
+            )
+            at = found[-1].index + 1
+        core = Core(
+            node,
+            log=_log_of(store, group),
+            hard_state=HardState(
+                state.hard_state.term, state.hard_state.vote, state.hard_state.commit
+            ),
+            applied=applied,
+            configuration=configuration,
+            configuration_index=configuration_index,
+            later_configurations=later,
+            uncertain=state.uncertain,
+        )
+        return cls(group, core, store, machine, transport)
+
+    async def start(self) -> None:
+        """Take part. A sole voter leads, and has applied all that was committed, on return.
+        Raises Unavailable, StoreError."""
+        uncertain = self.core.uncertain
+        self._carry_out(self.core.step(Start()))
+        if self.core.sole:
+            if self.core.role is not Role.LEADER:
+                raise Unavailable(
+                    f"range {self.group} lost entries that it had acknowledged; run "
+                    "`o3storage verify --repair` to see and decide what is given up"
+                )
+            if uncertain:
+                await self._store.clear_uncertain(self.group)
+            await self.barrier_applied(self.core.term_start)
+
+    async def close(self) -> None:
+        """Wait for what is proposed, then stop. Idempotent; new proposals are refused."""
+        self._flush()
+        while self._waiting and not self.fault:
+            waiting = [future for _, future in self._waiting.values()]
+            await asyncio.gather(*waiting, return_exceptions=True)
+        self.fault = self.fault or "the node is stopping"
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # --- proposals
+
+    def submit(self, data: bytes, frames: Sequence[SealedFrame] = ()) -> asyncio.Future[Outcome]:
+        """Propose `data`; the future holds the outcome of applying it here.
+
+        Raises, or the future does: Unavailable, StorageFull."""
+        if self.fault:
+            raise Unavailable(self.fault)
+        if self._held or (frames and self._store.space().full):
+            raise StorageFull("the disk is full: delete something, or give it more space")
+        if len(self._waiting) + len(self._futures) >= MAX_WAITING:
+            raise Unavailable("too many writes are waiting for the disk; slow down")
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._payloads.append(data)
+        self._futures.append(future)
+        size = len(data)
+        if frames:
+            self._frames.extend(frames)
+            for frame in frames:
+                size += len(frame.data)
+        self._gathered_bytes += size
+        if self._gathered_bytes >= APPEND_BYTES:
+            self._flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        payloads = self._payloads
+        if not payloads:
+            return
+        self._payloads = []
+        self._gathered_bytes = 0
+        if self.fault:
+            futures, self._futures, self._frames = self._futures, [], []
+            for future in futures:
+                if not future.done():
+                    future.set_exception(Unavailable(self.fault))
+            return
+        self._token += 1
+        self._carry_out(self.core.step(Propose(self._token, payloads)))
+
+    # --- what the core says
+
+    def _carry_out(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            kind = type(output)
+            if kind is Persist:
+                self._persist(cast("Persist", output))
+            elif kind is Apply:
+                self._release(cast("Apply", output))
+            elif kind is Accepted:
+                self._accepted(cast("Accepted", output))
+            else:
+                self._carry_out_rarer(output)
+
+    def _carry_out_rarer(self, output: Output) -> None:
+        if isinstance(output, Send):
+            if output.after_ticket:
+                self._gated.append(output)
+            else:
+                self._send(output.message)
+        elif isinstance(output, Refused):
+            futures, self._futures, self._frames = self._futures, [], []
+            for future in futures:
+                if not future.done():
+                    future.set_exception(Unavailable(output.reason.value))
+        elif isinstance(output, ReadReady):
+            for token in output.tokens:
+                read = self._reads.pop(token, None)
+                if read is not None and not read.done():
+                    read.set_result(output.index)
+        elif isinstance(output, ReadRefused):
+            for token in output.tokens:
+                read = self._reads.pop(token, None)
+                if read is not None and not read.done():
+                    read.set_exception(Unavailable("leadership of the range is moving"))
+        elif isinstance(output, Fetch):
+            self._fetch(output)
+        else:
+            # Snapshots and dropped entries concern groups with other members.
+            assert isinstance(output, RoleChanged), f"{output} without a transport"
+
+    def _accepted(self, output: Accepted) -> None:
+        waiting, term = self._waiting, output.term
+        futures, self._futures = self._futures, []
+        for index, future in enumerate(futures, start=output.low):
+            waiting[index] = (term, future)
+
+    def _persist(self, output: Persist) -> None:
+        frames, self._frames = self._frames, []
+        if self._held:
+            self._held.append((output, frames))
+        else:
+            self._write(output, frames)
+
+    def _write(self, output: Persist, frames: list[SealedFrame]) -> None:
+        hard = output.hard_state
+        state = StoredHardState(hard.term, hard.vote, hard.commit) if hard is not None else None
+        try:
+            # Room for the frames was checked before the proposal; what is in the log of the core
+            # must follow on the disk, so it may use the reserve.
+            future = self._store.append(
+                self.group,
+                state,
+                cast("list[StoredEntry]", output.entries),
+                frames,
+                use_reserve=True,
+            )
+        except StoreFull:
+            if not self._held:
+                self._loop.call_later(RETRY_S, self._retry_held)
+            self._held.appendleft((output, frames))
+            return
+        except StoreError as error:
+            self.fail(str(error))
+            return
+        self._writes.append((output.ticket, future))
+        future.add_done_callback(self._written)
+
+    def _retry_held(self) -> None:
+        held, self._held = self._held, deque()
+        while held and not self.fault:
+            self._write(*held.popleft())
+            if self._held:
+                self._held.extend(held)
+                return
+
+    def _written(self, _: asyncio.Future[None]) -> None:
+        """Some append is durable; tickets count in order."""
+        done = 0
+        writes = self._writes
+        while writes and writes[0][1].done():
+            ticket, future = writes.popleft()
+            error = None if future.cancelled() else future.exception()
+            if future.cancelled() or error is not None:
+                self.fail(str(error or "a write was cancelled"))
+                return
+            done = ticket
+        if not done or self.fault:
+            return
+        gated = self._gated
+        while gated and gated[0].after_ticket <= done:
+            self._send(gated.popleft().message)
+        self._carry_out(self.core.step(Persisted(done)))
+
+    def _send(self, message: Message) -> None:
+        assert self._transport is not None, "a group with other members needs a transport"
+        self._transport(self.group, message)
+
+    def _fetch(self, output: Fetch) -> None:
+        async def fetch() -> None:
+            found = await _entries(
+                self._store, self.group, output.low, output.high, output.max_bytes
+            )
+            self._carry_out(self.core.step(Fetched(output.peer, found, output.hole)))
+
+        self._loop.create_task(fetch(), name=f"fetch entries of range {self.group}")
+
+    def receive(self, message: Message) -> None:
+        """A message of another node's core."""
+        if not self.fault:
+            self._carry_out(self.core.step(message))
+
+    # --- applying
+
+    def _release(self, output: Apply) -> None:
+        if self._target == output.low - 1 and self._target == self.applied + len(self._queue):
+            found = self.core.log.slice(output.low, output.high, 1 << 62)
+            if found is not None and len(found) == output.high - output.low + 1:
+                self._queue.extend(found)
+        self._target = output.high
+        if not self._applying:
+            self._apply_ready()
+
+    def _apply_ready(self) -> None:
+        """Apply what is in memory; leave the rest to a task."""
+        self._apply_due = False
+        if self._applying or self.fault:
+            return
+        queue = self._queue
+        left = APPLY_STEP
+        while queue:
+            if not left:
+                self._apply_due = True
+                self._loop.call_soon(self._apply_ready)
+                return
+            left -= 1
+            entry = queue[0]
+            if entry.kind != COMMAND:
+                self._apply_other(entry)
+                queue.popleft()
+                continue
+            try:
+                generator = _records.apply(self._machine, entry.data)
+                read = next(generator)
+                while True:
+                    found = read_now(self._store, read)
+                    if found is MISS:
+                        self._apply_later(entry, generator, read)
+                        return
+                    read = generator.send(found)
+            except StopIteration as stop:
+                outcome = stop.value
+            except StoreError as error:
+                self._apply_later(entry, None, None, error)
+                return
+            except Exception as error:
+                self._diverges(entry, error)
+                return
+            if not self._finish(entry, outcome):
+                return
+            queue.popleft()
+        if self.applied < self._target:
+            self._apply_later(None, None, None)
+
+    def _finish(self, entry: Entry, outcome: Outcome) -> bool:
+        """Write what an entry did and tell whoever waits for it. False: the disk failed."""
+        index = entry.index
+        try:
+            self._store.apply(self.group, index, outcome.rows, outcome.released)
+        except StoreError as error:
+            self.fail(str(error))
+            return False
+        self.applied = index
+        waiting = self._waiting.pop(index, None)
+        if waiting is not None:
+            term, future = waiting
+            if not future.done():
+                if term == entry.term:
+                    future.set_result(outcome)
+                else:
+                    future.set_exception(Unavailable("another leader took over"))
+        if self._behind:
+            self._wake_behind()
+        return True
+
+    def _apply_other(self, entry: Entry) -> None:
+        rows: list[tuple[bytes, bytes | None]] = []
+        if entry.kind == CONFIGURATION:
+            value = entry.index.to_bytes(8, "big") + entry.data
+            rows.append((_records.configuration_key(self.group), value))
+        elif entry.kind == LOST:
+            self.lost_entries += 1
+        self._finish(entry, Outcome(rows=rows))
+
+    def _apply_later(
+        self,
+        entry: Entry | None,
+        generator: Generator[Read, Any, Outcome] | None,
+        read: Read | None,
+        error: StoreError | None = None,
+    ) -> None:
+        self._applying = True
+        task = self._loop.create_task(self._apply_slowly(entry, generator, read, error))
+        self._task = task
+
+    async def _apply_slowly(
+        self,
+        entry: Entry | None,
+        generator: Generator[Read, Any, Outcome] | None,
+        read: Read | None,
+        error: StoreError | None,
+    ) -> None:
+        """Apply one entry whose rows are not in memory, or read entries that are not."""
+        try:
+            if entry is None:
+                await self._read_entries()
+                return
+            while True:
+                try:
+                    if error is not None:
+                        # A block is being rebuilt; the range waits for it, its data is safe.
+                        await asyncio.sleep(RETRY_S)
+                        error = None
+                    outcome = await self._run_entry(entry, generator, read)
+                except StoreError as failure:
+                    generator, read, error = None, None, failure
+                    if self.fault:
+                        return
+                else:
+                    break
+            if self._finish(entry, outcome):
+                self._queue.popleft()
+        except asyncio.CancelledError:
+            raise
+        except Exception as failure:
+            self._diverges(entry, failure)
+        finally:
+            self._applying = False
+            if not self.fault and not self._apply_due:
+                self._apply_due = True
+                self._loop.call_soon(self._apply_ready)
+
+    async def _run_entry(
+        self, entry: Entry, generator: Generator[Read, Any, Outcome] | None, read: Read | None
+    ) -> Outcome:
+        try:
+            if generator is None or read is None:
+                generator = _records.apply(self._machine, entry.data)
+                read = next(generator)
+            while True:
+                read = generator.send(await read_row(self._store, read))
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+
+    async def _read_entries(self) -> None:
+        low = self.applied + len(self._queue) + 1
+        found = await _entries(self._store, self.group, low, self._target, REPLAY_BYTES)
+        if not found:
+            raise ValueError(f"entry {low} of range {self.group} cannot be read")
+        self._queue.extend(found)
+
+    def _diverges(self, entry: Entry | None, error: Exception) -> None:
+        """Rather than go on in another way than the other replicas, stop."""
+        where = "" if entry is None else f" at entry {entry.index}"
+        self.fail(f"range {self.group} stopped{where}: {type(error).__name__}: {error}")
+
+    # --- reads
+
+    def reads_now(self) -> bool:
+        """Whether what is applied here may answer a read that starts now, without a round: a sole
+        voter's answer follows its own apply, and nobody else acknowledges anything."""
+        core = self.core
+        return (
+            core.role is Role.LEADER
+            and not core.progress
+            and not self.fault
+            and core.commit >= core.term_start
+            and self.applied >= core.term_start
+        )
+
+    async def barrier(self) -> None:
+        """Return when what is applied here may answer a read that started before the call.
+        Raises Unavailable."""
+        if self.reads_now():
+            return
+        if self.fault:
+            raise Unavailable(self.fault)
+        self._token += 1
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._reads[self._token] = future
+        self._carry_out(self.core.step(ReadIndex(self._token)))
+        await self.barrier_applied(await future)
+
+    async def barrier_applied(self, index: int) -> None:
+        """Return when the entry at `index` is applied here. Raises Unavailable."""
+        if self.applied >= index:
+            return
+        if self.fault:
+            raise Unavailable(self.fault)
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._behind.append((index, future))
+        await future
+
+    def _wake_behind(self) -> None:
+        still = []
+        for index, future in self._behind:
+            if index > self.applied:
+                still.append((index, future))
+            elif not future.done():
+                future.set_result(None)
+        self._behind = still
+
+    # --- faults
+
+    def fail(self, reason: str) -> None:
+        """Nothing more is written, acknowledged or answered here (promise P6)."""
+        if self.fault:
+            return
+        self.fault = reason
+        self.core.step(Retire())
+        self._gated.clear()
+        self._held.clear()
+        waiting = [future for _, future in self._waiting.values()]
+        self._waiting.clear()
+        # Entries in flight may be on the disk: they are never proposed again.
+        for future in waiting:
+            if not future.done():
+                future.set_exception(Unavailable(reason, uncertain=True))
+        futures, self._futures, self._payloads = self._futures, [], []
+        behind, self._behind = self._behind, []
+        reads, self._reads = self._reads, {}
+        refused: list[asyncio.Future[Any]] = [*futures, *(f for _, f in behind), *reads.values()]
+        for refusal in refused:
+            if not refusal.done():
+                refusal.set_exception(Unavailable(reason))
+
+    def status(self) -> dict[str, Any]:
+        core = self.core
+        return {
+            "group": self.group,
+            "role": core.role.value,
+            "leader": core.leader,
+            "term": core.term,
+            "commit": core.commit,
+            "applied": self.applied,
+            "last": core.log.last,
+            "voters": list(core.configuration.voters),
+            "learners": list(core.configuration.learners),
+            "waiting": len(self._waiting),
+            "lost_entries": self.lost_entries,
+            "fault": self.fault,
+        }
+
+
+LOST = 3
+"""storage.EntryKind.LOST: an entry that `verify --repair` gave up."""
+
+
+async def _entries(store: Store, group: int, low: int, high: int, max_bytes: int) -> list[Entry]:
+    """Entries low..high (inclusive) from the store, at least one; [] if the first is not there."""
+    try:
+        found = store.entries(group, low, high + 1, max_bytes)
+        if not isinstance(found, list):
+            found = await found
+    except EntriesGone:
+        return []
+    return cast("list[Entry]", found)
+
+
+def _after_hole(missing: Sequence[tuple[int, int]], index: int) -> int:
+    for low, high in missing:
+        if low <= index <= high:
+            return high + 1
+    raise EntriesGone(f"entry {index} is neither readable nor known to be missing")
+
+
+def _log_of(store: Store, group: int) -> Log:
+    """What the core has to know of the log: its terms by runs, and its holes."""
+    state = store.log_state(group)
+    floor = state.first_index - 1
+    # Holes in what is applied concern only what other nodes may ask for.
+    for low, high in state.missing:
+        if low <= state.applied_index:
+            floor = max(floor, min(high, state.applied_index))
+    holes = [(max(low, floor + 1), high) for low, high in state.missing if high > floor]
+    last = max([state.last_index, floor, *(high for _, high in holes)])
+
+    def term(index: int) -> int:
+        if any(low <= index <= high for low, high in holes):
+            return UNKNOWN
+        return store.term(group, index)
+
+    floor_term = 0
+    if floor:
+        try:
+            floor_term = store.term(group, floor)
+        except EntriesGone:
+            floor_term = 0 if floor < state.last_index else state.last_term
+    runs: list[tuple[int, int]] = []
+    index = floor + 1
+    while index <= last:
+        here = term(index)
+        if here == UNKNOWN:
+            high = next(high for low, high in holes if low <= index <= high)
+            # Not known: as low as it can be, or as high where it ends the log, so that nobody
+            # behind it gets this node's vote.
+            guess = runs[-1][1] if runs else max(floor_term, 1)
+            if high == last:
+                guess = max(guess, state.last_term, state.hard_state.term)
+            if not runs or runs[-1][1] != guess:
+                runs.append((index, guess))
+            index = high + 1
+            continue
+        if not runs or runs[-1][1] != here:
+            runs.append((index, here))
+        # The end of this run: terms never decrease, so it is found by bisection.
+        low = index
+        high = next((at - 1 for at, _ in holes if at > index), last)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if term(middle) == here:
+                low = middle
+            else:
+                high = middle - 1
+        index = low + 1
+    return Log(floor, floor_term, runs, last, holes)
