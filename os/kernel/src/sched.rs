@@ -253,7 +253,8 @@ fn switch_away() {
 fn next_ready() -> Tid {
     let mut idle_since = None;
     loop {
-        if let Some(next) = SCHEDULER.get().ready.pop_front() {
+        let next = SCHEDULER.get().ready.pop_front();
+        if let Some(next) = next {
             if let Some(since) = idle_since {
                 SCHEDULER.get().idle_us += arch::now_us() - since;
             }
