@@ -130,7 +130,7 @@ group_infos = st.lists(
         st.integers(0, 4095),
         st.integers(0, 7),
         st.integers(0, (1 << 32) - 1),
-        *[WORD] * 7,
+        *[WORD] * 8,
     ),
     max_size=batches.MAX_BATCH_GROUPS,
 )
@@ -179,7 +179,7 @@ def test_batch_round_trip(groups, sizes):
 
 
 def test_flipped_bits_of_a_summary_are_seen():
-    data, _ = make_batch([batches.GroupInfo(1, 1, 0, 1, 2, 3, 4, 5, 6, 7)], [10])
+    data, _ = make_batch([batches.GroupInfo(1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8)], [10])
     size = batches.summary_bytes(1)
     for bit in range(size * 8):
         broken = bytearray(data)

@@ -33,7 +33,7 @@ _HEAD_MAGIC = b"O3BATCHh"
 _TAIL_MAGIC = b"O3BATCHt"
 _END_MAGIC = b"O3BTend\n"
 _FIXED = struct.Struct("<8sQQQQ32s32sQIIII")
-_GROUP = struct.Struct("<IIIIQQQQQQQ")
+_GROUP = struct.Struct("<IIIIQQQQQQQQ")
 _GROUP_MARK = int.from_bytes(b"GRUP", "little")
 _FOOTER = struct.Struct("<I4s8s")
 _FOOTER_FILL = b"\xff\xff\xff\xff"
@@ -63,6 +63,8 @@ class GroupInfo(NamedTuple):
     flags: int
     incarnation: int
     first_index: int
+    previous_term: int
+    """Term of the entry before first_index."""
     last_index: int
     last_term: int
     hard_term: int

@@ -216,8 +216,9 @@ class Core:
             return
         await file.allocate(0, size, zero_fill=False)
         for at in range(0, size, ZERO_STEP_BYTES):
+            if at:
+                await file.sync()  # for its pace; the header's sync covers the last step
             await file.allocate(at, min(ZERO_STEP_BYTES, size - at), zero_fill=True)
-            await file.sync()
 
     async def open_for_read(self, volume: int) -> Volume:
         """The volume with its file open. Raises FrameMissing if it is gone."""
@@ -262,14 +263,16 @@ class Core:
             file, volume.file = volume.file, None
             await file.close()
 
-    async def drop_volume(self, volume: Volume) -> None:
-        """Unlink it; readers under way keep what they have open."""
+    async def drop_volume(self, volume: Volume, *, durable: bool = True) -> None:
+        """Unlink it; readers under way keep what they have open. `durable`: and it does not come
+        back after a crash."""
         self.volumes.pop(volume.volume, None)
         self._open_order.pop(volume.volume, None)
         volume.unlinked = True
         try:
             await self.disk.unlink(volume.path)
-            await self.disk.sync_dir(VOLUME_DIR)
+            if durable:
+                await self.disk.sync_dir(VOLUME_DIR)
         except DiskError as error:
             raise self.fault(error) from error
         await self.release(volume)

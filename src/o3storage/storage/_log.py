@@ -86,6 +86,7 @@ class _Append:
         "future",
         "group",
         "hard",
+        "previous_term",
         "replaces",
         "reset",
         "size",
@@ -98,6 +99,7 @@ class _Append:
         entries: Sequence[Entry],
         frames: Sequence[SealedFrame],
         future: asyncio.Future[None],
+        previous_term: int = 0,
         replaces: bool = False,
         reset: tuple[int, int] | None = None,
     ) -> None:
@@ -106,6 +108,8 @@ class _Append:
         self.entries = entries
         self.frames = frames
         self.future = future
+        self.previous_term = previous_term
+        """Term of the entry before the first."""
         self.replaces = replaces
         """The entries replace some that were appended before."""
         self.reset = reset
@@ -125,7 +129,7 @@ class _Infos:
 
     def __init__(self) -> None:
         self.by_group: dict[int, list[int]] = {}
-        """group -> [flags, first index, last index] of what the batch holds of it."""
+        """group -> [flags, first index, its previous term, last index] of what the batch holds."""
 
     def takes(self, append: _Append) -> bool:
         group = append.group
@@ -136,7 +140,7 @@ class _Infos:
             return len(self.by_group) < MAX_BATCH_GROUPS
         if append.reset is not None:
             return False
-        return not (append.entries and info[0] & FLAG_ENTRIES and append.first <= info[2])
+        return not (append.entries and info[0] & FLAG_ENTRIES and append.first <= info[3])
 
     def take(self, append: _Append) -> None:
         group = append.group
@@ -144,12 +148,13 @@ class _Infos:
             return
         info = self.by_group.get(group.group)
         if info is None:
-            info = self.by_group[group.group] = [0, 0, 0]
+            info = self.by_group[group.group] = [0, 0, 0, 0]
         if append.entries:
             if not info[0] & FLAG_ENTRIES:
                 info[0] |= FLAG_ENTRIES
                 info[1] = append.first
-            info[2] = append.entries[-1].index
+                info[2] = append.previous_term
+            info[3] = append.entries[-1].index
         if append.hard is not None:
             info[0] |= FLAG_HARD_STATE
 
@@ -219,7 +224,7 @@ class LogWriter:
         except (StoreFull, StoreOutOfService, asyncio.CancelledError):
             return
         if not self.core.out_of_service:
-            await self.core.drop_volume(volume)
+            await self.core.drop_volume(volume, durable=False)
 
     # --- queueing
 
@@ -238,12 +243,15 @@ class LogWriter:
         entries: Sequence[Entry],
         frames: Sequence[SealedFrame],
         *,
+        previous_term: int = 0,
         replaces: bool = False,
         reset: tuple[int, int] | None = None,
     ) -> asyncio.Future[None]:
         """Queue for the next batch; the future resolves when it is durable."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Append(group, hard, entries, frames, future, replaces, reset))
+        self._queue.append(
+            _Append(group, hard, entries, frames, future, previous_term, replaces, reset)
+        )
         wake = self._wake
         if wake is not None:
             self._wake = None
@@ -329,7 +337,7 @@ class LogWriter:
         for at in range(0, max(1, len(groups)), MAX_BATCH_GROUPS):
             infos = _Infos()
             for group in groups[at : at + MAX_BATCH_GROUPS]:
-                infos.by_group[group] = [FLAG_RESTATED, 0, 0]
+                infos.by_group[group] = [FLAG_RESTATED, 0, 0, 0]
             gathered, self._gathered = self._gathered, []
             try:
                 data, _ = self._encode(infos, [], [], 0)
@@ -481,8 +489,8 @@ class LogWriter:
                 offset += size
         assert offset - start <= payload
         summaries = [
-            _group_info(core.groups[number], flags, first)
-            for number, (flags, first, _) in infos.by_group.items()
+            _group_info(core.groups[number], flags, first, previous)
+            for number, (flags, first, previous, _) in infos.by_group.items()
         ]
         data, self._previous_hash = encode_batch(
             volume=volume.volume,
@@ -506,7 +514,7 @@ class LogWriter:
         stats.appends += len(self._gathered)
         return data, [
             (core.groups[number], core.groups[number].written_last)
-            for number, (flags, _, _) in infos.by_group.items()
+            for number, (flags, _, _, _) in infos.by_group.items()
             if flags & FLAG_ENTRIES
         ]
 
@@ -538,7 +546,7 @@ class LogWriter:
                 volume = await spare
         if need + HEADER_BYTES > capacity:
             if volume is not None:
-                await self.core.drop_volume(volume)
+                await self.core.drop_volume(volume, durable=False)
                 volume = None
             capacity = align(need + HEADER_BYTES)
         while volume is None:
@@ -561,13 +569,14 @@ def _runs_bytes(runs: Sequence[tuple[bytes, int, Run]]) -> int:
     return 8 + 64 * len(runs)
 
 
-def _group_info(group: GroupLog, flags: int, first: int) -> GroupInfo:
+def _group_info(group: GroupLog, flags: int, first: int, previous_term: int) -> GroupInfo:
     hard = group.written_hard
     return GroupInfo(
         group.group,
         flags | (FLAG_UNCERTAIN if group.uncertain else 0),
         group.incarnation,
         first,
+        previous_term,
         group.written_last,
         group.written_term,
         hard.term,

@@ -77,10 +77,11 @@ class Replay:
                 self._restated(summary)
         sealer = self._sealers(info.volume)
         found: dict[int, set[int]] = {}
+        before = {summary.group: summary.previous_term for summary in info.groups}
         for offset, header in records:
             kind = header.kind
             if kind == ENTRY:
-                self._entry(info.volume, offset, header)
+                self._entry(info.volume, offset, header, before.get(header.group, 0))
                 if rotted:
                     found.setdefault(header.group, set()).add(header.b)
             elif kind == FRAME:
@@ -142,14 +143,15 @@ class Replay:
         # an index that was flushed with more applied than this knows better
         group.applied_index = max(group.applied_index, summary.applied_index)
 
-    def _entry(self, volume: int, offset: int, header: RecordHeader) -> None:
+    def _entry(self, volume: int, offset: int, header: RecordHeader, previous_term: int) -> None:
         group = self._group(header.group)
         index = header.b
-        if group.group not in self._seen:
+        if group.group not in self._seen or index < group.first_index:
+            # the first that can be read, or it replaced a suffix that began before that
             self._seen.add(group.group)
+            group.truncate(group.first_index - 1)
             group.first_index = index
-        if index < group.first_index:
-            return  # it was reset away, or lies below what could be read
+            group.previous_term = previous_term
         if index <= group.last_index:
             group.truncate(index - 1)
         if index > group.last_index + 1:

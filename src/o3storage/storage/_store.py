@@ -243,14 +243,18 @@ class Store:
         if log is None:
             log = self._create_group(group)
         replaces = False
+        previous_term = 0
         if entries:
             log.check_append(entries)
+            previous_term = log.term(entries[0].index - 1)
             replaces = log.take_append(entries)
         hard = None
         if hard_state is not None:
             hard = HardState(hard_state.term, hard_state.vote, hard_state.commit)
             log.hard_state = hard
-        return self._log.submit(log, hard, entries, frames, replaces=replaces)
+        return self._log.submit(
+            log, hard, entries, frames, previous_term=previous_term, replaces=replaces
+        )
 
     def _create_group(self, group: GroupId) -> GroupLog:
         groups = self._core.groups
