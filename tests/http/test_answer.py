@@ -165,7 +165,7 @@ def test_failing_body_resets_the_connection(length: int | None, version: str) ->
             client = await served.connect()
             client.send(f"GET / HTTP/{version}\r\n{H}\r\n")
             received = b""
-            with pytest.raises(ConnectionResetError):
+            with pytest.raises(ConnectionError):
                 while piece := await client.patiently(client.reader.read(1000)):
                     received += piece
                 raise AssertionError("the connection ended in good order")
@@ -186,7 +186,7 @@ def test_body_of_another_length_than_declared_is_cut(length: int) -> None:
         async with serving(handle) as served:
             client = await served.connect()
             client.send(GET)
-            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
                 await client.answer()
             assert served.server.stats.aborted == 1
 
@@ -234,9 +234,7 @@ def test_slow_reader_holds_the_body_back() -> None:
     async def main() -> None:
         async with serving(handle) as served:
             client = await served.connect()
-            client.writer.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_RCVBUF, 65536
-            )
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             client.send(GET)
             await client.head()
             connection = next(iter(served.server._connections))

@@ -84,7 +84,7 @@ def test_slow_body_is_answered_408_and_cut() -> None:
             client = await served.connect()
             answer = await client.ask(PUT + "a few bytes")
             assert (answer.status, answer.headers["connection"]) == (408, "close")
-            client.writer.write_eof()
+            client.half_close()
             await until(lambda: served.server.connections == 0)
             assert len(seen) == 1
             assert served.server.stats.too_slow == 1

@@ -1,7 +1,8 @@
 """HTTP/1.1 and 1.0 over plain TCP and TLS: the front that the S3 layer stands on.
 
-    server = Server(handle, limits=Limits(), tls=None)
+    server = Server(handle, limits=Limits())
     await server.listen("127.0.0.1", 8080)
+    await server.listen("0.0.0.0", 8443, tls=ServerTls("chain.pem", "key.pem"))
     ...
     await server.drain(timeout_s=30)
 
@@ -27,6 +28,7 @@ from o3storage.http._errors import (
 from o3storage.http._limits import LARGE_BLOCK_BYTES, SMALL_BLOCK_BYTES, Limits
 from o3storage.http._messages import Address, Buffer, Handler, Headers, Request, Response
 from o3storage.http._server import Server, ServerStats
+from o3storage.http._tls import ServerTls
 from o3storage.http._wire import http_date, plain_error
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "Response",
     "Server",
     "ServerStats",
+    "ServerTls",
     "TlsConfigError",
     "frames",
     "http_date",

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
 from o3storage.http._errors import BodyError, ConnectionGone, HttpError
+from o3storage.http._limits import RECEIVE_BYTES
 from o3storage.http._messages import Buffer, Request, Response
 from o3storage.http._wire import bodiless, plain_error, response_head
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 JOIN_BYTES = 64 * 1024
 """A body piece up to this size is joined to its head: the copy costs less than a send."""
 
-_WRITE_KEEPS_VIEWS = sys.version_info >= (3, 12)
+WRITE_KEEPS_VIEWS = sys.version_info >= (3, 12)
 """asyncio copies what it cannot send at once up to 3.11, and keeps a reference from 3.12 on."""
 
 
@@ -33,6 +34,7 @@ class Answer:
 
     if TYPE_CHECKING:
         _server: Server
+        _secure: bool
         _body: Body | None
         _keep_alive: bool
         _expects_continue: bool
@@ -78,9 +80,12 @@ class Answer:
             response = self._failed(request, error)
         body = response.body
         if body is None or isinstance(body, bytes | bytearray | memoryview):
-            self._done(self._send_now(request, response, close=response.close))
-        else:
-            await self._send_pieces(request, response, body)
+            if body is None or len(body) <= JOIN_BYTES or not self._secure:
+                self._done(self._send_now(request, response, close=response.close))
+                return
+            response.length = len(body)
+            body = _one_piece(body)
+        await self._send_pieces(request, response, body)
 
     def _failed(self, request: Request, error: Exception) -> Response:
         if not isinstance(error, BodyError):
@@ -226,10 +231,26 @@ class Answer:
         else:
             if ahead:
                 self._write(ahead)
-            # The piece's memory is reused when the next one is asked for.
-            self._write(bytes(piece) if _WRITE_KEEPS_VIEWS else piece)
+            if self._secure:
+                await self._encrypt_piece(piece)
+            else:
+                # The piece's memory is reused when the next one is asked for.
+                self._write(bytes(piece) if WRITE_KEEPS_VIEWS else piece)
         if self._writing_paused:
             await self._wait_until_drained()
+
+    async def _encrypt_piece(self, piece: Buffer) -> None:
+        """A step of the loop encrypts at most RECEIVE_BYTES."""
+        view = memoryview(piece)
+        self._write(view[:RECEIVE_BYTES])
+        for at in range(RECEIVE_BYTES, len(view), RECEIVE_BYTES):
+            if self._writing_paused:
+                await self._wait_until_drained()
+            else:
+                await asyncio.sleep(0)
+                if self._transport.is_closing():
+                    raise ConnectionGone("the client is gone")
+            self._write(view[at : at + RECEIVE_BYTES])
 
     async def _wait_until_drained(self) -> None:
         if self._transport.is_closing():
@@ -239,3 +260,7 @@ class Answer:
             await self._drained
         finally:
             self._drained = None
+
+
+async def _one_piece(body: Buffer) -> AsyncIterator[Buffer]:
+    yield body

@@ -103,7 +103,11 @@ class Connection(Answer, asyncio.BufferedProtocol):
         if refusal is not None:
             self._answer_error(refusal)
 
+    def _refused(self) -> bool:
+        return self._state != OPEN
+
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        self._direct = False
         body = self._body
         if body is not None and body._waiting():
             target = body._target()
@@ -114,12 +118,16 @@ class Connection(Answer, asyncio.BufferedProtocol):
                 return self._server._memory
         return self._server._small_memory
 
+    def _reads_much(self) -> bool:
+        """True if a reader waits for more than is worth holding for it."""
+        body = self._body
+        return body is not None and body._waiting() and body._room() >= RECEIVE_BYTES
+
     def buffer_updated(self, count: int) -> None:
         self._received_bytes += count
         state = self._state
         if state == BUSY:
             if self._direct:
-                self._direct = False
                 cast(Body, self._body)._advance(count)
             else:
                 self._input(self._server._memory[:count])

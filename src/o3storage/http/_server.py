@@ -13,11 +13,15 @@ from o3storage.http._connection import Connection
 from o3storage.http._errors import HttpError
 from o3storage.http._limits import RECEIVE_BYTES, UNREAD_BYTES, Limits
 from o3storage.http._messages import Address, Handler, Request, Response
+from o3storage.http._tls import ServerTls, TlsLayer
 from o3storage.http._wire import http_date, plain_error
 from o3storage.runtime.clock import Clock
 
 REFUSED_SPARE = 256
 """Connections above the limit that are told 503; those above that are reset unheard."""
+
+TLS_OVERHEAD_BYTES = 4096
+"""What records add to RECEIVE_BYTES of plaintext (about 22 bytes for each 16 KiB), with room."""
 
 ErrorResponse = Callable[[Request | None, HttpError], Response]
 Report = Callable[[BaseException, Request | None], None]
@@ -83,6 +87,8 @@ class Server:
         self._server_line = f"Server: {server_name}\r\n" if server_name else ""
         self._memory = memoryview(bytearray(RECEIVE_BYTES))
         self._small_memory = self._memory[:UNREAD_BYTES]
+        self._wire_in = memoryview(bytearray(RECEIVE_BYTES))
+        self._wire_out = memoryview(bytearray(RECEIVE_BYTES + TLS_OVERHEAD_BYTES))
         self._connections: dict[Connection, None] = {}
         self._listeners: list[asyncio.AbstractServer] = []
         self._ticker: asyncio.TimerHandle | None = None
@@ -94,14 +100,17 @@ class Server:
         """Open connections."""
         return len(self._connections)
 
-    async def listen(self, host: str, port: int) -> Address:
+    async def listen(self, host: str, port: int, *, tls: ServerTls | None = None) -> Address:
         """Listen on one IP address (IPv4 or IPv6 literal, or "localhost" for 127.0.0.1); port 0
-        takes a free one. Returns the address as bound. Raises OSError if it is taken, ValueError
-        if `host` is not an address: names are resolved elsewhere, without blocking the loop."""
+        takes a free one. With `tls` only TLS is spoken there. Returns the address as bound. Raises
+        OSError if it is taken, ValueError if `host` is not an address: names are resolved
+        elsewhere, without blocking the loop."""
+
+        def accepted() -> asyncio.BufferedProtocol:
+            return Connection(self, secure=False) if tls is None else TlsLayer(self, tls)
+
         sock = _bind(host, port, self.limits.backlog)
-        listener = await self.loop.create_server(
-            lambda: Connection(self, secure=False), sock=sock, backlog=self.limits.backlog
-        )
+        listener = await self.loop.create_server(accepted, sock=sock, backlog=self.limits.backlog)
         self._listeners.append(listener)
         name = sock.getsockname()
         address = (str(name[0]), int(name[1]))
