@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from o3storage._native import Run, index_verify
 from o3storage.runtime.disk import Disk, DiskFault
@@ -194,10 +194,14 @@ class Index:
         self._tidy()
         return self._memtable.sequence
 
-    async def flush(self, mark: bytes) -> None:
+    async def flush(
+        self, mark: bytes, *, barrier: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """Everything written before the call is in synced tables and one synced manifest edit that
-        carries `mark`. Flushes run one after the other. Raises DiskFault (the disk is out of
-        service), DiskFull (nothing changed: the rows stay in memory, the call may be repeated)."""
+        carries `mark`. The rows are fixed in the first step of the call; `barrier` is awaited right
+        before the edit, which does not happen if it raises. Flushes run one after the other.
+        Raises DiskFault (the disk is out of service), DiskFull (nothing changed: the rows stay in
+        memory, the call may be repeated)."""
         if len(mark) > MAX_MARK_BYTES:
             raise ValueError(f"a mark has at most {MAX_MARK_BYTES} bytes")
         memtable, tables = self._memtable, self._tables
@@ -221,6 +225,8 @@ class Index:
                         applied=sequence,
                     )
                 added = [(0, info) for info in built]
+                if barrier is not None:
+                    await barrier()
                 await tables.change(
                     Edit(added=added, mark=mark, sequence=sequence, drops=new_drops)
                 )
