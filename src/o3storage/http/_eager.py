@@ -8,7 +8,6 @@ the floor here.
 from __future__ import annotations
 
 import asyncio
-import types
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Coroutine, Generator
 from typing import Any
@@ -48,24 +47,28 @@ class FirstStep:
         return "first step of a request" if self.task is None else self.task.get_name()
 
 
-@types.coroutine
-def _resume(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that has already yielded `waits_for`."""
-    while True:
-        try:
-            yield waits_for
-        except BaseException as error:
-            try:
-                waits_for = coroutine.throw(error)
-            except StopIteration:
-                return
-        else:
-            break
-    yield from coroutine  # allowed in a generator-based coroutine
+class _Rest(Coroutine[Any, Any, None]):
+    """A coroutine that has yielded `waits_for` already, to be gone on with by a task. A wrapper
+    that is a coroutine itself would lose a cancellation that comes before its own first step."""
 
+    __slots__ = ("_coroutine", "_waits_for")
 
-async def _rest(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
-    await _resume(coroutine, waits_for)
+    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = [waits_for]
+
+    def send(self, value: Any) -> Any:
+        return self._waits_for.pop() if self._waits_for else self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        self._waits_for.clear()
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        raise TypeError("this is for a task only")
 
 
 def start(
@@ -81,7 +84,7 @@ def start(
         return None
     finally:
         _leave_task(loop, step)  # type: ignore[arg-type]
-    step.task = task = loop.create_task(_rest(coroutine, waits_for))
+    step.task = task = loop.create_task(_Rest(coroutine, waits_for))
     for _ in range(step._cancels):
         task.cancel(step._message)
     return task

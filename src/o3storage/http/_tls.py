@@ -45,7 +45,7 @@ class ServerTls:
         chain = _read(self.certificate_path, "certificate")
         key = _read(self.key_path, "key")
         try:
-            return _native.TlsConfig.server(chain, key, alpn=("http/1.1",))
+            return _native.TlsConfig.server(chain, key, alpn=("http/1.1", "http/1.0"))
         except (_native.TlsError, ValueError) as error:
             raise TlsConfigError(
                 f"the certificate {self.certificate_path} and the key {self.key_path} cannot be "
