@@ -121,9 +121,16 @@ class Node:
             await asyncio.gather(*(self._bootstrap(group) for group in fresh))
         for group in groups:
             self._replicas[group] = await Replica.open(group, self.id, self.store, self.machine)
+        for replica in self._replicas.values():
+            replica.on_disk_fault = self._disk_failed
         await asyncio.gather(*(replica.start() for replica in self._replicas.values()))
         await self._open_records()
         self._collector.start()
+
+    def _disk_failed(self, reason: str) -> None:
+        """A write or sync failed: this node leads, votes and acknowledges nothing on that disk."""
+        for replica in self._replicas.values():
+            replica.fail(reason)
 
     async def _bootstrap(self, group: int) -> None:
         """The first entry of a group says who votes in it."""

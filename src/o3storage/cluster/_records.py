@@ -159,19 +159,19 @@ def apply(machine: StateMachine, data: bytes) -> Apply:
         return machine.apply(data)
     if data[1:2] != b"\x01":
         raise ValueError(f"cluster command of version {data[1:2].hex()}")
-    try:
-        return _KINDS[data[2]](machine, data)
-    except (KeyError, IndexError, struct.error) as error:
-        raise ValueError("malformed cluster command") from error
+    kind = _KINDS.get(_exactly(data, 2, 1)[0])
+    if kind is None:
+        raise ValueError(f"cluster command of kind {data[2]}")
+    return kind(machine, data)
 
 
 def _apply_set(_: StateMachine, data: bytes) -> Apply:
-    (count,) = _U16.unpack_from(data, 3)
+    count = _u16(data, 3)
     at = 5
     rows: list[tuple[bytes, bytes | None]] = []
     for _number in range(count):
         key, at = _bytes16(data, at)
-        (size,) = _U32.unpack_from(data, at)
+        size = int.from_bytes(_exactly(data, at, 4), "big")
         value = _exactly(data, at + 4, size)
         at += 4 + size
         if key[0] != TABLE_CLUSTER:
@@ -186,7 +186,7 @@ def _apply_set(_: StateMachine, data: bytes) -> Apply:
 def _apply_open(_: StateMachine, data: bytes) -> Apply:
     yield from ()
     route, at = _bytes16(data, 3)
-    session, started_ns, stream = _STREAM.unpack_from(data, at)
+    session, started_ns, stream = _STREAM.unpack(_exactly(data, at, _STREAM.size))
     return Outcome(None, None, [_open_row(route, session, started_ns, stream)])
 
 
@@ -197,22 +197,23 @@ def _open_row(
 
 
 def _apply_carry(machine: StateMachine, data: bytes) -> Apply:
-    flags = data[3]
+    flags = _exactly(data, 3, 1)[0]
     route, at = _bytes16(data, 4)
+    _exactly(data, at, _STREAM.size)
     outcome = yield from machine.apply(data[at + _STREAM.size :])
     if outcome.error is None:
         if flags & CLOSE_ON_SUCCESS:
             stream = data[at + _STREAM.size - STREAM_BYTES : at + _STREAM.size]
             outcome.rows = [*outcome.rows, (stream_key(route, stream), None)]
     elif flags & OPEN_ON_ERROR:
-        session, started_ns, stream = _STREAM.unpack_from(data, at)
+        session, started_ns, stream = _STREAM.unpack(_exactly(data, at, _STREAM.size))
         outcome.rows = [_open_row(route, session, started_ns, stream)]
     return outcome
 
 
 def _apply_close(_: StateMachine, data: bytes) -> Apply:
-    release = data[3]
-    (count,) = _U16.unpack_from(data, 4)
+    release = _exactly(data, 3, 1)[0]
+    count = _u16(data, 4)
     at = 6
     rows: list[tuple[bytes, bytes | None]] = []
     released = []
@@ -233,8 +234,12 @@ def _apply_close(_: StateMachine, data: bytes) -> Apply:
 _KINDS = {SET: _apply_set, OPEN: _apply_open, CARRY: _apply_carry, CLOSE: _apply_close}
 
 
+def _u16(data: bytes, at: int) -> int:
+    return int.from_bytes(_exactly(data, at, 2), "big")
+
+
 def _bytes16(data: bytes, at: int) -> tuple[bytes, int]:
-    (size,) = _U16.unpack_from(data, at)
+    size = _u16(data, at)
     return _exactly(data, at + 2, size), at + 2 + size
 
 

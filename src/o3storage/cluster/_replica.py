@@ -106,6 +106,9 @@ class Replica:
         machine: StateMachine,
         transport: Transport | None = None,
     ) -> None:
+        """Use `open`."""
+        self.on_disk_fault: Callable[[str], None] = self.fail
+        """Called when the store refuses to write: all replicas of the disk stop then."""
         self.group = group
         self.core = core
         self.lost_entries = 0
@@ -330,7 +333,7 @@ class Replica:
             self._held.appendleft((output, frames))
             return
         except StoreError as error:
-            self.fail(str(error))
+            self.on_disk_fault(str(error))
             return
         self._writes.append((output.ticket, future))
         future.add_done_callback(self._written)
@@ -351,7 +354,7 @@ class Replica:
             ticket, future = writes.popleft()
             error = None if future.cancelled() else future.exception()
             if future.cancelled() or error is not None:
-                self.fail(str(error or "a write was cancelled"))
+                self.on_disk_fault(str(error or "a write was cancelled"))
                 return
             done = ticket
         if not done or self.fault:
@@ -437,7 +440,7 @@ class Replica:
         try:
             self._store.apply(self.group, index, outcome.rows, outcome.released)
         except StoreError as error:
-            self.fail(str(error))
+            self.on_disk_fault(str(error))
             return False
         self.applied = index
         waiting = self._waiting.pop(index, None)
