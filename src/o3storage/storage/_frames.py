@@ -13,13 +13,20 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections import deque
 from collections.abc import Iterable
 
 from o3storage._native import blake3
 from o3storage.runtime.disk import DiskError
 from o3storage.storage._core import Core
-from o3storage.storage._records import HASH_BYTES, PREFIX_BYTES, RecordBad, parse_header
+from o3storage.storage._records import (
+    FRAME,
+    HASH_BYTES,
+    KEY_STREAM,
+    PREFIX_BYTES,
+    RECORD_MAGIC,
+)
 from o3storage.storage._rows import (
     RELEASED_TABLE,
     RowChange,
@@ -31,13 +38,19 @@ from o3storage.storage._rows import (
     run_bytes,
     split_placement_key,
 )
-from o3storage.storage._types import FrameBad, FrameMissing, StoreOutOfService
+from o3storage.storage._types import STREAM_ID_BYTES, FrameBad, FrameMissing, StoreOutOfService
 from o3storage.storage._volume import align
 from o3storage.storage.index import Miss
 
 RUNS_PER_STEP = 256
 """Runs of a stream that are taken out of the placement table in one step."""
 READ_TRIES = 3
+
+_FRAME_START = RECORD_MAGIC + bytes((FRAME, KEY_STREAM))
+_KIND_END = HASH_BYTES + len(_FRAME_START)
+_STREAM_AT = HASH_BYTES + 16
+_NUMBER_AT = _STREAM_AT + STREAM_ID_BYTES
+_unpack_number = struct.Struct("<Q").unpack_from
 
 
 class Frames:
@@ -234,11 +247,12 @@ def _run_of(rows: list[tuple[bytes, bytes]], stream: bytes, number: int) -> tupl
 def check_frame_record(data: bytes, stream: bytes, number: int) -> memoryview:
     """The ciphertext in a frame's record. Raises FrameBad."""
     view = memoryview(data)
-    try:
-        header = parse_header(data)
-    except RecordBad as error:
-        raise FrameBad(f"frame {number} of stream {stream.hex()}: {error}") from error
-    if header.a != stream or header.b != number or header.size_bytes != len(data):
+    if (
+        len(data) <= PREFIX_BYTES
+        or data[_STREAM_AT:_NUMBER_AT] != stream
+        or _unpack_number(data, _NUMBER_AT)[0] != number
+        or data[HASH_BYTES:_KIND_END] != _FRAME_START
+    ):
         raise FrameBad(f"frame {number} of stream {stream.hex()}: another record stands there")
     if blake3(view[HASH_BYTES:]) != data[:HASH_BYTES]:
         raise FrameBad(f"frame {number} of stream {stream.hex()}: its BLAKE3 does not match")

@@ -204,6 +204,13 @@ class LogWriter:
         if task is not None:
             await task
         await self._drop_spare()
+        volume = self.volume
+        if not self.core.out_of_service and volume.file is not None and not volume.sealed:
+            try:
+                await volume.file.truncate(volume.size_bytes)
+            except DiskError as error:
+                raise self.core.fault(error) from error
+            volume.sealed = True
 
     async def abandon(self) -> None:
         """Stop at once, for a store that is out of service."""
