@@ -12,9 +12,10 @@ from ._faults import DiskSpeed, Fault, FaultKind
 from ._image import SECTOR_BYTES, DiskImage
 from ._jobs import SimJobs
 from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
-from ._recorder import CrashState, Recorder
+from ._recorder import DEFAULT_SUBSETS, CrashState, Recorder
 
 __all__ = [
+    "DEFAULT_SUBSETS",
     "SECTOR_BYTES",
     "START_WALL_NS",
     "CrashState",

@@ -51,15 +51,16 @@ class Snapshot:
         """The last batch that it sees."""
         self._released = False
 
+    def check(self) -> None:
+        """Raises ValueError after `release`: its files may be gone."""
+        if self._released:
+            raise ValueError("the snapshot was released")
+
     def release(self) -> None:
         if not self._released:
             self._released = True
             self.runs = ()
             self.view.unpin()
-
-    @property
-    def released(self) -> bool:
-        return self._released
 
 
 class Index:
@@ -274,6 +275,7 @@ class Index:
                 return head[key]
             found = self._tables.view.get(self._memtable.runs, key, self._prefix_length(key), None)
         else:
+            at.check()
             found = at.view.get(at.runs, key, self._prefix_length(key), None)
         if found is None or found is False:
             return None
@@ -285,6 +287,8 @@ class Index:
             head = self._memtable.head
             if key in head:
                 return head[key]
+        else:
+            at.check()
         runs = at.runs if at is not None else self._memtable.runs
         view = at.view if at is not None else self._tables.view
         prefix = self._prefix_length(key)
@@ -315,6 +319,7 @@ class Index:
 
     def _first(self, prefix: bytes, at: Snapshot | None) -> Scan:
         if at is not None:
+            at.check()
             view, runs = at.view, at.runs
         else:
             view = self._tables.view
@@ -340,8 +345,10 @@ class Index:
         return await self._scan_on(self._span(low, high, limit, at))
 
     def _span(self, low: bytes, high: bytes | None, limit: int, at: Snapshot | None) -> Scan:
-        view = at.view if at is not None else self._tables.view
-        runs = at.runs if at is not None else self._memtable.reader_runs()
+        if at is not None:
+            at.check()
+            return Scan(at.view, at.runs, low, high, limit)
+        view, runs = self._tables.view, self._memtable.reader_runs()
         return Scan(view, runs, low, high, limit)
 
     def _scan_now(self, scan: Scan) -> list[Row] | Miss:

@@ -60,7 +60,7 @@ class Merger:
             and not self._task.done()
             and self.failure is None
             and len(self._tables.view.level0) >= level0_tables
-            and self._plan() is not None
+            and (self._lock.locked() or self._plan() is not None)
         ):
             self._progress.clear()
             self._wake.set()
