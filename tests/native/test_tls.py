@@ -37,7 +37,7 @@ class Wire:
         return moved
 
     def pump(self, piece: int = 100_000, room: int = 100_000) -> None:
-        while any([self.carry(s, piece, room) for s in (self.client, self.server)]):
+        while any(self.carry(s, piece, room) for s in (self.client, self.server)):
             pass
 
 

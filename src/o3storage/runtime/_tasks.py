@@ -27,6 +27,7 @@ class Tasks:
         self._owner: asyncio.Task[Any] | None = None
         self._interrupted_owner = False
         self._closing = False
+        self._idle: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -43,6 +44,11 @@ class Tasks:
 
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
+        self._take_error(task)
+        if not self._tasks and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _take_error(self, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
             return
         error = task.exception()
@@ -80,7 +86,10 @@ class Tasks:
         interrupted: asyncio.CancelledError | None = None
         while self._tasks:
             try:
-                await wait_any(list(self._tasks))
+                # Not `wait_any`: a task counts as ended when `_on_done` has seen it, and that is
+                # called a step after it is done.
+                self._idle = asyncio.get_running_loop().create_future()
+                await self._idle
             except asyncio.CancelledError as error:
                 # Ours to pass on, but only when no task of the group is left behind.
                 interrupted = error
