@@ -125,6 +125,8 @@ class Replica:
         self._frames: list[SealedFrame] = []
         self._gathered_bytes = 0
         self._flush_due = False
+        self._space_known = False
+        self._full = False
         self._token = 0
         # writes and messages under way
         self._writes: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -224,7 +226,12 @@ class Replica:
         Raises, or the future does: Unavailable, StorageFull."""
         if self.fault:
             raise Unavailable(self.fault)
-        if self._held or (frames and self._store.space().full):
+        if frames and not self._space_known:
+            # Asked once for all proposals of a turn of the loop.
+            self._space_known = True
+            self._full = self._store.space().full
+        if self._held or (frames and self._full):
+            self._space_known = False
             raise StorageFull("the disk is full: delete something, or give it more space")
         if len(self._waiting) + len(self._futures) >= MAX_WAITING:
             raise Unavailable("too many writes are waiting for the disk; slow down")
@@ -246,6 +253,7 @@ class Replica:
 
     def _flush(self) -> None:
         self._flush_due = False
+        self._space_known = False
         payloads = self._payloads
         if not payloads:
             return
