@@ -33,9 +33,11 @@ extern "C" fn kernel_main(protocol: u32, information: u64) -> ! {
     arch::start_clock();
     arch::serial_init();
     arch::init_cpu();
-    mm::init(&mut |each| arch::boot::each_memory_range(protocol, information, each), &mut |each| {
-        arch::boot::each_module(protocol, information, each)
-    });
+    mm::init(
+        &mut |each| arch::boot::each_memory_range(protocol, information, each),
+        &mut |each| arch::boot::each_module(protocol, information, each),
+        arch::boot::information_range(protocol, information),
+    );
     let boot = arch::boot::read(protocol, information);
     arch::acpi::init(boot.acpi_root);
     arch::init_clock();

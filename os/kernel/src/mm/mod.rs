@@ -104,10 +104,12 @@ pub fn unmap_stack(slot: u64) {
     });
 }
 
-/// Takes over memory: `ranges` and `modules` by the boot protocol. Called once, first thing.
+/// Takes over memory: `ranges` and `modules` by the boot protocol, and where its information lies.
+/// Called once, first thing.
 pub fn init(
     ranges: &mut dyn FnMut(&mut dyn FnMut(u64, u64)),
     modules: &mut dyn FnMut(&mut dyn FnMut(u64, u64)),
+    information: (u64, u64),
 ) {
     let mut top = 0;
     ranges(&mut |_, end| top = end.max(top).min(MAX_MEMORY));
@@ -120,12 +122,16 @@ pub fn init(
     });
     top = top.next_multiple_of(2 << 20);
     let (kernel_start, kernel_end) = paging::kernel_range();
+    let mut keep = |each: &mut dyn FnMut(u64, u64)| {
+        modules(each);
+        each(information.0, information.1);
+    };
     // The bitmap stands at the first place free of everything else.
     let bitmap_bytes = (top / PAGE / 8).next_multiple_of(PAGE);
     let mut place = None;
     ranges(&mut |start, end| {
         let mut at = start.max(kernel_end).next_multiple_of(PAGE);
-        modules(&mut |first, last| {
+        keep(&mut |first, last| {
             if at < last && first < at + bitmap_bytes {
                 at = last.next_multiple_of(PAGE);
             }
@@ -139,7 +145,7 @@ pub fn init(
     ranges(&mut |start, end| frames::release(start.max(kernel_start), end.min(MAX_MEMORY)));
     frames::reserve(kernel_start, kernel_end);
     frames::reserve(place, place + bitmap_bytes);
-    modules(&mut |start, end| frames::reserve(start, end));
+    keep(&mut |start, end| frames::reserve(start, end));
     TOP.store(top, Ordering::Relaxed);
     paging::init(top, (image.0, image.1 & !(PAGE - 1)));
 }

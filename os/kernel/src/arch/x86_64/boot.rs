@@ -72,6 +72,15 @@ pub fn each_module(protocol: u32, at: u64, each: &mut dyn FnMut(u64, u64)) {
     }
 }
 
+/// Where the information itself lies; it must outlive the start of memory management.
+pub fn information_range(protocol: u32, at: u64) -> (u64, u64) {
+    let size = match protocol {
+        1 => 56,
+        _ => physical_bytes(at, 4).map_or(0, |bytes| u64::from(le32(bytes, 0))),
+    };
+    (at, at + size)
+}
+
 fn each_tag(at: u64, each: &mut dyn FnMut(u32, &'static [u8])) {
     let Some(total) = physical_bytes(at, 8).map(|b| le32(b, 0) as usize) else { return };
     let Some(all) = physical_bytes(at, total.min(1 << 20)) else { return };
