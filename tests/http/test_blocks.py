@@ -27,8 +27,14 @@ MIB = 1024 * 1024
 class Pieces:
     """A source that gives `data` in pieces of random sizes, then fails with `error` if any."""
 
-    def __init__(self, data: bytes, seed: int = 0, error: Exception | None = None) -> None:
-        self.length = None
+    def __init__(
+        self,
+        data: bytes,
+        seed: int = 0,
+        error: Exception | None = None,
+        length: int | None = None,
+    ) -> None:
+        self.length = length
         self.data = data
         self.at = 0
         self.rng = random.Random(seed)
@@ -48,16 +54,16 @@ class Pieces:
         return count
 
 
-@given(st.integers(0, 5), st.integers(-2, 2), st.integers(0, 2**32))
+@given(st.integers(0, 5), st.integers(-2, 2), st.booleans(), st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
-def test_frames_against_slices(blocks: int, around: int, seed: int) -> None:
+def test_frames_against_slices(blocks: int, around: int, known: bool, seed: int) -> None:
     size = max(0, blocks * LARGE_BLOCK_BYTES // 2 + around)
     data = random.Random(seed).randbytes(size)
 
     async def main() -> None:
         pool = BlockPool(4 * MIB)
         found = []
-        async for block, last in frames(Pieces(data, seed), pool):
+        async for block, last in frames(Pieces(data, seed, length=size if known else None), pool):
             found.append((bytes(block.view), last))
             block.release()
         cuts = range(0, max(size, 1), LARGE_BLOCK_BYTES)
@@ -90,6 +96,18 @@ def test_failing_source_frees_every_block(size: int) -> None:
                 block.release()
         assert pool.lent_bytes == 0
         assert pool.lost_blocks == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [0, 100, LARGE_BLOCK_BYTES])
+def test_a_source_that_ends_before_its_length_is_an_error(size: int) -> None:
+    async def main() -> None:
+        pool = BlockPool()
+        with pytest.raises(BodyTruncated):
+            async for block, _ in frames(Pieces(bytes(size), length=size + 1), pool):
+                block.release()
+        assert pool.lent_bytes == 0
 
     run(main())
 
@@ -131,13 +149,13 @@ def test_later_blocks_of_a_slow_body_start_small() -> None:
     async def sizes(slow: bool) -> list[tuple[int, bool]]:
         pool = BlockPool()
         lent = []
-        take = pool.take
+        take = pool._take
 
-        async def noted(size_bytes: int, *, fast: bool = True) -> Block:
+        def noted(size_bytes: int, fast: bool) -> Block | None:
             lent.append((size_bytes, fast))
-            return await take(size_bytes, fast=fast)
+            return take(size_bytes, fast)
 
-        pool.take = noted  # type: ignore[method-assign]
+        pool._take = noted  # type: ignore[method-assign]
         cut = frames(Pieces(bytes(LARGE_BLOCK_BYTES + 100)), pool)
         if slow:
             clock = itertools.count(0, 10)

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Protocol
 
+from o3storage.http._errors import BodyTruncated
 from o3storage.http._limits import (
     BLOCK_POOL_BYTES,
     FAST_RATE_BYTES_PER_S,
@@ -208,16 +209,17 @@ class Frames(AsyncIterator[tuple[Block, bool]]):
     """See `frames`."""
 
     def __init__(self, source: ByteSource, pool: BlockPool) -> None:
-        self._source = source
         self._pool = pool
-        self._read: Callable[[memoryview], Awaitable[int]] = getattr(
-            source, "fill_into", source.read_into
-        )
+        self._length = source.length
+        fill: Callable[[memoryview], Awaitable[int]] | None = getattr(source, "fill_into", None)
+        self._read = fill or source.read_into
+        self._fills = fill is not None
+        """A short read is the end."""
         self._ready: Callable[[], Awaitable[bool]] | None = getattr(source, "ready", None)
+        self._whole_now: Callable[[], int] | None = getattr(source, "whole_now", None)
         self._time = asyncio.get_running_loop().time
         self._block: Block | None = None
         self._ended = False
-        self._started = False
         self._waited_s = 0.0
         self.received_bytes = 0
         """Bytes read so far."""
@@ -248,46 +250,58 @@ class Frames(AsyncIterator[tuple[Block, bool]]):
         if self._ended:
             raise StopAsyncIteration
         try:
+            if self._whole_now is not None and not self.received_bytes:
+                small = 0 < self._whole_now() <= SMALL_BLOCK_BYTES
+                block = self._pool.take_now(SMALL_BLOCK_BYTES) if small else None
+                if block is not None:  # it came with its head: one copy, no waiting
+                    self._block = block
+                    block.size = self.received_bytes = await self._read(block.buffer)
+                    self._block = None
+                    self._ended = True
+                    return block, True
             return await self._next()
         except BaseException:
             self.close()
             raise
 
     async def _next(self) -> tuple[Block, bool]:
-        if self._block is None and not await self._more():
-            self._ended = True
-            assert not self._started
-            return _empty_block(), True
-        self._started = True
         block = self._block
         if block is None:
             large = self.received_bytes > 0 and self._is_fast()
-            block = await self._take(LARGE_BLOCK_BYTES if large else SMALL_BLOCK_BYTES)
+            # No block is owned before the first byte.
+            if not large and not await self._more():
+                self._check_length()
+                self._ended = True
+                return _empty_block(), True
+            block = self._block or await self._take(large)
         last = await self._fill(block)
         block = self._block
         assert block is not None
-        if not last:
-            # The full block is held back until more bytes or the end are seen.
-            self._block = None
-            try:
-                last = not await self._more()
-            except BaseException:
-                block.release()
-                raise
-        else:
-            self._block = None
+        self._block = None  # a full block is held back until more or the end is known
+        try:
+            last = last or not await self._more()
+            if last:
+                self._check_length()
+        except BaseException:
+            block.release()
+            raise
         self._ended = last
         return block, last
+
+    def _check_length(self) -> None:
+        if self._length is not None and self.received_bytes != self._length:
+            raise BodyTruncated("the body did not end at its declared length")
 
     async def _fill(self, block: Block) -> bool:
         """Fill the current block, growing it once. Returns True when the end was met."""
         while True:
             size = len(block.buffer)
             while block.size < size:
-                count = await self._timed_read(block.buffer[block.size :])
-                if count == 0:
-                    return True
+                view = block.buffer[block.size :] if block.size else block.buffer
+                count = await self._timed_read(view)
                 block.size += count
+                if count == 0 or (self._fills and block.size < size):
+                    return True
             if size == LARGE_BLOCK_BYTES:
                 return False
             if self._ready is not None and not await self._ready():
@@ -300,14 +314,16 @@ class Frames(AsyncIterator[tuple[Block, bool]]):
             block = grown
 
     async def _more(self) -> bool:
-        """True if the source has more bytes. One that cannot tell is read into a new block."""
+        """True if the source has more bytes. It is asked only if the length does not tell, and one
+        that cannot tell is read into a new block."""
+        if self._length is not None and self.received_bytes:
+            return self.received_bytes < self._length
         if self._ready is not None:
             started = self._time()
             more = await self._ready()
             self._waited_s += self._time() - started
             return more
-        large = self.received_bytes > 0 and self._is_fast()
-        block = await self._take(LARGE_BLOCK_BYTES if large else SMALL_BLOCK_BYTES)
+        block = await self._take(self.received_bytes > 0 and self._is_fast())
         block.size = await self._timed_read(block.buffer)
         if block.size == 0:
             self._block = None
@@ -315,8 +331,9 @@ class Frames(AsyncIterator[tuple[Block, bool]]):
             return False
         return True
 
-    async def _take(self, size_bytes: int) -> Block:
-        self._block = block = await self._pool.take(size_bytes)
+    async def _take(self, large: bool) -> Block:
+        size_bytes = LARGE_BLOCK_BYTES if large else SMALL_BLOCK_BYTES
+        self._block = block = self._pool.take_now(size_bytes) or await self._pool.take(size_bytes)
         return block
 
     async def _timed_read(self, view: memoryview) -> int:

@@ -100,6 +100,12 @@ class Body:
             await self._wait(None)
         return True
 
+    def whole_now(self) -> int:
+        """Size in bytes of the rest of the body if all of it was received, else 0."""
+        upstream = self._upstream
+        left = self._left
+        return left if left <= len(upstream._unread) - upstream._unread_at else 0
+
     async def read(self, limit_bytes: int) -> bytes:
         """The whole rest of the body as bytes, for small ones such as XML. Raises HttpError-typed
         BodyError 413 if it is longer than `limit_bytes`, and as `read_into`."""

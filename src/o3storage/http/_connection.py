@@ -201,6 +201,11 @@ class Connection(Answer, asyncio.BufferedProtocol):
         while self._state == OPEN:
             data = self._unread
             at = self._unread_at
+            if at == len(data) and not self._eof:
+                self._unread = b""
+                self._unread_at = 0
+                self._resume()
+                return
             if data.startswith(b"\r\n", at):
                 at += 2  # RFC 9112, section 2.2: one empty line before a request is ignored
             end = data.find(b"\r\n\r\n", at)
@@ -226,10 +231,7 @@ class Connection(Answer, asyncio.BufferedProtocol):
             self._state = CLOSED
             self._transport.close()
         else:
-            if self._unread_at == len(data):
-                self._unread = b""
-                self._unread_at = 0
-            elif not self._in_head:
+            if not self._in_head:
                 self._in_head = True
                 self._deadline_s = self._server.loop.time() + self._server.limits.head_timeout_s
             self._resume()
