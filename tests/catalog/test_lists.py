@@ -139,8 +139,8 @@ listed_keys = st.lists(
     examined=st.integers(3, 12),
     limit=st.integers(1, 7),
 )
-def test_pages_that_end_early_miss_and_repeat_nothing(
-    *keys: list[bytes],
+def test_pages_that_end_early_miss_and_repeat_nothing(  # noqa: PLR0917
+    keys: list[bytes],
     hidden: set[int],
     delimiter: bytes,
     prefix: bytes,
