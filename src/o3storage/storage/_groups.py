@@ -156,6 +156,8 @@ class GroupLog:
         """Entries waiting to be written. True if they replace a suffix."""
         first = entries[0].index
         replaces = first <= self.last_index
+        if self.missing:
+            self.missing = [(lo, min(hi, first - 1)) for lo, hi in self.missing if lo < first]
         if replaces:
             self.truncate(first - 1)
             self.durable_index = min(self.durable_index, first - 1)

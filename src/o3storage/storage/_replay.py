@@ -65,6 +65,8 @@ class Replay:
         """Groups whose outcomes have a gap: what lies behind it is executed again."""
         self._sealers = sealers
         self._seen: set[int] = set()
+        self._doubtful_epoch = 0
+        """All groups became uncertain in this epoch; what later epochs say of each counts."""
         self._rows: list[RowChange] = []
 
     def batch(
@@ -75,15 +77,13 @@ class Replay:
         for summary in info.groups:
             if summary.flags & FLAG_RESTATED:
                 self._restated(summary)
+            if summary.flags & FLAG_ENTRIES:
+                self._begin(summary)
         sealer = self._sealers(info.volume)
-        found: dict[int, set[int]] = {}
-        before = {summary.group: summary.previous_term for summary in info.groups}
         for offset, header in records:
             kind = header.kind
             if kind == ENTRY:
-                self._entry(info.volume, offset, header, before.get(header.group, 0))
-                if rotted:
-                    found.setdefault(header.group, set()).add(header.b)
+                self._entry(info.volume, offset, header)
             elif kind == FRAME:
                 if header.sequence > self.mark.sequence:
                     size = header.size_bytes
@@ -103,13 +103,19 @@ class Replay:
         for summary in info.groups:
             group = self._group(summary.group)
             group.incarnation = summary.incarnation
-            group.uncertain = bool(summary.flags & FLAG_UNCERTAIN)
+            if info.epoch > self._doubtful_epoch:
+                group.uncertain = bool(summary.flags & FLAG_UNCERTAIN)
             if summary.flags & (FLAG_HARD_STATE | FLAG_RESTATED):
                 group.hard_state = HardState(summary.hard_term, summary.vote, summary.commit)
-            if rotted and summary.flags & FLAG_ENTRIES:
-                self._lost(group, summary, found.get(summary.group, set()))
+            if summary.flags & FLAG_ENTRIES and group.last_index < summary.last_index:
+                group.missing.append((group.last_index + 1, summary.last_index))
         if rotted:
             core.stats.rotted_records += max(0, info.records - len(records))
+
+    def uncertain(self, epoch: int) -> None:
+        self._doubtful_epoch = max(self._doubtful_epoch, epoch)
+        for group in self.core.groups.values():
+            group.uncertain = True
 
     def finish(self) -> None:
         """Everything is written to the index; the groups are as durable as they were found."""
@@ -130,6 +136,7 @@ class Replay:
         if group is None:
             group = self.core.groups[number] = GroupLog(number, self.core.entry_account)
             group.applied_index = self.mark.applied.get(number, 0)
+            group.uncertain = self._doubtful_epoch > 0
         return group
 
     def _restated(self, summary: GroupInfo) -> None:
@@ -143,17 +150,26 @@ class Replay:
         # an index that was flushed with more applied than this knows better
         group.applied_index = max(group.applied_index, summary.applied_index)
 
-    def _entry(self, volume: int, offset: int, header: RecordHeader, previous_term: int) -> None:
+    def _begin(self, summary: GroupInfo) -> None:
+        """A batch holds the entries first_index..last_index: they replace what was from there."""
+        group = self._group(summary.group)
+        first = summary.first_index
+        if summary.group not in self._seen or first < group.first_index:
+            # the first that can be read, or it replaced a suffix that began before that
+            self._seen.add(summary.group)
+            group.truncate(group.first_index - 1)
+            group.first_index = first
+            group.previous_term = summary.previous_term
+        group.truncate(first - 1)
+        group.missing = [(lo, min(hi, first - 1)) for lo, hi in group.missing if lo < first]
+        if first > group.last_index + 1:  # what was lost at the end of an earlier batch
+            self._pad(group, first - 1)
+
+    def _entry(self, volume: int, offset: int, header: RecordHeader) -> None:
         group = self._group(header.group)
         index = header.b
-        if group.group not in self._seen or index < group.first_index:
-            # the first that can be read, or it replaced a suffix that began before that
-            self._seen.add(group.group)
-            group.truncate(group.first_index - 1)
-            group.first_index = index
-            group.previous_term = previous_term
         if index <= group.last_index:
-            group.truncate(index - 1)
+            return  # a batch holds an index once
         if index > group.last_index + 1:
             self._pad(group, index - 1)
         group.terms.append(header.term)
@@ -169,22 +185,8 @@ class Replay:
             group.terms.append(0)
             group.places.append(0)
             group.sizes.append(0)
-        group.missing.append((low, last))
-
-    def _lost(self, group: GroupLog, summary: GroupInfo, found: set[int]) -> None:
-        """A rotted batch held these indexes; those not found are known missing."""
-        low = None
-        for index in range(summary.first_index, summary.last_index + 2):
-            absent = index <= summary.last_index and index not in found
-            if absent and low is None:
-                low = index
-            elif not absent and low is not None:
-                if not any(a <= low and index - 1 <= b for a, b in group.missing):
-                    if low <= group.last_index:  # an older entry with that index was replaced
-                        group.truncate(low - 1)
-                    group.missing.append((low, index - 1))
-                low = None
-        group.missing.sort()
+        if not any(a <= low and last <= b for a, b in group.missing):
+            group.missing.append((low, last))
 
     # --- rows
 

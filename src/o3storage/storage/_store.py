@@ -137,9 +137,6 @@ class Store:
         walked = _open.volumes_to_walk(core, log_volumes, mark.floor_volume)
         result = await _open.read_log(core, walked, replay, mark.floor_volume, on_progress)
         replay.finish()
-        if result.uncertain:
-            for group in core.groups.values():
-                group.uncertain = True
         await _open.settle_tail(core, result)
         await _open.drop_spares(core, result)
         await _open.cut_bulk(core, mark)

@@ -60,6 +60,10 @@ class Sink(Protocol):
         """A batch; `data` is its volume's content. Of a rotted one, what can be read."""
         ...
 
+    def uncertain(self, epoch: int) -> None:
+        """Here, in volumes of `epoch` or before, something was lost without a trace."""
+        ...
+
 
 @dataclass(slots=True)
 class BadRegion:
@@ -67,6 +71,7 @@ class BadRegion:
     could be read; then `end` is the end of the batch, else the end of the region."""
 
     volume: int
+    epoch: int
     start: int
     end: int
     info: BatchInfo | None
@@ -126,11 +131,11 @@ class LogWalk:
             elif info is not None:
                 region = None
                 end = min(at + info.size_bytes, size)
-                self._pending.append(BadRegion(volume, at, end, info, view))
+                self._pending.append(BadRegion(volume, epoch, at, end, info, view))
                 at += info.size_bytes
             else:
                 if region is None:
-                    region = BadRegion(volume, at, at, None, view)
+                    region = BadRegion(volume, epoch, at, at, None, view)
                     self._pending.append(region)
                 at = _skip_zeros(view, at)
                 region.end = min(at, size)
@@ -201,7 +206,7 @@ class LogWalk:
             else:
                 self._uncertain(region)
         if self._expected not in (None, following.sequence) and not self._freed():
-            self.result.uncertain = True
+            self._doubt(following.epoch)
 
     def _freed(self) -> bool:
         """The hole behind the last batch that counts may be freed volumes."""
@@ -212,14 +217,18 @@ class LogWalk:
         info = region.info
         assert info is not None
         if self._expected not in (None, info.sequence) and not self._freed():
-            self.result.uncertain = True
+            self._doubt(info.epoch)
         records = salvage(region.data, region.start, region.end, info)
         self._count(info)
         self._sink.batch(info, region.data, records, rotted=True)
         self._decide(region, "rotted")
 
-    def _uncertain(self, region: BadRegion) -> None:
+    def _doubt(self, epoch: int) -> None:
         self.result.uncertain = True
+        self._sink.uncertain(epoch)
+
+    def _uncertain(self, region: BadRegion) -> None:
+        self._doubt(region.epoch)
         self._decide(region, "uncertain")
 
     def _decide(self, region: BadRegion, verdict: str) -> None:
