@@ -11,6 +11,7 @@ from o3storage.cluster import StorageFull, Unavailable
 from o3storage.cluster._replica import APPLY_STEP, MAX_WAITING, Replica
 from o3storage.raft.core import Configuration
 from o3storage.runtime.state_machine import First, Get, Outcome, Scan
+from o3storage.simulation import run
 from o3storage.storage import (
     EntriesGone,
     Entry,
@@ -23,6 +24,7 @@ from o3storage.storage import (
     StoreOutOfService,
     StoreSpace,
 )
+from o3storage.storage.index import BadBlock
 
 
 class ModelStore:
@@ -405,6 +407,29 @@ def test_a_restart_applies_what_the_log_holds() -> None:
         assert store.applied == list(range(4, store.applied_index + 1))
 
     asyncio.run(main())
+
+
+def test_a_block_that_is_being_rebuilt_is_waited_for() -> None:
+    async def main() -> None:
+        store = ModelStore()
+        replica = await start(store)
+        read, bad = store.get_now, BadBlock(1, b"", None, "bad checksum")
+        calls = 0
+
+        def damaged(key: bytes, at: Any = None) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls <= 3:
+                raise bad
+            return read(key)
+
+        store.get_now = damaged  # type: ignore[method-assign]
+        futures = [replica.submit(b"a,"), replica.submit(b"b,")]
+        await asyncio.gather(*futures)
+        assert calls > 3 and not replica.fault
+        assert store.rows[b"\x20log"] == b"a,b,"
+
+    run(main(), 1)
 
 
 def test_a_lost_entry_is_a_counted_no_op() -> None:

@@ -14,7 +14,7 @@ from o3storage.cluster import _bodies, _records
 from o3storage.cluster._collector import Collector
 from o3storage.cluster._errors import Unavailable
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
-from o3storage.cluster._replica import MISS, Replica, read_now, read_row
+from o3storage.cluster._replica import MISS, READ_FAULTS, Replica, read_now, read_row
 from o3storage.cluster._streams import StreamUpload, UploadFrames
 from o3storage.crypto import (
     EpochKeys,
@@ -36,7 +36,6 @@ from o3storage.storage import (
     SealedFrame,
     Snapshot,
     Store,
-    StoreError,
 )
 
 FIRST_EPOCH = 1
@@ -123,6 +122,11 @@ class Node:
             self._replicas[group] = await Replica.open(group, self.id, self.store, self.machine)
         for replica in self._replicas.values():
             replica.on_disk_fault = self._disk_failed
+            if not replica.core.configuration.votes(self.id):
+                raise Unavailable(
+                    "this data was written by another node: start with that node's node.keys, or "
+                    "with an empty data directory"
+                )
         await asyncio.gather(*(replica.start() for replica in self._replicas.values()))
         await self._open_records()
         self._collector.start()
@@ -233,7 +237,7 @@ class Node:
         except StopIteration as stop:
             answer: T_co = stop.value
             return answer
-        except StoreError as error:
+        except READ_FAULTS as error:
             raise Unavailable(str(error)) from error
 
     async def query(self, query: Query[T_co]) -> T_co:
@@ -252,7 +256,7 @@ class Node:
         except StopIteration as stop:
             found: T_co = stop.value
             return found
-        except StoreError as error:
+        except READ_FAULTS as error:
             raise Unavailable(str(error)) from error
         finally:
             snapshot.release()

@@ -43,6 +43,7 @@ from o3storage.raft.core import (
     Send,
     Start,
 )
+from o3storage.runtime.disk import DiskError
 from o3storage.runtime.state_machine import First, Get, Outcome, Read, StateMachine
 from o3storage.storage import (
     EntriesGone,
@@ -55,6 +56,7 @@ from o3storage.storage import (
 )
 from o3storage.storage import Entry as StoredEntry
 from o3storage.storage import HardState as StoredHardState
+from o3storage.storage.index import BadBlock
 
 APPEND_BYTES = 1 << 20
 """Proposals of one append: what one batch of the log holds."""
@@ -68,6 +70,9 @@ RETRY_S = 0.5
 """A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
 
 MISS: Final = Miss.MISS
+
+READ_FAULTS = (StoreError, BadBlock, DiskError)
+"""What reading rows may raise. Rows of a damaged block are rebuilt from the volumes meanwhile."""
 
 Transport = Callable[[int, Message], None]
 """Sends a message of a group; sent only to other nodes, so a group of one needs none."""
@@ -209,6 +214,8 @@ class Replica:
     async def close(self) -> None:
         """Wait for what is proposed, then stop. Idempotent; new proposals are refused."""
         self._flush()
+        if self._held:
+            self.fail("the disk is full and the node is stopping")
         while self._waiting and not self.fault:
             waiting = [future for _, future in self._waiting.values()]
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -430,7 +437,7 @@ class Replica:
                     read = generator.send(found)
             except StopIteration as stop:
                 outcome = stop.value
-            except StoreError as error:
+            except READ_FAULTS as error:
                 self._apply_later(entry, None, None, error)
                 return
             except Exception as error:
@@ -477,7 +484,7 @@ class Replica:
         entry: Entry | None,
         generator: Generator[Read, Any, Outcome] | None,
         read: Read | None,
-        error: StoreError | None = None,
+        error: Exception | None = None,
     ) -> None:
         self._applying = True
         task = self._loop.create_task(self._apply_slowly(entry, generator, read, error))
@@ -488,7 +495,7 @@ class Replica:
         entry: Entry | None,
         generator: Generator[Read, Any, Outcome] | None,
         read: Read | None,
-        error: StoreError | None,
+        error: Exception | None,
     ) -> None:
         """Apply one entry whose rows are not in memory, or read entries that are not."""
         try:
@@ -502,7 +509,7 @@ class Replica:
                         await asyncio.sleep(RETRY_S)
                         error = None
                     outcome = await self._run_entry(entry, generator, read)
-                except StoreError as failure:
+                except READ_FAULTS as failure:
                     generator, read, error = None, None, failure
                     if self.fault:
                         return
