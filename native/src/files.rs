@@ -18,6 +18,13 @@ const IOV_MAX: usize = 1024;
 /// Zeros are written in pieces of this size.
 const ZERO_BYTES: usize = 1024 * 1024;
 
+/// A pipe that is writable takes this much without blocking (POSIX, PIPE_BUF).
+const PIPE_BYTES: usize = 4096;
+
+/// A reader of the log that stalls for longer loses lines rather than hold up the end of the
+/// process.
+const LOG_STALL_MS: i32 = 5_000;
+
 #[repr(C, align(4096))]
 struct Zeros([u8; ZERO_BYTES]);
 static ZEROS: Zeros = Zeros([0; ZERO_BYTES]);
@@ -524,27 +531,36 @@ fn log_job(fd: Fd, data: ReadBuf) -> Job {
         for data in &lent.read {
             let mut rest = data.as_slice();
             while !rest.is_empty() {
+                wait_writable(fd.number(), LOG_STALL_MS)?;
+                let piece = &rest[..rest.len().min(PIPE_BYTES)];
                 let wrote = again(|| {
                     checked_size(unsafe {
-                        libc::write(fd.number(), rest.as_ptr().cast(), rest.len())
+                        libc::write(fd.number(), piece.as_ptr().cast(), piece.len())
                     })
                 });
                 match wrote {
                     Ok(size) => rest = &rest[size..],
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                        let mut poll = libc::pollfd {
-                            fd: fd.number(),
-                            events: libc::POLLOUT,
-                            revents: 0,
-                        };
-                        unsafe { libc::poll(&mut poll, 1, -1) };
-                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error),
                 }
             }
         }
         Ok(Outcome::Nothing)
     })
+}
+
+/// `TimedOut` if nobody reads for so long.
+fn wait_writable(fd: i32, timeout_ms: i32) -> Result<(), Error> {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // An error state counts as ready: the write that follows reports it.
+    match again(|| check(unsafe { libc::poll(&mut poll, 1, timeout_ms) }))? {
+        0 => Err(Error::from_raw_os_error(libc::ETIMEDOUT)),
+        _ => Ok(()),
+    }
 }
 
 #[pyfunction]

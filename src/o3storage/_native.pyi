@@ -332,7 +332,8 @@ def lookup_job(host: str, port: int) -> Job[list[tuple[int, str, int]]]:
     """Addresses of a name: (AF_INET or AF_INET6, address, port) in the resolver's order."""
 
 def log_job(fd: FileHandle | int, data: Buffer) -> Job[None]:
-    """Writes all of `data` to a stream; runs in order on a thread of its own."""
+    """Writes all of `data` to a stream; runs in order on a thread of its own. TimeoutError when
+    nobody reads for five seconds; some of `data` may have been written then."""
 
 def lock_file(path: str) -> tuple[int, int]:
     """Opens and locks `path` (flock, non-blocking): (descriptor, 0), or (-1, pid of the holder, 0
@@ -432,10 +433,11 @@ def index_seal(key: ChaChaKey, kind: int, offset: int, plain: Buffer) -> bytes:
     """A sealed record: header, ciphertext and tag, BLAKE3."""
 
 def index_open(key: ChaChaKey, kind: int, offset: int, record: Buffer) -> bytes:
-    """The plain content of exactly one record. Raises BlockError."""
+    """The plain content of exactly one record; hash and tag are checked. Raises BlockError."""
 
 def index_open_rows(key: ChaChaKey, offset: int, data: Buffer) -> list[bytes]:
-    """Opens consecutive row records. Raises BlockError(reason, number of the bad one)."""
+    """Opens consecutive row records, checking their tags (which cover the same bytes as their
+    hashes). Raises BlockError(reason, number of the bad one)."""
 
 def index_verify(
     key: ChaChaKey, offset: int, sizes: Sequence[int], data: Buffer
@@ -461,6 +463,13 @@ def index_get(
 
 def index_block_get(block: bytes, key: bytes, floor: int = 0) -> bytes | Literal[False] | None:
     """The row of `key` in one block, as `index_get`. Raises BlockError."""
+
+def index_candidates(runs: tuple[Run, ...], prefix: bytes) -> list[Run]:
+    """The runs whose filters may hold rows with this bloom prefix."""
+
+def index_first(source: bytes | Run, prefix: bytes, floor: int = 0) -> tuple[bytes, bytes] | None:
+    """The first row of one block or run whose key starts with `prefix`. None if the block cannot
+    tell: the first row from there on is deleted, not above `floor`, or starts otherwise."""
 
 def index_block_rows(block: bytes) -> list[tuple[bytes, int, int, bytes | None]]:
     """All rows as (key, prefix length, sequence, value), checked throughout. Raises BlockError."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o3storage import _native
 from o3storage._native import ChaChaKey, Digester, SealError
+from tests.native import chacha_model
 
 RFC_KEY = bytes(range(0x80, 0xA0))
 RFC_NONCE = bytes.fromhex("070000004041424344454647")
@@ -30,7 +31,22 @@ SIZES = [0, 1, 15, 16, 63, 64, 65, 4096, 8 * 1024 - 16, 8 * 1024, 256 * 1024]
 def test_rfc_8439_section_2_8_2() -> None:
     key = ChaChaKey(RFC_KEY)
     assert key.seal(RFC_NONCE, RFC_AAD, RFC_PLAIN) == RFC_SEALED
+    assert chacha_model.seal(RFC_KEY, RFC_NONCE, RFC_AAD, RFC_PLAIN) == RFC_SEALED
     assert key.unseal(RFC_NONCE, RFC_AAD, RFC_SEALED) == RFC_PLAIN
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.binary(min_size=32, max_size=32),
+    st.binary(min_size=12, max_size=12),
+    st.binary(max_size=70),
+    st.binary(max_size=700),
+)
+def test_against_plain_model(key: bytes, nonce: bytes, aad: bytes, plain: bytes) -> None:
+    sealed = chacha_model.seal(key, nonce, aad, plain)
+    assert ChaChaKey(key).seal(nonce, aad, plain) == sealed
+    assert ChaChaKey(key).seal_job(nonce, aad, plain).run() == sealed
+    assert ChaChaKey(key).unseal_job(nonce, aad, sealed).run() == plain
 
 
 def test_int_nonce_is_little_endian_in_twelve_bytes() -> None:

@@ -163,6 +163,27 @@ def test_rubbish_fails_and_leaves_an_alert() -> None:
         wire.client.feed(alert, bytearray(100))
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_no_bytes_of_a_stranger_do_worse_than_fail(data: st.DataObject) -> None:
+    """Rubbish, or a real handshake with some bytes changed, cut or doubled."""
+    wire = Wire(server=data.draw(st.sampled_from([SERVER, NODE_SERVER])))
+    flow = bytearray(wire.client.take())
+    if data.draw(st.booleans()):
+        flow[:] = data.draw(st.binary(max_size=600))
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, 9999)) % (len(flow) + 1)
+        flow[at : at + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    out, piece = bytearray(100), data.draw(st.integers(1, 700))
+    try:
+        while flow:
+            consumed, _ = wire.server.feed(flow[:piece], out)
+            del flow[:consumed]
+    except TlsError:
+        assert wire.server.handshaking
+    assert len(wire.server.take()) < 10_000
+
+
 def test_a_flipped_bit_in_a_record_fails() -> None:
     wire = connected()
     wire.client.send(b"text")

@@ -113,11 +113,12 @@ class _Output:
         del self.queue[:taken]
         self.queued_bytes = max(0, self.queued_bytes - size)
         self.writing = self.pool.submit(_native.log_job(self.fd, data))
-        self.writing.add_done_callback(self._written)
+        self.writing.add_done_callback(lambda done: self._written(done, taken))
 
-    def _written(self, done: asyncio.Future[None]) -> None:
-        if not done.cancelled():
-            done.exception()  # A closed standard error: there is nowhere left to say so.
+    def _written(self, done: asyncio.Future[None], lines: int) -> None:
+        # Nobody reads, or standard error is closed; it is told when someone reads again.
+        if done.cancelled() or done.exception() is not None:
+            self.dropped += lines
         self._write_next()
 
 
