@@ -66,7 +66,8 @@ fn index_seal<'py>(
     Ok(PyBytes::new(py, &out))
 }
 
-/// The plain content of the record that is exactly `record`. Raises BlockError.
+/// The plain content of the record that is exactly `record`; hash and tag are checked. Raises
+/// BlockError.
 #[pyfunction]
 fn index_open(
     py: Python<'_>,
@@ -77,6 +78,7 @@ fn index_open(
 ) -> PyResult<Py<PyAny>> {
     let key = key.shared_key();
     let plain = detached(py, record.len(), || {
+        seal::check(record.as_slice())?;
         seal::open(&key, kind, offset, record.as_slice())
     })
     .map_err(BlockError::new_err)?;
@@ -85,7 +87,7 @@ fn index_open(
     Ok(bytes.into_bytes(py, plain.len()))
 }
 
-/// Opens and checks consecutive row records. Raises BlockError whose second argument is the
+/// Opens consecutive row records, checking their tags. Raises BlockError whose second argument is the
 /// number of the bad one.
 #[pyfunction]
 fn index_open_rows<'py>(
@@ -138,6 +140,7 @@ impl PureJob for VerifyJob {
             let offset = self.offset + at as u64;
             let record = self.data.as_slice().get(at..at + size);
             let checked = record.ok_or("a record is cut off").and_then(|record| {
+                seal::check(record)?;
                 let plain = seal::open(&self.key, seal::KIND_ROWS, offset, record)?;
                 block::check(&plain).map_err(|_| "a block's rows are damaged")
             });
@@ -190,6 +193,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(run::index_merge_runs, m)?)?;
     m.add_function(wrap_pyfunction!(run::index_get, m)?)?;
     m.add_function(wrap_pyfunction!(scan::index_scan, m)?)?;
+    m.add_function(wrap_pyfunction!(scan::index_candidates, m)?)?;
+    m.add_function(wrap_pyfunction!(scan::index_first, m)?)?;
     m.add_function(wrap_pyfunction!(scan::index_block_get, m)?)?;
     m.add_function(wrap_pyfunction!(scan::index_block_rows, m)?)
 }

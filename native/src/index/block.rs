@@ -346,6 +346,18 @@ impl Cursor {
     }
 }
 
+/// The first row whose key is >= `low`: its key, sequence and value.
+pub fn first<'a>(data: &'a [u8], low: &[u8]) -> Checked<Option<FirstRow<'a>>> {
+    let mut cursor = Cursor::default();
+    if !cursor.seek(data, low)? {
+        return Ok(None);
+    }
+    let value = cursor.value(data);
+    Ok(Some((cursor.key, cursor.sequence, value)))
+}
+
+pub type FirstRow<'a> = (Vec<u8>, u64, Option<&'a [u8]>);
+
 /// Checks every row and the order of keys; returns the count of rows.
 pub fn check(data: &[u8]) -> Checked<usize> {
     let layout = layout(data)?;

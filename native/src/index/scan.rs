@@ -98,6 +98,43 @@ pub fn index_block_get<'py>(
     Ok(super::run::found(py, row, floor))
 }
 
+/// The runs (of a tuple, newest first) whose filters may hold rows with the bloom prefix `prefix`.
+#[pyfunction]
+pub fn index_candidates<'py>(
+    py: Python<'py>,
+    runs: &Bound<'py, PyTuple>,
+    prefix: &[u8],
+) -> PyResult<Bound<'py, PyList>> {
+    let hash = filter::xxh64(prefix);
+    let found = PyList::empty(py);
+    for run in runs.iter() {
+        if filter::may_hold(&run.cast::<Run>()?.get().data.filter, hash) {
+            found.append(run)?;
+        }
+    }
+    Ok(found)
+}
+
+/// The first row of one block or run whose key starts with `prefix`, as (key, value). None if the
+/// block cannot tell: the first row from there on is deleted, has a sequence at or below `floor`,
+/// or starts otherwise.
+#[pyfunction]
+#[pyo3(signature = (source, prefix, floor = 0))]
+pub fn index_first<'py>(
+    py: Python<'py>,
+    source: &Bound<'py, PyAny>,
+    prefix: &[u8],
+    floor: u64,
+) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)>> {
+    let row = block::first(block_of(source)?, prefix).map_err(super::corrupt)?;
+    Ok(match row {
+        Some((key, sequence, Some(value))) if sequence > floor && key.starts_with(prefix) => {
+            Some((PyBytes::new(py, &key), PyBytes::new(py, value)))
+        }
+        _ => None,
+    })
+}
+
 /// All rows of a block as (key, prefix length, sequence, value or None), checked throughout.
 #[pyfunction]
 pub fn index_block_rows<'py>(py: Python<'py>, block: &[u8]) -> PyResult<Bound<'py, PyList>> {

@@ -306,28 +306,37 @@ class Index:
     def first_now(self, prefix: bytes, *, at: Snapshot | None = None) -> Row | Miss | None:
         """The first row whose key starts with `prefix`, which must end where the bloom prefix of
         such keys ends."""
-        rows = self._scan_now(self._first(prefix, at))
-        if rows is MISS:
-            return MISS
-        assert not isinstance(rows, Miss)
+        view, runs = self._first_sources(prefix, at)
+        row = view.first(runs, prefix)
+        if row is not False:
+            return row
+        rows = self._scan_now(_prefix_scan(view, runs, prefix))
+        if isinstance(rows, Miss):
+            return rows
         return rows[0] if rows else None
 
     async def first(self, prefix: bytes, *, at: Snapshot | None = None) -> Row | None:
         """As `first_now`, with disk I/O."""
-        rows = await self._scan_on(self._first(prefix, at))
+        rows = await self._scan_on(_prefix_scan(*self._first_sources(prefix, at), prefix))
         return rows[0] if rows else None
 
-    def _first(self, prefix: bytes, at: Snapshot | None) -> Scan:
+    def _first_sources(self, prefix: bytes, at: Snapshot | None) -> tuple[View, tuple[Run, ...]]:
         if at is not None:
             at.check()
-            view, runs = at.view, at.runs
-        else:
-            view = self._tables.view
-            if self._memtable.head_has_prefix(prefix):
-                runs = self._memtable.reader_runs()
-            else:
-                runs = self._memtable.runs
-        return Scan(view, runs, prefix, after_prefix(prefix), 1, filtered=True)
+            return at.view, at.runs
+        if self._memtable.head_has_prefix(prefix):
+            return self._tables.view, self._reader_runs()
+        return self._tables.view, self._memtable.runs
+
+    def _reader_runs(self) -> tuple[Run, ...]:
+        """All of the memtable as runs."""
+        memtable = self._memtable
+        before = memtable.runs
+        runs = memtable.reader_runs()
+        if memtable.runs is not before:
+            self._tidy()
+            return memtable.runs
+        return runs
 
     def scan_now(
         self, low: bytes, high: bytes | None, limit: int, *, at: Snapshot | None = None
@@ -348,7 +357,7 @@ class Index:
         if at is not None:
             at.check()
             return Scan(at.view, at.runs, low, high, limit)
-        view, runs = self._tables.view, self._memtable.reader_runs()
+        view, runs = self._tables.view, self._reader_runs()
         return Scan(view, runs, low, high, limit)
 
     def _scan_now(self, scan: Scan) -> list[Row] | Miss:
@@ -398,7 +407,7 @@ class Index:
     def snapshot(self) -> Snapshot:
         """Pin this instant."""
         memtable = self._memtable
-        return Snapshot(self._tables.view, memtable.reader_runs(), memtable.sequence)
+        return Snapshot(self._tables.view, self._reader_runs(), memtable.sequence)
 
     # --- house-keeping
 
@@ -462,6 +471,10 @@ class Index:
             return bad
         found = await self._jobs.run(index_verify(table.key, offset, sizes, data))
         return [table.bad(number + at, reason) for at, reason in found]
+
+
+def _prefix_scan(view: View, runs: tuple[Run, ...], prefix: bytes) -> Scan:
+    return Scan(view, runs, prefix, after_prefix(prefix), 1, filtered=True)
 
 
 def after_prefix(prefix: bytes) -> bytes | None:

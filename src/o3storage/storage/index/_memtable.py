@@ -24,6 +24,8 @@ from ._types import (
 HEAD_ROWS = 256
 """A head is sorted in one step on the loop, at about 0.15 us a row."""
 HEAD_BYTES = 256 * 1024
+SMALL_HEAD_ROWS = 32
+"""Sorting them takes a few microseconds, less than handling one more run."""
 ROW_OVERHEAD_BYTES = 200
 """Key and value objects and the dict slot of a row in the head."""
 FAN_IN = 8
@@ -112,15 +114,15 @@ class Memtable:
         ]
 
     def reader_runs(self) -> tuple[Run, ...]:
-        """All rows as runs, for readers that pin this instant."""
+        """All rows as runs, for readers that pin this instant. A head of a few rows is sorted
+        beside itself; a larger one becomes a run, so that it is not sorted for every reader."""
         if not self.head:
             return self.runs
+        if len(self.head) > SMALL_HEAD_ROWS or self._head_bytes > HEAD_BYTES // 8:
+            self.seal_head()
+            return self.runs
         if self._head_run is None:
-            built = self._build_head()
-            if len(built) > 1:
-                self.seal_head()
-                return self.runs
-            self._head_run = built[0]
+            (self._head_run,) = self._build_head()
         return (self._head_run, *self.runs)
 
     def head_has_prefix(self, prefix: bytes) -> bool:

@@ -10,7 +10,15 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from o3storage._native import BlockError, Run, index_block_get, index_get, index_open_rows
+from o3storage._native import (
+    BlockError,
+    Run,
+    index_block_get,
+    index_candidates,
+    index_first,
+    index_get,
+    index_open_rows,
+)
 
 from ._cache import BlockCache
 from ._table import Table
@@ -154,6 +162,51 @@ class View:
                     if found is not None:
                         return found
         return None
+
+    def first(
+        self, runs: tuple[Run, ...], prefix: bytes
+    ) -> tuple[bytes, bytes] | Literal[False] | None:
+        """The first row that starts with a bloom prefix, where one look tells: no filter holds it
+        (None), or only one does and its block has a row. False: make a `Scan`."""
+        if self.drops:
+            return False
+        sources: list[Run] = index_candidates(runs, prefix)
+        if len(sources) > 1:
+            return False
+        only: Table | None = None
+        number = -1
+        for table in self.level0:
+            # Keys that start with the prefix are above it; they may be above all of the table too.
+            if prefix <= table.last:
+                if table.index is None:
+                    return False
+                at = table.index.probe(prefix, len(prefix))
+                if at >= 0:
+                    if only is not None or sources:
+                        return False
+                    only, number = table, at
+        for level in self.levels:
+            place = bisect_left(level.lasts, prefix)
+            if place == len(level.lasts):
+                continue
+            # If the span of the prefix went on into the next table, this one would hold it too.
+            table = level.tables[place]
+            if table.index is None:
+                return False
+            at = table.index.probe(prefix, len(prefix))
+            if at >= 0:
+                if only is not None or sources:
+                    return False
+                only, number = table, at
+        if only is None:
+            return (index_first(sources[0], prefix) or False) if sources else None
+        block = self.cache.young.get(only.base + number) or self.block(only, number, None)
+        if block is None:
+            return False
+        try:
+            return index_first(block, prefix) or False
+        except BlockError as error:
+            raise only.bad(number, str(error.args[0])) from error
 
     def _row(self, table: Table, number: int, block: bytes, key: bytes, floor: int) -> Found:
         try:
