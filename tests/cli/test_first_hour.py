@@ -54,7 +54,7 @@ def test_the_first_screen_and_each_of_its_lines(tmp_path: Path) -> None:
         upload = line_of(store.screen, "upload")
         setup = tools.split("  &&  ")[0]
         shell(f"{tools}\n{setup}\n{upload}", tmp_path)
-        got = shell(f"{setup}\naws s3 cp s3://b/README.md -", tmp_path)
+        got = shell(f"{setup}\naws s3 cp s3://my-bucket/README.md -", tmp_path)
         assert got == "hello\n"
         health = json.loads(shell(f"curl -sS {line_of(store.screen, 'health')}", tmp_path))
         assert health["status"] == "ok" and health["storage"]["total_objects"] == 1

@@ -6,7 +6,9 @@ stderr and exit code 1; wrong usage is 2; a bare traceback is a bug.
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable
 
 from ._args import parse
 
@@ -41,7 +43,12 @@ def run(arguments: list[str]) -> int:
             return bench(options)
         from ._admin_commands import env, key, status
 
-        return {"status": status, "env": env, "key": key}[options.command](options)
+        commands: dict[str, Callable[[argparse.Namespace], int]] = {
+            "status": status,
+            "env": env,
+            "key": key,
+        }
+        return commands[options.command](options)
     except CommandError as error:
         print(f"o3storage: {error}", file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote, urlsplit
 
 from o3storage import _native
@@ -38,6 +39,14 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+class Writer(Protocol):
+    """The sending half of a connection, with or without TLS."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Signer:
@@ -130,7 +139,7 @@ class Client:
         self._host_header = name if default else f"{name}:{self._port}"
         self._ca_file = ca_file
         self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._writer: Writer | None = None
 
     async def request(
         self,
@@ -224,7 +233,7 @@ class Client:
 
 
 async def _read_chunked(reader: asyncio.StreamReader) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     while True:
         size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
         if size == 0:

@@ -54,7 +54,7 @@ def _own_name() -> str:
     beside = Path(sys.executable).with_name("o3storage")
     if not beside.exists():
         return f"{sys.executable} -m o3storage"
-    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+    return str(beside)
 
 
 def _show(lines: list[str]) -> None:

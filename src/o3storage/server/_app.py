@@ -11,10 +11,10 @@ import socket
 from collections.abc import Callable
 
 from o3storage import _native
-from o3storage.catalog import Catalog, Counts, counts
+from o3storage.catalog import Catalog, Counts, counts, prefix_length
 from o3storage.cluster import Node
 from o3storage.crypto import KeyFault, MasterKey
-from o3storage.http import Request, Response, Server, TlsConfigError
+from o3storage.http import Request, Response, Server, ServerTls, TlsConfigError
 from o3storage.runtime import (
     JobPool,
     Logger,
@@ -63,11 +63,11 @@ class Application:
         self.node: Node
         self.service: Service
         self.http: Server
+        self.tls: ServerTls | None = None
         self.admin_http: Server | None = None
         self.housekeeping: Housekeeping
         self.metrics: Metrics
         self._secret_of_first_start: RootKey | None = None
-        self._opened: list[Callable[[], object]] = []
 
     async def start(self) -> list[str]:
         """Open everything and listen; returns the first screen. Raises StartError, with all that
@@ -92,6 +92,7 @@ class Application:
                 jobs=jobs,
                 clock=self.clock,
                 entropy=self.entropy,
+                prefix_length=prefix_length,
             )
             self.node = await Node.open(
                 self.store,
@@ -113,6 +114,7 @@ class Application:
             credentials=Credentials(self.node, root_keys),
             clock=self.clock,
             entropy=self.entropy,
+            observe=self.metrics.count_request,
             config=ServiceConfig(
                 region=config.region,
                 domain=config.domain,
@@ -147,11 +149,9 @@ class Application:
         config = self.config
         try:
             if config.tls_cert and config.tls_key:
-                self.http.load_certificate(config.tls_cert, config.tls_key)
-            host, port = await self.http.listen(
-                config.ip, config.port, secure=config.tls_cert is not None
-            )
-            scheme = "https" if config.tls_cert else "http"
+                self.tls = ServerTls(str(config.tls_cert), str(config.tls_key))
+            host, port = await self.http.listen(config.ip, config.port, tls=self.tls)
+            scheme = "https" if self.tls else "http"
             self.url = f"{scheme}://{_reachable(host)}:{port}"
             self.admin_url = self.url
             if config.admin_listen:
@@ -259,16 +259,15 @@ class Application:
 
     def reload_certificate(self) -> None:
         """SIGHUP: a bad certificate keeps the old one and says so."""
-        config = self.config
-        if config.tls_cert is None or config.tls_key is None:
+        if self.tls is None:
             _log.info("certificate.none", hint="no --tls-cert was given; nothing to reload")
             return
         try:
-            self.http.load_certificate(config.tls_cert, config.tls_key)
+            self.tls.reload()
         except TlsConfigError as error:
             _log.error("certificate.kept", error=str(error))
         else:
-            _log.info("certificate.reloaded", file=str(config.tls_cert))
+            _log.info("certificate.reloaded", file=self.tls.certificate_path)
 
     async def stop(self) -> None:
         """Finish what is in flight, then close every room. Loses nothing that was answered."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from o3storage._native import compare_digest
 from o3storage.http import Request, Response
 from o3storage.runtime import Registry
-from o3storage.runtime.metrics import CONTENT_TYPE
+from o3storage.runtime.metrics import CONTENT_TYPE, CounterChild
 
 from ._health import write_refusal
 
@@ -52,6 +52,19 @@ class Metrics:
         self.registry = registry
         self._gauges = {name: registry.gauge(name, text) for name, text in GAUGES.items()}
         self._counters = {name: registry.counter(name, text) for name, text in COUNTERS.items()}
+
+        self._requests = registry.counter(
+            "o3_s3_requests_total", "Answers by operation and status.", ("operation", "status")
+        )
+        self._seen: dict[tuple[str, int], CounterChild] = {}
+
+    def count_request(self, operation: str, status: int) -> None:
+        """Called by the S3 layer for each answer."""
+        child = self._seen.get((operation, status))
+        if child is None:
+            child = self._requests.labels(operation or "none", str(status))
+            self._seen[operation, status] = child
+        child.value += 1
 
     def answer(self, request: Request) -> Response:
         """The scrape; 401 without the bearer token where one is asked for."""

@@ -48,7 +48,7 @@ class FirstScreen:
         return (
             f"curl --aws-sigv4 aws:amz:{self.region}:s3 "
             '--user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" '
-            f"-H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' -T README.md {self.url}/b/README.md"
+            f"-H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' -T README.md {self.url}/my-bucket/README.md"
         )
 
     def lines(self) -> list[str]:
@@ -63,7 +63,7 @@ class FirstScreen:
             lines.append(f"  secret   {self.secret}")
         lines.append(f"  kept in  {self.credentials_file}  (root key, readable by you only)")
         lines.append(f"  back up  {self.master_key}: without it the data is lost")
-        lines.append(f'  tools    eval "$({self.env_command()})"  &&  aws s3 mb s3://b')
+        lines.append(f'  tools    eval "$({self.env_command()})"  &&  aws s3 mb s3://my-bucket')
         lines.append(f"  upload   {self.curl_upload()}")
         lines.append(f"  health   {self.health_url}")
         if self.warning:
