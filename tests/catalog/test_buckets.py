@@ -1,4 +1,4 @@
-"""Buckets, access keys, epochs and nodes: range 0, and the procedures over all ranges."""
+"""Buckets, access keys and settings: range 0, and the procedures over all ranges."""
 
 from __future__ import annotations
 
@@ -224,19 +224,8 @@ def test_access_keys() -> None:
     assert [k.key_id for k in node.query_now(c.list_access_keys("owner")).keys] == ["k1"]
 
 
-def test_epoch_keys_nodes_and_settings() -> None:
+def test_cluster_settings() -> None:
     node = MemoryNode()
-    for epoch, owner in ((1, b"n1"), (2, b"n1"), (2, b"n2")):
-        node.submit_now(c.PutEpochKey(epoch, owner, b"wrapped%d" % epoch, NOW))
-    assert [(k.epoch, k.node_id) for k in node.query_now(c.list_epoch_keys())] == [
-        (1, b"n1"), (2, b"n1"), (2, b"n2"),
-    ]  # fmt: skip
-    assert node.query_now(c.list_epoch_keys(b"n2")) == [c.EpochKey(2, b"n2", b"wrapped2", NOW)]
-    node.submit_now(c.PutNode(b"n1", "host", NOW, b"record"))
-    assert node.query_now(c.list_nodes()) == [c.NodeRecord(b"n1", "host", NOW, b"record")]
-    node.submit_now(c.RemoveNode(b"n1"))
-    node.submit_now(c.RemoveNode(b"n1"))
-    assert node.query_now(c.list_nodes()) == []
     assert node.query_now(c.get_cluster_setting("id")) is None
     node.submit_now(c.SetClusterSetting("id", b"\x00"))
     assert node.query_now(c.get_cluster_setting("id")) == b"\x00"

@@ -39,10 +39,12 @@ class MemoryUpload:
         """Frames to ride with the entry: none here."""
         return ()
 
-    async def write(self, block: Any, last: bool) -> None:
-        """One frame of plaintext: 256 KiB exactly, but the last."""
+    async def write(self, block: Any, last: bool, digester: Any = None) -> None:
+        """One frame of plaintext: 256 KiB exactly, but the last; `digester` sees it too."""
         assert not self._ended, "written after the last block"
         data = bytes(block)
+        if digester is not None:
+            digester.update(data)
         assert len(data) <= FRAME_BYTES and (last or len(data) == FRAME_BYTES)
         self._blocks.append(data)
         self._ended = last
@@ -119,6 +121,14 @@ class MemoryNode:
         self._streams_made += 1
         stream = self._streams_made.to_bytes(16, "big")
         return MemoryUpload(self, stream, stream * 2, self.now_ns)
+
+    def read_small_now(self, ref: StreamRef) -> bytes | None:
+        """The whole body of at most one frame, else None."""
+        if ref.size_bytes > FRAME_BYTES:
+            return None
+        if ref.stream not in self.streams:
+            raise FrameMissing(ref.stream.hex())
+        return self.streams[ref.stream]
 
     async def read_stream(
         self, ref: StreamRef, offset: int = 0, length: int | None = None

@@ -135,7 +135,7 @@ def _delete_version(
         target = yield from change.find_numbered(newest, version)
     if target is None or newest is None:
         is_null = version == NULL
-        return DeleteResult(False, False, 1 if is_null else version, is_null, True)
+        return DeleteResult(False, False, 0 if is_null else version, is_null, True)
     row_key, value = target
     marker = bool(value[1] & IS_MARKER)
     is_null = bool(value[1] & IS_NULL)

@@ -22,7 +22,6 @@ from ._keys import (
     RANGE_STATE,
     TABLE_ACCESS_KEY,
     TABLE_BUCKET,
-    TABLE_NODE,
     TABLE_OWNER_BUCKET,
     TABLE_OWNER_KEY,
     TABLE_SETTING,
@@ -31,7 +30,6 @@ from ._keys import (
     after_prefix,
     bucket_prefix,
     chore_row,
-    epoch_key,
     named,
     owned,
     pending_bucket,
@@ -231,7 +229,7 @@ def set_bucket_setting(_: Range, command: c.SetBucketSetting) -> Apply:
     return Outcome(bucket, None, [(row_key, pack_bucket(bucket))])
 
 
-# --- access keys, epochs, nodes, settings
+# --- access keys, settings
 
 
 def put_access_key(_: Range, command: c.PutAccessKey) -> Apply:
@@ -254,27 +252,6 @@ def remove_access_key(_: Range, command: c.RemoveAccessKey) -> Apply:
     owner = unpack_access_key(command.key_id, value).owner
     owner_row = owned(TABLE_OWNER_KEY, owner.encode(), command.key_id.encode())
     return Outcome(None, None, [(row_key, None), (owner_row, None)])
-
-
-def put_epoch_key(_: Range, command: c.PutEpochKey) -> Apply:
-    value = bytes((FORMAT,)) + u64(command.created_ns) + bytes32(command.wrapped)
-    return Outcome(None, None, [(epoch_key(command.epoch, command.node_id), value)])
-    yield  # a generator like the others
-
-
-def put_node(_: Range, command: c.PutNode) -> Apply:
-    value = b"".join(
-        (bytes((FORMAT,)), u64(command.joined_ns), text8(command.host), bytes32(command.record))
-    )
-    return Outcome(None, None, [(named(TABLE_NODE, command.node_id), value)])
-    yield  # a generator like the others
-
-
-def remove_node(_: Range, command: c.RemoveNode) -> Apply:
-    row_key = named(TABLE_NODE, command.node_id)
-    if (yield Get(row_key)) is None:
-        return Outcome()
-    return Outcome(None, None, [(row_key, None)])
 
 
 def set_cluster_setting(_: Range, command: c.SetClusterSetting) -> Apply:
@@ -349,9 +326,6 @@ APPLIES: Final[dict[type[Any], Callable[[Range, Any], Apply]]] = {
     c.SetBucketSetting: set_bucket_setting,
     c.PutAccessKey: put_access_key,
     c.RemoveAccessKey: remove_access_key,
-    c.PutEpochKey: put_epoch_key,
-    c.PutNode: put_node,
-    c.RemoveNode: remove_node,
     c.SetClusterSetting: set_cluster_setting,
     c.SyncBucket: sync_bucket,
     c.PurgeBucket: purge_bucket,

@@ -42,6 +42,11 @@ CHECKSUM_NAMES: Final = tuple(
 """Checksum byte -> (algorithm, type): the algorithm in the low four bits, the type above."""
 
 
+_SIZES: Final = {
+    code: CHECKSUM_SIZES[code & 15] for code, names in enumerate(CHECKSUM_NAMES) if names
+}
+
+
 class Reader:
     """Reads fields from bytes in order; every read checks the length that is left."""
 
@@ -208,8 +213,11 @@ def checksum_names(code: int) -> tuple[str, str]:
 
 
 def checksum_size(code: int) -> int:
-    checksum_names(code)
-    return CHECKSUM_SIZES[code & 15]
+    """Bytes of the value of a checksum code. Raises ValueError."""
+    size = _SIZES.get(code)
+    if size is None:
+        raise ValueError(f"unknown checksum code {code}")
+    return size
 
 
 def pack_checksum(checksum: Checksum | None) -> tuple[int, bytes]:

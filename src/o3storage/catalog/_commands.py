@@ -101,33 +101,6 @@ class RemoveAccessKey:
 
 
 @dataclass(slots=True)
-class PutEpochKey:
-    """Store an epoch's key wrapped to a node (replacing the same). -> None."""
-
-    epoch: int
-    node_id: bytes
-    wrapped: bytes = field(repr=False)
-    created_ns: int
-
-
-@dataclass(slots=True)
-class PutNode:
-    """Store a node's record (replacing the same node's). -> None."""
-
-    node_id: bytes
-    host: str
-    joined_ns: int
-    record: bytes
-
-
-@dataclass(slots=True)
-class RemoveNode:
-    """Remove a node's record. -> None. Idempotent."""
-
-    node_id: bytes
-
-
-@dataclass(slots=True)
 class SetClusterSetting:
     """Set a cluster-wide setting, or remove it (None). -> None."""
 
@@ -344,9 +317,6 @@ Command = (
     | SetBucketSetting
     | PutAccessKey
     | RemoveAccessKey
-    | PutEpochKey
-    | PutNode
-    | RemoveNode
     | SetClusterSetting
     | SyncBucket
     | PutObject

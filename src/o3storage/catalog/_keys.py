@@ -6,8 +6,6 @@
                    0x13 | key id                                access key
                    0x14 | esc(owner) | key id                   access keys of an owner
                    0x15 | name                                  cluster setting
-                   0x16 | epoch u32 | node id                   wrapped epoch key
-                   0x17 | node id                               node record
                    0x18 | bucket id u64                         bucket whose deletion is under way
     key ranges     0x20 | bucket id u64 | esc(key) | slot u64   version, newest first
                    0x21 | bucket id u64 | esc(key)              where the null version lies
@@ -36,8 +34,6 @@ TABLE_OWNER_BUCKET: Final = 0x12
 TABLE_ACCESS_KEY: Final = 0x13
 TABLE_OWNER_KEY: Final = 0x14
 TABLE_SETTING: Final = 0x15
-TABLE_EPOCH_KEY: Final = 0x16
-TABLE_NODE: Final = 0x17
 TABLE_PENDING_BUCKET: Final = 0x18
 TABLE_VERSION: Final = 0x20
 TABLE_NULL: Final = 0x21
@@ -131,10 +127,6 @@ def named(table: int, name: bytes) -> bytes:
 
 def owned(table: int, owner: bytes, name: bytes) -> bytes:
     return bytes((table,)) + escape(owner) + name
-
-
-def epoch_key(epoch: int, node_id: bytes) -> bytes:
-    return bytes((TABLE_EPOCH_KEY,)) + epoch.to_bytes(4, "big") + node_id
 
 
 def pending_bucket(bucket_id: int) -> bytes:

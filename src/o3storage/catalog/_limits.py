@@ -76,14 +76,8 @@ it back."""
 MAX_TIME_NS: Final = 1 << 62
 """Latest time a proposer may stamp (year 2116): the version order stays below 2**63."""
 
-MAX_WRAPPED_KEY_BYTES: Final = 512
-"""An epoch key wrapped to one node: 32 bytes of key, 32 of ephemeral key, a tag, and room."""
-
 MAX_SECRET_BYTES: Final = 1024
 """A sealed access-key secret."""
-
-MAX_NODE_RECORD_BYTES: Final = 8 * 1024
-"""Addresses, keys and labels of one node, encoded by the cluster."""
 
 STREAM_REF_BYTES: Final = 60
 """crypto.StreamRef.pack(): stream id 16, salt 32, epoch 4, size 8."""

@@ -23,9 +23,7 @@ from ._types import (
     BucketInfo,
     BucketsPage,
     Counts,
-    EpochKey,
     ListPage,
-    NodeRecord,
     PartInfo,
     PartsPage,
     PartSpan,
@@ -70,16 +68,6 @@ def list_access_keys(
 ) -> Query[AccessKeysPage]:
     """Access keys of an owner (None: of all), with ids > `after`, by id; limit 1 to 1,000."""
     return Query(b"", _read_system.list_access_keys, owner, after, limit)
-
-
-def list_epoch_keys(node_id: bytes | None = None) -> Query[list[EpochKey]]:
-    """The wrapped epoch keys, by epoch, of one node or of all."""
-    return Query(b"", _read_system.list_epoch_keys, node_id)
-
-
-def list_nodes() -> Query[list[NodeRecord]]:
-    """All node records, by node id."""
-    return Query(b"", _read_system.list_nodes)
 
 
 def get_cluster_setting(name: str) -> Query[bytes | None]:

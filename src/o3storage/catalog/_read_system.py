@@ -5,7 +5,6 @@ from __future__ import annotations
 from o3storage.runtime.state_machine import Get, Row, Scan
 
 from ._apply_system import bucket_row, unpack_access_key, unpack_pending
-from ._codec import Reader
 from ._commands import Collect, Command, PurgeBucket
 from ._errors import NoSuchAccessKey, NoSuchBucket
 from ._keys import (
@@ -14,8 +13,6 @@ from ._keys import (
     RANGE_STATE,
     TABLE_ACCESS_KEY,
     TABLE_CHORE,
-    TABLE_EPOCH_KEY,
-    TABLE_NODE,
     TABLE_OWNER_BUCKET,
     TABLE_OWNER_KEY,
     TABLE_PENDING_BUCKET,
@@ -38,10 +35,7 @@ from ._types import (
     BucketInfo,
     BucketsPage,
     Counts,
-    EpochKey,
-    NodeRecord,
 )
-from ._versions import FORMAT
 
 
 def get_bucket(name: str) -> Steps[BucketInfo]:
@@ -101,48 +95,6 @@ def list_access_keys(owner: str | None, after: str, limit: int) -> Steps[AccessK
         else:
             keys.append((yield from get_access_key(key_id)))
     return AccessKeysPage(keys, keys[-1].key_id if len(rows) > limit else None)
-
-
-def list_epoch_keys(node_id: bytes | None) -> Steps[list[EpochKey]]:
-    prefix = bytes((TABLE_EPOCH_KEY,))
-    low = prefix
-    keys = []
-    while True:
-        rows: list[Row] = yield Scan(low, after_prefix(prefix), MAX_PAGE)
-        for row_key, value in rows:
-            if node_id is not None and row_key[5:] != node_id:
-                continue
-            reader = Reader(value)
-            if reader.u8() != FORMAT:
-                raise ValueError("not an epoch key of this format")
-            created_ns = reader.u64()
-            keys.append(
-                EpochKey(
-                    int.from_bytes(row_key[1:5], "big"), row_key[5:], reader.bytes32(), created_ns
-                )
-            )
-            reader.end()
-        if len(rows) < MAX_PAGE:
-            return keys
-        low = rows[-1][0] + b"\x00"
-
-
-def list_nodes() -> Steps[list[NodeRecord]]:
-    prefix = bytes((TABLE_NODE,))
-    low = prefix
-    nodes = []
-    while True:
-        rows: list[Row] = yield Scan(low, after_prefix(prefix), MAX_PAGE)
-        for row_key, value in rows:
-            reader = Reader(value)
-            if reader.u8() != FORMAT:
-                raise ValueError("not a node record of this format")
-            joined_ns, host = reader.u64(), reader.text()
-            nodes.append(NodeRecord(row_key[1:], host, joined_ns, reader.bytes32()))
-            reader.end()
-        if len(rows) < MAX_PAGE:
-            return nodes
-        low = rows[-1][0] + b"\x00"
 
 
 def get_cluster_setting(name: str) -> Steps[bytes | None]:

@@ -256,10 +256,7 @@ def unpack_state(value: bytes | None) -> Counts:
         return Counts()
     if len(value) != _STATE.size or value[0] != FORMAT:
         raise ValueError("not a range state row of this format")
-    _, clock, objects, versions, markers, size, uploads, upload_size, garbage, abandoned = (
-        _STATE.unpack(value)
-    )
-    return Counts(clock, objects, versions, markers, size, uploads, upload_size, garbage, abandoned)
+    return Counts(*_STATE.unpack(value)[1:])
 
 
 def pack_state(state: Counts) -> bytes:

@@ -171,27 +171,6 @@ class AccessKey:
 
 
 @dataclass(slots=True)
-class EpochKey:
-    """The key-encryption key of an epoch, wrapped to one node."""
-
-    epoch: int
-    node_id: bytes
-    wrapped: bytes = field(repr=False)
-    created_ns: int
-
-
-@dataclass(slots=True)
-class NodeRecord:
-    """A node of the cluster; `record` is the cluster's own encoding of the rest."""
-
-    node_id: bytes
-    host: str
-    """Failure label: no two replicas of a range share a host."""
-    joined_ns: int
-    record: bytes
-
-
-@dataclass(slots=True)
 class Counts:
     """Exact sums of one key range."""
 
@@ -272,9 +251,11 @@ class DeleteResult:
     @property
     def version_id(self) -> str | None:
         """For x-amz-version-id; None if there is none to tell."""
-        if not self.versioned or not self.order:
+        if not self.versioned:
             return None
-        return "null" if self.is_null else version_id(self.order)
+        if self.is_null:
+            return "null"
+        return version_id(self.order) if self.order else None
 
 
 @dataclass(slots=True)

@@ -15,7 +15,6 @@ from . import _commands as c
 from ._codec import (
     U64_MAX,
     Reader,
-    bytes8,
     bytes16,
     bytes32,
     check_blake3,
@@ -30,7 +29,6 @@ from ._codec import (
     text8,
     u8,
     u16,
-    u32,
     u64,
     unpack_map,
     unpack_pairs,
@@ -39,14 +37,12 @@ from ._codec import (
 )
 from ._limits import (
     MAX_DELETES_PER_COMMAND,
-    MAX_NODE_RECORD_BYTES,
     MAX_OBJECT_BYTES,
     MAX_PART_BITMAP_BYTES,
     MAX_PARTS,
     MAX_SECRET_BYTES,
     MAX_SETTING_BYTES,
     MAX_TIME_NS,
-    MAX_WRAPPED_KEY_BYTES,
     UPLOAD_ID_BYTES,
 )
 from ._rows import (
@@ -217,7 +213,6 @@ _KEY: Final[Codec] = (
 _VERSION: Final[Codec] = (_write_version, _read_version)
 _UPLOAD_ID: Final = _fixed(UPLOAD_ID_BYTES)
 _BLAKE3: Final = _fixed(32)
-_NODE_ID: Final[Codec] = (bytes8, Reader.bytes8)
 _CHECKSUM: Final[Codec] = (write_checksum, read_checksum)
 _CONDITION: Final[Codec] = (
     lambda value: bytes16(write_condition(value)),
@@ -273,27 +268,8 @@ _LAYOUTS: Final[dict[type[Any], _Layout]] = {
         ),
     ),
     c.RemoveAccessKey: _Layout(9, (("key_id", _NAME),)),
-    c.PutEpochKey: _Layout(
-        10,
-        (
-            ("epoch", (u32, Reader.u32)),
-            ("node_id", _NODE_ID),
-            ("wrapped", _limited(MAX_WRAPPED_KEY_BYTES)),
-            ("created_ns", _TIME),
-        ),
-    ),
-    c.PutNode: _Layout(
-        11,
-        (
-            ("node_id", _NODE_ID),
-            ("host", _TEXT),
-            ("joined_ns", _TIME),
-            ("record", _limited(MAX_NODE_RECORD_BYTES)),
-        ),
-    ),
-    c.RemoveNode: _Layout(12, (("node_id", _NODE_ID),)),
     c.SetClusterSetting: _Layout(
-        13, (("name", _NAME), ("value", _optional(_limited(MAX_SETTING_BYTES))))
+        10, (("name", _NAME), ("value", _optional(_limited(MAX_SETTING_BYTES))))
     ),
     c.SyncBucket: _Layout(
         32,
