@@ -6,7 +6,7 @@ import asyncio
 import base64
 import datetime
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
@@ -16,10 +16,12 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 
 from o3storage.catalog import Command
+from o3storage.cluster import BodyMissing
+from o3storage.crypto import FRAME_BYTES, StreamRef
 from o3storage.http import Body, Headers, Request
 from o3storage.s3 import Credential, Service, ServiceConfig
 from tests.s3.support import KEY_ID, OWNER, REGION, SECRET, BytesBody, frozen_botocore
-from tests.support.memory_node import MemoryNode, MemoryUpload
+from tests.support.memory_node import FrameMissing, MemoryNode, MemoryUpload
 
 NOW_S = 1_760_000_000
 OTHER_KEY_ID, OTHER_SECRET, OTHER_OWNER = "AKIAOTHEROTHEROTHER0", "other-secret", "0e" * 32
@@ -51,6 +53,22 @@ class Node(MemoryNode):
 
     def new_stream(self, bucket_id: int, key: bytes) -> Any:
         return DigestingUpload(super().new_stream(bucket_id, key))
+
+    def read_small_now(self, ref: StreamRef) -> bytes | None:
+        if ref.size_bytes > FRAME_BYTES:
+            return None
+        if ref.stream not in self.streams:
+            raise BodyMissing(ref.stream.hex())
+        return self.streams[ref.stream]
+
+    async def read_stream(
+        self, ref: StreamRef, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        try:
+            async for piece in super().read_stream(ref, offset, length):
+                yield piece
+        except FrameMissing as error:
+            raise BodyMissing(str(error)) from None
 
     async def submit(self, command: Command, frames: Any = ()) -> Any:
         if self.before:

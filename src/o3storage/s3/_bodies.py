@@ -87,7 +87,7 @@ async def store_body(
                     if block.size:
                         if upload is None:
                             upload = ctx.service.node.new_stream(ctx.bucket.bucket_id, ctx.key)
-                        await ctx.service.write_block(upload, block.view, last, digester)
+                        await upload.write(block.view, last, digester)
                 finally:
                     block.release()
         digests = digester.finish()
@@ -166,6 +166,10 @@ async def open_answer(
     """The body of an answer, its first piece read and verified. Raises what the node raises."""
     if length == 0:
         return b""
+    if version.size_bytes <= WHOLE_ANSWER_BYTES and not version.upload_id:
+        whole = ctx.service.node.read_small_now(StreamRef.unpack(version.body))
+        if whole is not None:
+            return whole if length == len(whole) else whole[offset : offset + length]
     pieces = read_version(ctx, ctx.bucket.bucket_id, version, offset, length)
     if length <= WHOLE_ANSWER_BYTES:
         parts = [bytes(piece) async for piece in pieces]

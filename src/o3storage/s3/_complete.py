@@ -16,7 +16,9 @@ from o3storage.catalog import (
     ChosenParts,
     Command,
     CompleteUpload,
+    NoSuchKey,
     PartInfo,
+    PreconditionFailed,
     PutResult,
     UploadChanged,
     UploadInfo,
@@ -41,9 +43,9 @@ from o3storage.s3._conditions import unquote_etag, write_condition
 from o3storage.s3._context import Context
 from o3storage.s3._errors import S3Error
 from o3storage.s3._multipart import MAX_PART_NUMBER, upload_param
-from o3storage.s3._objects_put import check_condition, encryption_echo
+from o3storage.s3._objects_put import check_condition, encryption_echo, lost_race
 from o3storage.s3._payload import read_document
-from o3storage.s3._uri import quote
+from o3storage.s3._uri import quote_path
 from o3storage.s3._xml import MAX_COMPLETE_XML_BYTES, Element, escape, escape_bytes
 
 MIN_PART_BYTES: Final = 5 * 1024 * 1024
@@ -117,6 +119,8 @@ async def complete_multipart_upload(ctx: Context) -> Response:
             result = await ctx.write(make)
         except UploadChanged:
             continue
+        except (PreconditionFailed, NoSuchKey) as refusal:
+            raise lost_race(condition, refusal) from None
         return _answer(ctx, upload, result, len(wanted))
     raise S3Error("OperationAborted", "Parts of the upload are still changing.")
 
@@ -126,7 +130,7 @@ def _answer(ctx: Context, upload: UploadInfo, result: PutResult, parts: int) -> 
     if (version_id := result.version_id) is not None:
         headers.append(("x-amz-version-id", version_id))
     scheme = "https" if ctx.request.secure else "http"
-    location = f"{scheme}://{ctx.request.host}/{ctx.bucket_name}/{quote(ctx.key)}"
+    location = f"{scheme}://{ctx.request.host}/{ctx.bucket_name}/{quote_path(ctx.key)}"
     checksum = ""
     if result.checksum is not None:
         algorithm, kind, value = result.checksum

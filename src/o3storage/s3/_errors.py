@@ -62,7 +62,6 @@ CODES: Final[dict[str, tuple[int, str]]] = {
         "The request is not valid for the current state of the bucket.",
     ),
     "InvalidDigest": (400, "The Content-MD5 or checksum value that you specified is not valid."),
-    "InvalidLocationConstraint": (400, "The specified location constraint is not valid."),
     "InvalidPart": (
         400,
         "One or more of the specified parts could not be found. The part might not have been "
@@ -98,6 +97,10 @@ CODES: Final[dict[str, tuple[int, str]]] = {
         400,
         "The XML that you provided was not well formed or did not validate against our published "
         "schema.",
+    ),
+    "MetadataTooLarge": (
+        400,
+        "Your metadata headers exceed the maximum allowed metadata size.",
     ),
     "MethodNotAllowed": (405, "The specified method is not allowed against this resource."),
     "MissingContentLength": (411, "You must provide the Content-Length HTTP header."),

@@ -20,7 +20,7 @@ MAX_FIELDS: Final = 100
 
 READ_BYTES: Final = 16 * 1024
 
-_BOUNDARY: Final = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;,"]{1,70}))', re.I)
+_BOUNDARY: Final = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;,"]{1,70})(?![^\s;,]))', re.I)
 _NAME: Final = re.compile(rb'(?:^|;)\s*name="((?:[^"\\]|\\.)*)"', re.I)
 _FILENAME: Final = re.compile(rb'(?:^|;)\s*filename="((?:[^"\\]|\\.)*)"', re.I)
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 from o3storage._native import Digester
 from o3storage.catalog import Command, Query
+from o3storage.cluster import Miss
+from o3storage.crypto import StreamRef
 
 T = TypeVar("T")
 
@@ -19,7 +21,7 @@ class StreamUpload(Protocol):
     started_ns: int
 
     @property
-    def ref(self) -> Any:
+    def ref(self) -> StreamRef:
         """Names the body once its last block was written: `crypto.StreamRef`."""
         ...
 
@@ -45,9 +47,13 @@ class Node(Protocol):
 
     async def query(self, query: Query[T]) -> T: ...
 
+    def query_now(self, query: Query[T]) -> T | Miss: ...
+
     def new_stream(self, bucket_id: int, key: bytes) -> StreamUpload: ...
 
-    def read_stream(self, ref: Any, offset: int, length: int) -> AsyncIterator[Buffer]: ...
+    def read_small_now(self, ref: StreamRef) -> bytes | None: ...
+
+    def read_stream(self, ref: StreamRef, offset: int, length: int) -> AsyncIterator[Buffer]: ...
 
 
 __all__ = ["Buffer", "Digester", "Node", "StreamUpload"]

@@ -9,6 +9,7 @@ import re
 from typing import Final
 
 from o3storage.catalog import VersionInfo, head_version, part_of_version
+from o3storage.cluster import BodyMissing
 from o3storage.http import Response
 from o3storage.s3._answers import Header, number_param
 from o3storage.s3._bodies import open_answer
@@ -27,7 +28,20 @@ _NOT_MODIFIED_KEEPS: Final = frozenset(
 MAX_PART_NUMBER: Final = 10_000
 
 
+TRIES: Final = 3
+"""How often a read begins anew when its version was replaced before the first byte."""
+
+
 async def get_object(ctx: Context) -> Response:
+    for _ in range(TRIES - 1):
+        try:
+            return await _get(ctx)
+        except BodyMissing:
+            continue
+    return await _get(ctx)
+
+
+async def _get(ctx: Context) -> Response:
     version, status, headers, offset, length = await _select(ctx)
     body = await open_answer(ctx, version, offset, length)
     return Response(status, headers, body, length)

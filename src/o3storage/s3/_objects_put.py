@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from o3storage.catalog import (
     BucketInfo,
+    CatalogError,
     Command,
     NoSuchKey,
+    PreconditionFailed,
     PutObject,
     PutResult,
     VersionInfo,
@@ -98,10 +100,24 @@ async def commit_version(
 
     try:
         result: PutResult = await ctx.write(make, stored.frames)
+    except (PreconditionFailed, NoSuchKey) as refusal:
+        stored.discard()
+        raise lost_race(condition, refusal) from None
     except BaseException:
         stored.discard()
         raise
     return result
+
+
+def lost_race(condition: WriteCondition | None, refusal: CatalogError) -> Exception:
+    """What to answer when a condition held at the head of the request and not when it was applied.
+
+    An If-Match that lost may be tried again against the new version: 409. An If-None-Match is told
+    412, what it would be told if it came now.
+    """
+    if condition is not None and condition.if_match is not None:
+        return S3Error("ConditionalRequestConflict", details=(("Condition", "If-Match"),))
+    return refusal
 
 
 def encryption_echo(headers: dict[str, str]) -> list[Header]:

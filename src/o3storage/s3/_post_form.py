@@ -31,7 +31,7 @@ from o3storage.s3._payload import MAX_PUT_BYTES, RequestBody
 from o3storage.s3._router import OBJECT_HEADERS, check_fixed_values
 from o3storage.s3._tagging import parse_tagging
 from o3storage.s3._times import parse_iso
-from o3storage.s3._uri import quote
+from o3storage.s3._uri import quote_path
 from o3storage.s3._xml import XmlError, escape, escape_bytes, parse
 
 MAX_CONDITIONS: Final = 200
@@ -61,7 +61,11 @@ _KNOWN: Final = frozenset(
 
 async def post_object(ctx: Context) -> Response:
     form = ctx.form
-    assert form is not None, "a form is read before its sender is authenticated"
+    if form is None:
+        raise S3Error(
+            "PreconditionFailed",
+            "Bucket POST must be of the enclosure-type multipart/form-data",
+        )
     fields = form.fields
     key_text = fields.get("key")
     if not key_text:
@@ -157,7 +161,7 @@ def _answer(
     ctx: Context, stored: StoredBody, headers: dict[str, str], version_id: str | None
 ) -> Response:
     scheme = "https" if ctx.request.secure else "http"
-    location = f"{scheme}://{ctx.request.host}/{ctx.bucket_name}/{quote(ctx.key)}"
+    location = f"{scheme}://{ctx.request.host}/{ctx.bucket_name}/{quote_path(ctx.key)}"
     answer: list[Header] = [
         ("ETag", f'"{stored.etag}"'),
         *checksum_headers(stored.checksum),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from o3storage.s3._errors import S3Error
-from o3storage.s3._uri import split_query
+from o3storage.s3._uri import decode_path, split_query
 
 _AUTH_PARAMETERS: Final = frozenset(
     {
@@ -42,7 +42,8 @@ class S3Request:
     `headers` holds each name once, repeats joined by a comma, values as received (latin-1 text of
     the bytes on the wire). Parameters of a presigned URL that count as headers are in it too.
     `amz_names`: the x-amz-* names among the headers that arrived in the head itself.
-    `query` holds decoded parameters, `pairs` the same as bytes in order of arrival.
+    `path` is percent-decoded. `query` holds decoded parameters, `pairs` the same as bytes in
+    order of arrival.
     """
 
     __slots__ = (
@@ -50,9 +51,9 @@ class S3Request:
         "body",
         "headers",
         "host",
-        "local_host",
         "method",
         "pairs",
+        "path",
         "query",
         "raw_path",
         "request_id",
@@ -69,14 +70,13 @@ class S3Request:
         *,
         request_id: str = "",
         secure: bool = False,
-        local_host: str = "",
     ) -> None:
         self.method = method
         self.raw_path = raw_path
+        self.path = decode_path(raw_path)
         self.body = body
         self.request_id = request_id
         self.secure = secure
-        self.local_host = local_host
         merged: dict[str, str] = {}
         amz_names: list[str] = []
         for name, value in headers:

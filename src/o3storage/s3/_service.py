@@ -9,11 +9,10 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from o3storage._native import Digester
 from o3storage.catalog import BucketInfo, CatalogError, NoSuchBucket, Query, get_bucket
-from o3storage.cluster._errors import BodyDamaged, BodyMissing, StorageFull, Unavailable
+from o3storage.cluster import MISS, BodyDamaged, BodyMissing, StorageFull, Unavailable
 from o3storage.http import BlockPool, BodyError, HttpError, Request, Response
 from o3storage.runtime import Clock, Entropy, Logger
 from o3storage.s3 import _cors
@@ -28,7 +27,7 @@ from o3storage.s3._errors import (
 )
 from o3storage.s3._form_data import FormFile, boundary_of
 from o3storage.s3._names import host_name, split_target
-from o3storage.s3._node import Node, StreamUpload
+from o3storage.s3._node import Node
 from o3storage.s3._operations import TABLE
 from o3storage.s3._payload import check_unread_body, open_body
 from o3storage.s3._refusals import translate, translate_body_error
@@ -40,8 +39,6 @@ from o3storage.s3._sigv4 import (
     Identity,
     PayloadKind,
 )
-from o3storage.s3._uri import decode_path
-from o3storage.storage import Miss
 
 T = TypeVar("T")
 
@@ -93,7 +90,6 @@ class Service:
         if config.anonymous:
             anonymous = Anonymous(config.root_owner, config.listened, self.domains)
         self.authenticator = Authenticator(config.region, credentials, clock, anonymous)
-        self._query_now: Callable[[Query[Any]], Any] | None = getattr(node, "query_now", None)
         self._next_id = int.from_bytes(entropy.random_bytes(8), "big")
         self._host_id = b64encode(entropy.random_bytes(24)).decode("ascii")
 
@@ -118,9 +114,7 @@ class Service:
                 response = await self._preflight(request)
             else:
                 form, identity = await self._authenticate(request)
-                bucket, key = split_target(
-                    decode_path(request.raw_path), request.host, self.domains
-                )
+                bucket, key = self._target(request)
                 level = level_of(bucket, key)
                 found = route(TABLE, request.method, level, request.query, request.headers)
                 operation = found.name
@@ -160,7 +154,7 @@ class Service:
         return None, await self.authenticator.authenticate(request)
 
     def _target(self, request: S3Request) -> tuple[str | None, bytes | None]:
-        return split_target(decode_path(request.raw_path), request.host, self.domains)
+        return split_target(request.path, request.host, self.domains)
 
     async def _preflight(self, request: S3Request) -> Response:
         """Browsers ask without credentials; the answer shows nothing but a bucket's own rules."""
@@ -175,18 +169,10 @@ class Service:
 
     async def query(self, query: Query[T]) -> T:
         """Run a query, at once where everything it reads is in memory."""
-        if self._query_now is not None:
-            found = self._query_now(query)
-            if found is not Miss.MISS:
-                answer: T = found
-                return answer
-        return await self.node.query(query)
-
-    async def write_block(
-        self, upload: StreamUpload, block: memoryview, last: bool, digester: Digester
-    ) -> None:
-        """Digest a block of a body, seal it and store it."""
-        await upload.write(block, last, digester)
+        found = self.node.query_now(query)
+        if found is MISS:
+            return await self.node.query(query)
+        return found
 
     def names_bucket_by_host(self, request: Request) -> bool:
         """Whether the Host names a bucket below the configured domain."""

@@ -78,6 +78,11 @@ def canonical_query(pairs: list[tuple[bytes, bytes]], *, without: bytes = b"") -
     return "&".join([f"{name}={value}" for name, value in coded])
 
 
+def quote_path(data: bytes) -> str:
+    """Percent-encoding of everything but unreserved characters and '/'."""
+    return quote_from_bytes(data, "/~")
+
+
 def quote(data: bytes) -> str:
     """Percent-encoding of everything but unreserved characters."""
     if not data.translate(None, _UNRESERVED):

@@ -1,0 +1,298 @@
+"""Listings against plain models: V1, V2, versions, uploads; encoding, markers, tokens, limits."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.s3.harness import Store, key_path
+
+KEYS = ["a", "a/", "a/1", "a/2", "a/b/1", "b", "b c+d", "c%d", "photos/é.jpg", "z"]
+
+
+@pytest.fixture(scope="module")
+def listed() -> Store:
+    """A bucket with KEYS that the tests only read."""
+    store = Store()
+    store.bucket()
+    for key in KEYS:
+        assert store.put(f"/bucket/{key_path(key)}", key.encode()).status == 200
+    return store
+
+
+def model(prefix: str, delimiter: str, after: str, limit: int) -> tuple[list[str], list[str], bool]:
+    """(keys, common prefixes, truncated) as documented."""
+    keys: list[str] = []
+    prefixes: list[str] = []
+    found: list[tuple[str, bool]] = []
+    for key in sorted(KEYS, key=str.encode):
+        if not key.startswith(prefix):
+            continue
+        cut = key.find(delimiter, len(prefix)) if delimiter else -1
+        if cut >= 0:
+            common = key[: cut + len(delimiter)]
+            if common.encode() <= after.encode() or after.startswith(common):
+                continue
+            if not found or found[-1] != (common, True):
+                found.append((common, True))
+        elif key.encode() > after.encode():
+            found.append((key, False))
+    page = found[:limit]
+    keys = [name for name, is_prefix in page if not is_prefix]
+    prefixes = [name for name, is_prefix in page if is_prefix]
+    return keys, prefixes, limit > 0 and len(found) > limit
+
+
+parameters = {
+    "prefix": st.sampled_from(["", "a", "a/", "b", "photos/", "x"]),
+    "delimiter": st.sampled_from(["", "/", "/b", "b"]),
+    "after": st.sampled_from(["", "a", "a/", "a/1", "a/zzz", "b", "zz"]),
+    "limit": st.integers(0, 12),
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(**parameters)
+def test_list_objects_v2_against_the_model(
+    listed: Store, prefix: str, delimiter: str, after: str, limit: int
+) -> None:
+    query = (
+        f"list-type=2&encoding-type=url&max-keys={limit}&prefix={quote(prefix, safe='')}"
+        f"&delimiter={quote(delimiter, safe='')}&start-after={quote(after, safe='')}"
+    )
+    answer = listed.get(f"/bucket?{query}")
+    keys, prefixes, truncated = model(prefix, delimiter, after, limit)
+    assert [unquote(k) for k in answer.texts("Contents/Key")] == keys
+    assert [unquote(p) for p in answer.texts("CommonPrefixes/Prefix")] == prefixes
+    assert answer.text("KeyCount") == str(len(keys) + len(prefixes))
+    assert answer.text("IsTruncated") == str(truncated).lower()
+    assert (answer.text("NextContinuationToken") is not None) is truncated
+    assert answer.text("MaxKeys") == str(limit)
+
+
+@settings(max_examples=150, deadline=None)
+@given(**parameters)
+def test_list_objects_v1_against_the_model(
+    listed: Store, prefix: str, delimiter: str, after: str, limit: int
+) -> None:
+    query = (
+        f"encoding-type=url&max-keys={limit}&prefix={quote(prefix, safe='')}"
+        f"&delimiter={quote(delimiter, safe='')}&marker={quote(after, safe='')}"
+    )
+    answer = listed.get(f"/bucket?{query}")
+    keys, prefixes, truncated = model(prefix, delimiter, after, limit)
+    assert [unquote(k) for k in answer.texts("Contents/Key")] == keys
+    assert [unquote(p) for p in answer.texts("CommonPrefixes/Prefix")] == prefixes
+    assert answer.text("IsTruncated") == str(truncated).lower()
+    assert (answer.text("NextMarker") is not None) is (truncated and bool(delimiter))
+
+
+@pytest.mark.parametrize("delimiter", ["", "/"])
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.s3(
+    op=["ListObjectsV2", "ListObjects"],
+    headers=["?continuation-token", "?max-keys", "?marker", "?list-type"],
+)
+def test_pages_put_together_are_the_whole(listed: Store, delimiter: str, limit: int) -> None:
+    keys, prefixes, _ = model("", delimiter, "", 1000)
+    for version in (1, 2):
+        got_keys: list[str] = []
+        got_prefixes: list[str] = []
+        more = ""
+        for _ in range(len(KEYS) + 1):
+            kind = "list-type=2&" if version == 2 else ""
+            answer = listed.get(
+                f"/bucket?{kind}max-keys={limit}&delimiter={quote(delimiter, safe='')}{more}"
+            )
+            got_keys += answer.texts("Contents/Key")
+            got_prefixes += answer.texts("CommonPrefixes/Prefix")
+            if answer.text("IsTruncated") == "false":
+                break
+            if version == 2:
+                token = answer.text("NextContinuationToken") or ""
+                more = f"&continuation-token={quote(token, safe='')}"
+            else:
+                marker = answer.text("NextMarker") or answer.texts("Contents/Key")[-1]
+                more = f"&marker={quote(marker, safe='')}"
+        assert (got_keys, got_prefixes) == (keys, prefixes)
+
+
+@pytest.mark.s3(
+    op=["ListObjects", "ListObjectsV2"],
+    headers=[
+        "?prefix",
+        "?delimiter",
+        "?encoding-type",
+        "?fetch-owner",
+        "?start-after",
+        "?marker",
+        "?max-keys",
+    ],
+    errors=["InvalidArgument"],
+)
+def test_what_a_page_shows(listed: Store) -> None:
+    v1 = listed.get("/bucket?marker=b&prefix=b")
+    assert v1.text("Name") == "bucket"
+    assert (v1.text("Prefix"), v1.text("Marker")) == ("b", "b")
+    entry = v1.xml.find("Contents")
+    assert entry is not None
+    assert entry.findtext("Key") == "b c+d"
+    assert entry.findtext("Size") == "5"
+    assert entry.findtext("StorageClass") == "STANDARD"
+    assert entry.findtext("ChecksumAlgorithm") == "CRC64NVME"
+    assert entry.findtext("Owner/ID")
+    etag = listed.head("/bucket/b%20c%2Bd").headers["etag"]
+    assert entry.findtext("ETag") == etag
+    assert entry.findtext("LastModified", "").endswith("Z")
+    assert listed.get("/bucket?list-type=2").xml.find("Contents/Owner") is None
+    assert listed.get("/bucket?list-type=2&fetch-owner=true").xml.find("Contents/Owner") is not None
+    coded = listed.get("/bucket?list-type=2&encoding-type=url&prefix=b%20&start-after=a%2B")
+    assert coded.text("EncodingType") == "url"
+    assert coded.texts("Contents/Key") == ["b%20c%2Bd"]
+    assert (coded.text("Prefix"), coded.text("StartAfter")) == ("b%20", "a%2B")
+    assert listed.get("/bucket?max-keys=5000").text("MaxKeys") == "1000"
+    for query in (
+        "max-keys=-1",
+        "max-keys=x",
+        "max-keys=99999999999",
+        "encoding-type=base64",
+        "list-type=1",
+        "list-type=2&continuation-token=junk",
+        "list-type=2&continuation-token=",
+    ):
+        assert listed.get(f"/bucket?{query}").code == "InvalidArgument", query
+
+
+@pytest.mark.s3(op=["ListObjects", "ListObjectsV2"], errors=["InvalidURI"])
+def test_nul_and_invalid_utf8_in_parameters_are_refused(listed: Store) -> None:
+    for query in ("prefix=%00", "prefix=%FF", "delimiter=%00", "marker=a%00b", "prefix=%ED%A0%80"):
+        answer = listed.get(f"/bucket?{query}")
+        assert answer.status == 400, query
+
+
+@pytest.mark.s3(op="ListObjects")
+def test_control_characters_are_stored_and_listed_as_references(store: Store) -> None:
+    store.bucket()
+    store.put("/bucket/a%01%1B", b"x")
+    body = store.get("/bucket").body
+    assert b"<Key>a&#x1;&#x1b;</Key>" in body
+    assert store.get("/bucket?encoding-type=url").texts("Contents/Key") == ["a%01%1B"]
+
+
+@pytest.mark.s3(op=["ListObjects", "ListObjectsV2"])
+def test_a_page_that_passed_many_delete_markers_ends_early_with_a_way_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("o3storage.catalog._read_lists.MAX_EXAMINED", 20)
+    store.bucket(versioning="Enabled")
+    for number in range(40):
+        store.put(f"/bucket/gone{number:02d}", b"x")
+        store.delete(f"/bucket/gone{number:02d}")
+    store.put("/bucket/last", b"x")
+    for version in (1, 2):
+        keys: list[str] = []
+        more = ""
+        pages = 0
+        while True:
+            answer = store.get(f"/bucket?{'list-type=2&' if version == 2 else ''}max-keys=5{more}")
+            keys += answer.texts("Contents/Key")
+            pages += 1
+            if answer.text("IsTruncated") == "false":
+                break
+            if version == 2:
+                more = "&continuation-token=" + quote(
+                    answer.text("NextContinuationToken") or "", safe=""
+                )
+            else:
+                more = "&marker=" + quote(answer.text("NextMarker") or "", safe="")
+        assert keys == ["last"]
+        assert pages > 1
+
+
+# --- versions
+
+
+@pytest.mark.s3(
+    op="ListObjectVersions",
+    headers=["?key-marker", "?version-id-marker", "?prefix", "?delimiter", "?max-keys"],
+    errors=["InvalidArgument"],
+)
+def test_list_object_versions(store: Store) -> None:
+    store.bucket()
+    store.put("/bucket/a", b"null")
+    store.versioning("bucket", "Enabled")
+    ids = {"a": ["null"], "b": [], "dir/c": []}
+    for key in ("a", "b", "dir/c", "a", "b"):
+        version = store.put(f"/bucket/{key}", b"x").headers["x-amz-version-id"]
+        ids[key].insert(0, version)
+    ids["a"].insert(0, store.delete("/bucket/a").headers["x-amz-version-id"])
+    want = [(key, version) for key in ("a", "b", "dir/c") for version in ids[key]]
+
+    def entries(answer: object) -> list[tuple[str, str]]:
+        return [
+            (e.findtext("Key"), e.findtext("VersionId"))
+            for e in answer.xml
+            if e.tag in ("Version", "DeleteMarker")
+        ]
+
+    whole = store.get("/bucket?versions")
+    assert entries(whole) == want
+    assert whole.texts("DeleteMarker/VersionId") == [ids["a"][0]]
+    latest = [e.findtext("VersionId") for e in whole.xml if e.findtext("IsLatest") == "true"]
+    assert latest == [ids["a"][0], ids["b"][0], ids["dir/c"][0]]
+    for limit in (1, 2, 3):
+        got: list[tuple[str, str]] = []
+        more = ""
+        while True:
+            page = store.get(f"/bucket?versions&max-keys={limit}{more}")
+            got += entries(page)
+            if page.text("IsTruncated") == "false":
+                break
+            more = f"&key-marker={quote(page.text('NextKeyMarker') or '', safe='')}"
+            if marker := page.text("NextVersionIdMarker"):
+                more += f"&version-id-marker={marker}"
+        assert got == want, limit
+    grouped = store.get("/bucket?versions&delimiter=%2F&prefix=")
+    assert grouped.texts("CommonPrefixes/Prefix") == ["dir/"]
+    assert store.get("/bucket?versions&version-id-marker=null").code == "InvalidArgument"
+    assert store.get("/bucket?versions&key-marker=a&version-id-marker=x").code == "InvalidArgument"
+
+
+# --- uploads
+
+
+@pytest.mark.s3(
+    op="ListMultipartUploads",
+    headers=["?key-marker", "?upload-id-marker", "?max-uploads", "?encoding-type", "?prefix"],
+    errors=["InvalidArgument"],
+)
+def test_list_multipart_uploads(store: Store) -> None:
+    store.bucket()
+    want = []
+    for key in ("a b", "b", "b", "dir/c"):
+        upload = store.upload(f"/bucket/{key_path(key)}", {"x-amz-checksum-algorithm": "SHA1"})
+        want.append((key, upload))
+    whole = store.get("/bucket?uploads")
+    assert list(zip(whole.texts("Upload/Key"), whole.texts("Upload/UploadId"))) == want
+    assert whole.texts("Upload/ChecksumAlgorithm") == ["SHA1"] * 4
+    assert whole.text("MaxUploads") == "1000"
+    for limit in (1, 2, 3):
+        got: list[tuple[str, str]] = []
+        more = ""
+        while True:
+            page = store.get(f"/bucket?uploads&max-uploads={limit}{more}")
+            got += list(zip(page.texts("Upload/Key"), page.texts("Upload/UploadId")))
+            if page.text("IsTruncated") == "false":
+                break
+            more = (
+                f"&key-marker={quote(page.text('NextKeyMarker') or '', safe='')}"
+                f"&upload-id-marker={page.text('NextUploadIdMarker')}"
+            )
+        assert got == want, limit
+    assert store.get("/bucket?uploads&encoding-type=url&prefix=a").texts("Upload/Key") == ["a%20b"]
+    assert store.get("/bucket?uploads&delimiter=%2F").texts("CommonPrefixes/Prefix") == ["dir/"]
+    bad = store.get("/bucket?uploads&key-marker=a&upload-id-marker=zz")
+    assert bad.code == "InvalidArgument"

@@ -1,0 +1,815 @@
+"""PutObject, GetObject, HeadObject, DeleteObject: bodies, headers, conditions, ranges, versions."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from o3storage.http import BodyTimeout, BodyTruncated
+from o3storage.s3._errors import S3Error
+from o3storage.s3._headers import decode_metadata, encode_metadata
+from o3storage.s3._objects_get import parse_range
+from tests.s3.harness import NOW_S, Store, md5_base64
+from tests.s3.support import BytesBody, sha256_hex
+
+FRAME = 256 * 1024
+
+
+def crc32_base64(data: bytes) -> str:
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+# --- bodies
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 * 1024, FRAME - 1, FRAME, FRAME + 1, 3 * FRAME + 7])
+@pytest.mark.s3(op=["PutObject", "GetObject", "HeadObject"], headers=["etag", "content-length"])
+def test_what_was_put_is_got(store: Store, size: int) -> None:
+    store.bucket()
+    body = bytes(range(256)) * (size // 256 + 1)
+    body = body[:size]
+    put = store.put("/bucket/k", body)
+    etag = f'"{hashlib.md5(body).hexdigest()}"'
+    assert put.status == 200 and put.headers["etag"] == etag
+    got = store.get("/bucket/k")
+    assert (got.status, got.body, got.length) == (200, body, size)
+    assert got.headers["etag"] == etag
+    assert got.headers["accept-ranges"] == "bytes"
+    head = store.head("/bucket/k")
+    assert (head.status, head.body, head.length) == (200, b"", size)
+    assert head.headers["etag"] == etag
+
+
+@pytest.mark.s3(op="PutObject")
+def test_an_overwrite_releases_the_old_body(store: Store) -> None:
+    store.bucket()
+    store.put("/bucket/k", b"first")
+    store.put("/bucket/k", b"second")
+    assert store.get("/bucket/k").body == b"second"
+    assert len(store.node.streams) == 1
+
+
+@pytest.mark.s3(op="PutObject", headers=["content-length"], errors=["EntityTooLarge"])
+def test_a_single_put_is_at_most_5_gib(store: Store) -> None:
+    store.bucket()
+    body = BytesBody(b"", length=5 * 1024**3 + 1)
+    answer = store.put("/bucket/k", source=body)
+    assert (answer.status, answer.code) == (400, "EntityTooLarge")
+    assert body.at == 0
+
+
+@pytest.mark.s3(op="PutObject", headers=["content-length"], errors=["MissingContentLength"])
+def test_a_put_without_any_length_is_411(store: Store) -> None:
+    store.bucket()
+    answer = store.put("/bucket/k", source=BytesBody(b"x", length=None))
+    assert (answer.status, answer.code) == (411, "MissingContentLength")
+    bare = BytesBody(b"")
+    bare.declared = False
+    assert store.put("/bucket/k", source=bare).code == "MissingContentLength"
+    assert store.objects() == []
+
+
+@pytest.mark.s3(op="PutObject", headers=["x-amz-decoded-content-length"])
+def test_over_http_chunks_the_length_is_the_decoded_one(store: Store) -> None:
+    store.bucket()
+    chunked = (
+        b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:" + crc32_base64(b"hello").encode() + b"\r\n\r\n"
+    )
+    answer = store.put(
+        "/bucket/k",
+        headers={
+            "x-amz-decoded-content-length": "5",
+            "x-amz-trailer": "x-amz-checksum-crc32",
+            "content-encoding": "gzip,aws-chunked",
+        },
+        source=BytesBody(chunked, length=None),
+        payload="STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+    )
+    assert answer.status == 200, answer
+    got = store.get("/bucket/k", {"x-amz-checksum-mode": "ENABLED"})
+    assert got.body == b"hello"
+    assert got.headers["content-encoding"] == "gzip"
+    assert got.headers["x-amz-checksum-crc32"] == crc32_base64(b"hello")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status"),
+    [
+        (BodyTruncated("gone"), "IncompleteBody", 400),
+        (BodyTimeout("slow"), "RequestTimeout", 408),
+    ],
+)
+@pytest.mark.s3(op="PutObject", errors=["IncompleteBody", "RequestTimeout"])
+def test_a_client_that_goes_or_stalls_in_the_body_leaves_nothing(
+    store: Store, error: Exception, code: str, status: int
+) -> None:
+    class Broken(BytesBody):
+        async def read_into(self, view: memoryview) -> int:
+            count = await super().read_into(view)
+            if count == 0:
+                raise error
+            return count
+
+    store.bucket()
+    answer = store.put("/bucket/k", source=Broken(b"x" * (FRAME + 10), length=2 * FRAME))
+    assert (answer.status, answer.code) == (status, code)
+    assert store.objects() == []
+    assert store.node.streams == {}
+    assert store.service.pool.lent_bytes == 0
+
+
+@pytest.mark.s3(op="PutObject", errors=["IncompleteBody", "InvalidRequest"])
+def test_a_body_shorter_or_longer_than_declared_is_not_stored(store: Store) -> None:
+    store.bucket()
+    assert store.put("/bucket/k", source=BytesBody(b"four", length=5)).code == "IncompleteBody"
+    assert store.put("/bucket/k", source=BytesBody(b"sixsix", length=5)).code == "IncompleteBody"
+    # Chunked, with a promise beside it.
+    for body, code in ((b"sixsix", "InvalidRequest"), (b"four", "IncompleteBody")):
+        headers = {"x-amz-decoded-content-length": "5"}
+        source = BytesBody(body, length=None)
+        assert store.put("/bucket/k", headers=headers, source=source).code == code
+    assert store.objects() == []
+    assert store.node.streams == {}
+
+
+# --- digests: a mismatch stores nothing
+
+
+@pytest.mark.s3(op="PutObject", headers=["content-md5"], errors=["BadDigest", "InvalidDigest"])
+def test_content_md5(store: Store) -> None:
+    store.bucket()
+    assert store.put("/bucket/k", b"x", {"content-md5": md5_base64(b"x")}).status == 200
+    store.delete("/bucket/k")
+    assert store.put("/bucket/k", b"x", {"content-md5": md5_base64(b"y")}).code == "BadDigest"
+    for text in ("zzz", base64.b64encode(b"short").decode(), "é"):
+        assert store.put("/bucket/k", b"x", {"content-md5": text}).code == "InvalidDigest"
+    assert store.objects() == []
+    assert store.node.streams == {}
+
+
+@pytest.mark.s3(
+    op="PutObject", headers=["x-amz-content-sha256"], errors=["XAmzContentSHA256Mismatch"]
+)
+def test_a_signed_payload_hash_must_be_the_bodys(store: Store) -> None:
+    store.bucket()
+    assert store.put("/bucket/k", b"x", payload=sha256_hex(b"x")).status == 200
+    store.delete("/bucket/k")
+    answer = store.put("/bucket/k", b"x", payload=sha256_hex(b"y"))
+    assert (answer.status, answer.code) == (400, "XAmzContentSHA256Mismatch")
+    assert answer.text("S3ComputedContentSHA256") == sha256_hex(b"x")
+    assert store.objects() == []
+
+
+CHECKSUMS = {
+    "x-amz-checksum-crc32": crc32_base64(b"123456789"),
+    "x-amz-checksum-crc32c": base64.b64encode(0xE3069283.to_bytes(4, "big")).decode(),
+    "x-amz-checksum-crc64nvme": base64.b64encode(0xAE8B14860A799888.to_bytes(8, "big")).decode(),
+    "x-amz-checksum-sha1": base64.b64encode(hashlib.sha1(b"123456789").digest()).decode(),
+    "x-amz-checksum-sha256": base64.b64encode(hashlib.sha256(b"123456789").digest()).decode(),
+}
+
+
+@pytest.mark.parametrize("header", sorted(CHECKSUMS))
+@pytest.mark.s3(
+    op=["PutObject", "GetObject", "HeadObject"],
+    headers=[
+        *sorted(CHECKSUMS),
+        "x-amz-checksum-mode",
+        "x-amz-checksum-type",
+        "x-amz-sdk-checksum-algorithm",
+    ],
+    errors=["BadDigest", "InvalidRequest"],
+)
+def test_a_checksum_in_a_header_is_checked_kept_and_shown(store: Store, header: str) -> None:
+    store.bucket()
+    value = CHECKSUMS[header]
+    name = header.removeprefix("x-amz-checksum-").upper()
+    headers = {header: value, "x-amz-sdk-checksum-algorithm": name}
+    assert store.put("/bucket/k", b"123456788", headers).code == "BadDigest"
+    assert store.objects() == []
+    put = store.put("/bucket/k", b"123456789", headers)
+    assert put.headers[header] == value
+    assert put.headers["x-amz-checksum-type"] == "FULL_OBJECT"
+    for call in (store.get, store.head):
+        assert header not in call("/bucket/k").headers
+        shown = call("/bucket/k", {"x-amz-checksum-mode": "ENABLED"})
+        assert (shown.headers[header], shown.headers["x-amz-checksum-type"]) == (
+            value,
+            "FULL_OBJECT",
+        )
+    # Only whole-object answers show it.
+    part = store.get("/bucket/k", {"x-amz-checksum-mode": "ENABLED", "range": "bytes=0-3"})
+    assert header not in part.headers
+    assert store.put("/bucket/k", b"x", {header: "AAAA!"}).code == "InvalidRequest"
+    assert store.put("/bucket/k", b"x", {header: "AAA="}).code == "InvalidRequest"
+
+
+@pytest.mark.s3(op="PutObject", errors=["InvalidRequest"])
+def test_contradictory_checksum_headers(store: Store) -> None:
+    store.bucket()
+    for headers in (
+        {
+            "x-amz-checksum-crc32": CHECKSUMS["x-amz-checksum-crc32"],
+            "x-amz-checksum-sha1": CHECKSUMS["x-amz-checksum-sha1"],
+        },
+        {"x-amz-sdk-checksum-algorithm": "CRC32"},
+        {
+            "x-amz-sdk-checksum-algorithm": "SHA1",
+            "x-amz-checksum-crc32": CHECKSUMS["x-amz-checksum-crc32"],
+        },
+        {
+            "x-amz-sdk-checksum-algorithm": "MD5",
+            "x-amz-checksum-crc32": CHECKSUMS["x-amz-checksum-crc32"],
+        },
+        {"x-amz-trailer": "x-amz-checksum-crc32"},
+    ):
+        assert store.put("/bucket/k", b"123456789", headers).code == "InvalidRequest", headers
+    assert store.objects() == []
+
+
+@pytest.mark.s3(op="PutObject")
+def test_without_a_checksum_crc64nvme_is_kept(store: Store) -> None:
+    store.bucket()
+    put = store.put("/bucket/k", b"123456789")
+    assert put.headers["x-amz-checksum-crc64nvme"] == CHECKSUMS["x-amz-checksum-crc64nvme"]
+
+
+@pytest.mark.parametrize(
+    ("trailer", "value", "declared", "code"),
+    [
+        ("x-amz-checksum-crc32", crc32_base64(b"hello"), "x-amz-checksum-crc32", ""),
+        ("x-amz-checksum-crc32", crc32_base64(b"jello"), "x-amz-checksum-crc32", "BadDigest"),
+        ("x-amz-checksum-crc32", "junk", "x-amz-checksum-crc32", "InvalidRequest"),
+        ("x-amz-checksum-crc32c", "AAAAAA==", "x-amz-checksum-crc32", "MalformedTrailerError"),
+        ("x-amz-meta-a", "b", "x-amz-meta-a", "InvalidRequest"),
+    ],
+)
+@pytest.mark.s3(
+    op="PutObject", headers=["x-amz-trailer"], errors=["BadDigest", "MalformedTrailerError"]
+)
+def test_a_checksum_in_a_trailer(
+    store: Store, trailer: str, value: str, declared: str, code: str
+) -> None:
+    store.bucket()
+    data = f"5\r\nhello\r\n0\r\n{trailer}:{value}\r\n\r\n".encode()
+    answer = store.put(
+        "/bucket/k",
+        data,
+        {"x-amz-decoded-content-length": "5", "x-amz-trailer": declared},
+        payload="STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+    )
+    assert answer.code == code
+    assert store.objects() == ([] if code else ["k"])
+
+
+@pytest.mark.s3(op=["DeleteObjects", "PutBucketVersioning"], errors=["InvalidRequest"])
+def test_a_streaming_body_is_only_for_put_object_and_upload_part(store: Store) -> None:
+    store.bucket()
+    for method, target in (
+        ("POST", "/bucket?delete"),
+        ("PUT", "/bucket?versioning"),
+        ("PUT", "/b-new"),
+        ("GET", "/bucket/k"),
+        ("POST", "/bucket/k?uploads"),
+    ):
+        answer = store.call(
+            method,
+            target,
+            b"0\r\n\r\n",
+            {"x-amz-decoded-content-length": "0"},
+            payload="STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+        )
+        assert answer.code in ("InvalidRequest", "NotImplemented"), (method, target, answer)
+
+
+# --- headers and metadata
+
+
+@pytest.mark.s3(
+    op=["PutObject", "GetObject", "HeadObject"],
+    headers=[
+        "content-type",
+        "content-encoding",
+        "cache-control",
+        "content-disposition",
+        "content-language",
+        "expires",
+        "x-content-type-options",
+    ],
+)
+def test_content_headers_are_kept(store: Store) -> None:
+    store.bucket()
+    headers = {
+        "content-type": "text/plain; charset=utf-8",
+        "content-encoding": "gzip",
+        "cache-control": "max-age=60",
+        "content-disposition": 'attachment; filename="a b.txt"',
+        "content-language": "de",
+        "expires": "Wed, 21 Oct 2026 07:28:00 GMT",
+    }
+    store.put("/bucket/k", b"x", headers)
+    for answer in (store.get("/bucket/k"), store.head("/bucket/k")):
+        assert headers.items() <= answer.headers.items()
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    store.put("/bucket/plain", b"x")
+    assert store.get("/bucket/plain").headers["content-type"] == "binary/octet-stream"
+
+
+@pytest.mark.s3(
+    op=["PutObject", "HeadObject"], headers=["x-amz-meta-*"], errors=["MetadataTooLarge"]
+)
+def test_user_metadata(store: Store) -> None:
+    store.bucket()
+    store.put("/bucket/k", b"x", {"x-amz-meta-Colour": "blue", "x-amz-meta-name": "Grüße 漢字"})
+    shown = store.head("/bucket/k").headers
+    assert shown["x-amz-meta-colour"] == "blue"
+    word = base64.b64encode("Grüße 漢字".encode()).decode()
+    assert shown["x-amz-meta-name"] == f"=?UTF-8?B?{word}?="
+    fits = "v" * (2048 - len("name"))
+    assert store.put("/bucket/k", b"x", {"x-amz-meta-name": fits}).status == 200
+    big = store.put("/bucket/k", b"x", {"x-amz-meta-name": fits + "v"})
+    assert (big.status, big.code) == (400, "MetadataTooLarge")
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("plain", "plain"),
+        ("=?UTF-8?B?w6k=?=", "é"),
+        ("=?utf-8?q?=C3=A9_x?=", "é x"),
+        ("=?ISO-8859-1?Q?=E9?=", "é"),
+        ("a =?UTF-8?B?w6k=?= =?UTF-8?B?w6k=?= b", "a éé b"),
+        ("=?UTF-8?B?YWJj?=", "=?UTF-8?B?YWJj?="),
+        ("=?UTF-8?B?!!!?=", "=?UTF-8?B?!!!?="),
+        ("=?UTF-8?B?DQo=?=", "=?UTF-8?B?DQo=?="),
+        ("é".encode().decode("latin-1"), "é"),
+        ("\xe9", "\xe9"),
+    ],
+)
+@pytest.mark.s3(op="PutObject", headers=["x-amz-meta-*"])
+def test_metadata_as_rfc_2047_and_utf8(raw: str, text: str) -> None:
+    assert decode_metadata(raw) == text
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=30))
+def test_metadata_that_is_answered_can_be_sent_again(text: str) -> None:
+    answered = encode_metadata(text)
+    assert answered.isascii()
+    if not text.isascii() or "=?" not in text:
+        assert decode_metadata(answered) == text
+
+
+@pytest.mark.s3(
+    op="GetObject",
+    headers=[
+        "?response-content-type",
+        "?response-content-encoding",
+        "?response-cache-control",
+        "?response-content-disposition",
+        "?response-content-language",
+        "?response-expires",
+    ],
+    errors=["InvalidArgument"],
+)
+def test_response_overrides(store: Store) -> None:
+    store.bucket()
+    store.put("/bucket/k", b"x", {"content-type": "text/plain", "cache-control": "no-cache"})
+    answer = store.get(
+        "/bucket/k?response-content-type=text%2Fhtml&response-cache-control=max-age%3D1"
+        "&response-content-disposition=inline&response-content-language=fr"
+        "&response-content-encoding=br&response-expires=never"
+    )
+    assert answer.headers["content-type"] == "text/html"
+    assert answer.headers["cache-control"] == "max-age=1"
+    assert answer.headers["content-disposition"] == "inline"
+    assert answer.headers["content-language"] == "fr"
+    assert answer.headers["content-encoding"] == "br"
+    assert answer.headers["expires"] == "never"
+    assert [name for name, _ in answer.items].count("Content-Type") == 1
+    injected = store.get("/bucket/k?response-content-type=a%0D%0ASet-Cookie%3A%20b")
+    assert (injected.status, injected.code) == (400, "InvalidArgument")
+
+
+@pytest.mark.s3(op="PutObject", headers=["x-amz-meta-*"], errors=["InvalidArgument"])
+def test_control_characters_in_presigned_metadata_are_refused(store: Store) -> None:
+    store.bucket()
+    answer = store.put("/bucket/k?x-amz-meta-a=b%0D%0Ac", b"x", presign_s=60)
+    assert (answer.status, answer.code) == (400, "InvalidArgument")
+    assert store.put("/bucket/k?x-amz-meta-a=plain", b"x", presign_s=60).status == 200
+    assert store.head("/bucket/k").headers["x-amz-meta-a"] == "plain"
+
+
+# --- ranges
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    size=st.integers(0, 20),
+    first=st.integers(0, 25),
+    last=st.integers(0, 25),
+    form=st.integers(0, 2),
+)
+def test_ranges_against_slices(size: int, first: int, last: int, form: int) -> None:
+    data = bytes(range(size))
+    text = [f"bytes={first}-{last}", f"bytes={first}-", f"bytes=-{last}"][form]
+    want = [data[first : last + 1], data[first:], data[size - min(last, size) :]][form]
+    try:
+        span = parse_range(text, size)
+    except S3Error as error:
+        assert error.code == "InvalidRange" and not want
+        assert ("Content-Range", f"bytes */{size}") in error.headers
+    else:
+        if span is None:
+            assert form == 0 and last < first
+        else:
+            assert data[span[0] : span[0] + span[1]] == want and span[1] > 0
+
+
+@pytest.mark.s3(op="GetObject", headers=["range", "content-range"], errors=["InvalidRange"])
+def test_ranges(store: Store) -> None:
+    store.bucket()
+    body = bytes(range(256)) * 4096
+    store.put("/bucket/k", body)
+    for text, start, stop in (
+        ("bytes=0-0", 0, 1),
+        ("bytes=10-19", 10, 20),
+        (f"bytes={FRAME - 2}-{FRAME + 1}", FRAME - 2, FRAME + 2),
+        ("bytes=5-", 5, len(body)),
+        ("bytes=-7", len(body) - 7, len(body)),
+        ("bytes=0-99999999", 0, len(body)),
+    ):
+        answer = store.get("/bucket/k", {"range": text})
+        assert (answer.status, answer.body) == (206, body[start:stop])
+        assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(body)}"
+        head = store.head("/bucket/k", {"range": text})
+        assert (head.status, head.length) == (206, stop - start)
+    for text in ("bytes=9-8", "bytes=0-1,3-4", "lines=0-1", "bytes=a-b", "bytes=-", "0-1"):
+        answer = store.get("/bucket/k", {"range": text})
+        assert (answer.status, answer.body) == (200, body), text
+        assert "content-range" not in answer.headers
+    for text in (f"bytes={len(body)}-", "bytes=-0"):
+        answer = store.get("/bucket/k", {"range": text})
+        assert (answer.status, answer.code) == (416, "InvalidRange")
+        assert answer.headers["content-range"] == f"bytes */{len(body)}"
+        assert answer.text("ActualObjectSize") == str(len(body))
+    store.put("/bucket/empty")
+    assert store.get("/bucket/empty", {"range": "bytes=0-"}).status == 416
+
+
+@pytest.mark.s3(op="GetObject", headers=["if-range"])
+def test_if_range(store: Store) -> None:
+    store.bucket()
+    put = store.put("/bucket/k", b"0123456789")
+    modified = store.head("/bucket/k").headers["last-modified"]
+    for value, status in (
+        (put.headers["etag"], 206),
+        ('"other"', 200),
+        (modified, 206),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 200),
+    ):
+        answer = store.get("/bucket/k", {"range": "bytes=0-1", "if-range": value})
+        assert answer.status == status, value
+
+
+@pytest.mark.s3(
+    op=["GetObject", "HeadObject"],
+    headers=["?partNumber"],
+    errors=["InvalidArgument", "InvalidPartNumber", "InvalidRequest"],
+)
+def test_part_number_of_a_single_object(store: Store) -> None:
+    store.bucket()
+    store.put("/bucket/k", b"0123456789")
+    answer = store.get("/bucket/k?partNumber=1")
+    assert (answer.status, answer.body) == (206, b"0123456789")
+    assert answer.headers["content-range"] == "bytes 0-9/10"
+    assert "x-amz-mp-parts-count" not in answer.headers
+    assert store.get("/bucket/k?partNumber=2").code == "InvalidPartNumber"
+    assert store.get("/bucket/k?partNumber=2").status == 416
+    for bad in ("0", "10001", "x", ""):
+        assert store.get(f"/bucket/k?partNumber={bad}").code == "InvalidArgument"
+    both = store.get("/bucket/k?partNumber=1", {"range": "bytes=0-1"})
+    assert both.code == "InvalidRequest"
+
+
+# --- conditional reads
+
+
+@pytest.mark.s3(
+    op=["GetObject", "HeadObject"],
+    headers=["if-match", "if-none-match", "if-modified-since", "if-unmodified-since"],
+    errors=["PreconditionFailed"],
+)
+def test_conditional_reads(store: Store) -> None:
+    store.bucket()
+    etag = store.put("/bucket/k", b"x", {"cache-control": "max-age=9"}).headers["etag"]
+    bare = etag.strip('"')
+    modified = store.head("/bucket/k").headers["last-modified"]
+    past, future = "Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
+    forms = ("Friday, 01-Jan-38 00:00:00 GMT", "Fri Jan  1 00:00:00 2100")
+    cases: list[tuple[dict[str, str], int]] = [
+        ({"if-match": etag}, 200),
+        ({"if-match": bare}, 200),
+        ({"if-match": f'"other", {etag}'}, 200),
+        ({"if-match": "*"}, 200),
+        ({"if-match": '"other"'}, 412),
+        ({"if-none-match": etag}, 304),
+        ({"if-none-match": f"W/{etag}"}, 304),
+        ({"if-none-match": "*"}, 304),
+        ({"if-none-match": '"other"'}, 200),
+        ({"if-modified-since": modified}, 304),
+        ({"if-modified-since": past}, 200),
+        ({"if-modified-since": future}, 304),
+        ({"if-modified-since": forms[0]}, 304),
+        ({"if-modified-since": forms[1]}, 304),
+        ({"if-modified-since": "not a date"}, 200),
+        ({"if-unmodified-since": modified}, 200),
+        ({"if-unmodified-since": past}, 412),
+        ({"if-unmodified-since": "not a date"}, 200),
+        # A true If-Match beats If-Unmodified-Since; If-None-Match beats If-Modified-Since.
+        ({"if-match": etag, "if-unmodified-since": past}, 200),
+        ({"if-match": '"other"', "if-unmodified-since": future}, 412),
+        ({"if-none-match": '"other"', "if-modified-since": future}, 200),
+        ({"if-none-match": etag, "if-modified-since": past}, 304),
+        ({"if-match": etag, "if-none-match": etag}, 304),
+    ]
+    for headers, status in cases:
+        for call in (store.get, store.head):
+            answer = call("/bucket/k", headers)
+            assert answer.status == status, (headers, answer)
+    not_modified = store.get("/bucket/k", {"if-none-match": etag})
+    assert not_modified.body == b""
+    kept = {"etag", "last-modified", "cache-control", "x-amz-request-id", "x-amz-id-2"}
+    assert set(not_modified.headers) == kept
+    assert store.get("/bucket/k", {"if-match": '"o"'}).code == "PreconditionFailed"
+
+
+# --- conditional writes
+
+
+@pytest.mark.s3(
+    op="PutObject",
+    headers=["if-match", "if-none-match"],
+    errors=["PreconditionFailed", "NoSuchKey", "NotImplemented"],
+)
+def test_conditional_put(store: Store) -> None:
+    store.bucket()
+    missing = store.put("/bucket/k", b"x", {"if-match": '"abc"'})
+    assert (missing.status, missing.code) == (404, "NoSuchKey")
+    assert store.put("/bucket/k", b"1", {"if-none-match": "*"}).status == 200
+    again = store.put("/bucket/k", b"2", {"if-none-match": "*"})
+    assert (again.status, again.code) == (412, "PreconditionFailed")
+    etag = store.head("/bucket/k").headers["etag"]
+    assert store.put("/bucket/k", b"3", {"if-match": '"other"'}).code == "PreconditionFailed"
+    assert store.put("/bucket/k", b"3", {"if-match": etag}).status == 200
+    assert store.put("/bucket/k", b"4", {"if-match": etag}).code == "PreconditionFailed"
+    for headers in (
+        {"if-none-match": '"abc"'},
+        {"if-match": '"a", "b"'},
+        {"if-match": '"a"', "if-none-match": "*"},
+        {"if-modified-since": "Thu, 01 Jan 1970 00:00:00 GMT"},
+        {"if-unmodified-since": "Thu, 01 Jan 1970 00:00:00 GMT"},
+    ):
+        assert store.put("/bucket/k", b"5", headers).code == "NotImplemented"
+    assert store.get("/bucket/k").body == b"3"
+    assert len(store.node.streams) == 1
+
+
+@pytest.mark.s3(op="PutObject", errors=["PreconditionFailed"])
+def test_a_condition_is_refused_before_the_body_is_asked_for(store: Store) -> None:
+    store.bucket()
+    store.put("/bucket/k", b"1")
+    body = BytesBody(b"x" * 100)
+    answer = store.put("/bucket/k", headers={"if-none-match": "*"}, source=body)
+    assert answer.status == 412
+    assert body.at == 0
+
+
+@pytest.mark.s3(
+    op="PutObject",
+    headers=["if-match"],
+    errors=["ConditionalRequestConflict", "PreconditionFailed"],
+)
+def test_a_lost_race_of_conditional_writes_has_one_winner(store: Store) -> None:
+    store.bucket()
+    etag = store.put("/bucket/k", b"1").headers["etag"]
+
+    def overtake(_command: object) -> None:
+        store.node.submit_now(_other_put(store, b"winner"))
+
+    store.node.before = [overtake]
+    lost = store.put("/bucket/k", b"loser", {"if-match": etag})
+    assert (lost.status, lost.code) == (409, "ConditionalRequestConflict")
+    assert store.get("/bucket/k").body == b"winner"
+    # If-None-Match: the loser is told what is true now.
+    store.delete("/bucket/k")
+    store.node.before = [overtake]
+    lost = store.put("/bucket/k", b"loser", {"if-none-match": "*"})
+    assert (lost.status, lost.code) == (412, "PreconditionFailed")
+    assert store.get("/bucket/k").body == b"winner"
+
+
+def _other_put(store: Store, body: bytes) -> object:
+    """The command of another client's PUT, its body stored."""
+    from o3storage.catalog import PutObject, get_bucket
+
+    bucket = store.node.rows.query(get_bucket("bucket"))
+    upload = store.node.new_stream(bucket.bucket_id, b"k")
+    stream = upload._inner
+    stream._ended = True
+    store.node.streams[stream._stream] = body
+    return PutObject(
+        bucket.bucket_id,
+        bucket.epoch,
+        b"k",
+        store.clock.wall_ns(),
+        bucket.owner,
+        len(body),
+        hashlib.md5(body).hexdigest(),
+        bytes(32),
+        upload.ref.pack(),
+        upload.started_ns,
+    )
+
+
+# --- deletes
+
+
+@pytest.mark.s3(op="DeleteObject", errors=["NoSuchKey"])
+def test_delete(store: Store) -> None:
+    store.bucket()
+    store.put("/bucket/k", b"x")
+    answer = store.delete("/bucket/k")
+    assert (answer.status, answer.body) == (204, b"")
+    assert "x-amz-delete-marker" not in answer.headers
+    assert store.get("/bucket/k").code == "NoSuchKey"
+    assert store.delete("/bucket/k").status == 204
+    assert store.node.streams == {}
+
+
+@pytest.mark.s3(
+    op="DeleteObject",
+    headers=["if-match", "x-amz-if-match-last-modified-time", "x-amz-if-match-size"],
+    errors=["PreconditionFailed", "NoSuchKey", "InvalidArgument"],
+)
+def test_conditional_delete(store: Store) -> None:
+    store.bucket()
+    etag = store.put("/bucket/k", b"12345").headers["etag"]
+    modified = store.head("/bucket/k").headers["last-modified"]
+    for headers, code in (
+        ({"if-match": '"other"'}, "PreconditionFailed"),
+        ({"x-amz-if-match-size": "4"}, "PreconditionFailed"),
+        (
+            {"x-amz-if-match-last-modified-time": "Thu, 01 Jan 1970 00:00:00 GMT"},
+            "PreconditionFailed",
+        ),
+        ({"x-amz-if-match-size": "four"}, "InvalidArgument"),
+        ({"x-amz-if-match-last-modified-time": "yesterday"}, "InvalidArgument"),
+        ({"if-none-match": "*"}, "NotImplemented"),
+    ):
+        assert store.delete("/bucket/k", headers).code == code, headers
+    assert store.objects() == ["k"]
+    all_true = {
+        "if-match": etag,
+        "x-amz-if-match-size": "5",
+        "x-amz-if-match-last-modified-time": modified,
+    }
+    assert store.delete("/bucket/k", all_true).status == 204
+    missing = store.delete("/bucket/k", {"if-match": etag})
+    assert (missing.status, missing.code) == (404, "NoSuchKey")
+
+
+# --- versions
+
+
+@pytest.mark.s3(
+    op=["PutObject", "GetObject", "HeadObject", "DeleteObject"],
+    headers=["?versionId", "x-amz-version-id", "x-amz-delete-marker"],
+    errors=["NoSuchVersion", "InvalidArgument", "MethodNotAllowed", "NoSuchKey"],
+)
+def test_versions(store: Store) -> None:
+    store.bucket()
+    null = store.put("/bucket/k", b"null")
+    assert "x-amz-version-id" not in null.headers
+    store.versioning("bucket", "Enabled")
+    assert store.get("/bucket/k").headers["x-amz-version-id"] == "null"
+    first = store.put("/bucket/k", b"first").headers["x-amz-version-id"]
+    second = store.put("/bucket/k", b"second").headers["x-amz-version-id"]
+    assert len({"null", first, second}) == 3
+    assert store.get("/bucket/k").body == b"second"
+    for version, body in (("null", b"null"), (first, b"first"), (second, b"second")):
+        answer = store.get(f"/bucket/k?versionId={version}")
+        assert (answer.body, answer.headers["x-amz-version-id"]) == (body, version)
+
+    marker = store.delete("/bucket/k")
+    assert marker.status == 204 and marker.headers["x-amz-delete-marker"] == "true"
+    marker_id = marker.headers["x-amz-version-id"]
+    gone = store.get("/bucket/k")
+    assert (gone.status, gone.code) == (404, "NoSuchKey")
+    assert gone.headers["x-amz-delete-marker"] == "true"
+    assert gone.headers["x-amz-version-id"] == marker_id
+    assert store.head("/bucket/k").headers["x-amz-delete-marker"] == "true"
+    named = store.get(f"/bucket/k?versionId={marker_id}")
+    assert (named.status, named.code) == (405, "MethodNotAllowed")
+    assert named.headers["allow"] == "DELETE"
+    assert named.headers["x-amz-delete-marker"] == "true"
+    assert store.head(f"/bucket/k?versionId={marker_id}").status == 405
+    assert store.get(f"/bucket/k?versionId={first}").body == b"first"
+
+    removed = store.delete(f"/bucket/k?versionId={marker_id}")
+    assert removed.headers["x-amz-delete-marker"] == "true"
+    assert removed.headers["x-amz-version-id"] == marker_id
+    assert store.get("/bucket/k").body == b"second"
+    assert store.delete(f"/bucket/k?versionId={second}").headers["x-amz-version-id"] == second
+    assert store.get("/bucket/k").body == b"first"
+    absent = store.get(f"/bucket/k?versionId={second}")
+    assert (absent.status, absent.code) == (404, "NoSuchVersion")
+    assert store.delete(f"/bucket/k?versionId={second}").status == 204
+    for malformed in ("", "x", "0" * 20, first[:-1], first + "0"):
+        bad = store.get(f"/bucket/k?versionId={malformed}")
+        assert (bad.status, bad.code) == (400, "InvalidArgument"), malformed
+
+
+@pytest.mark.s3(op=["PutObject", "DeleteObject", "PutBucketVersioning"])
+def test_suspended_replaces_only_the_null_version(store: Store) -> None:
+    store.bucket(versioning="Enabled")
+    kept = store.put("/bucket/k", b"kept").headers["x-amz-version-id"]
+    store.versioning("bucket", "Suspended")
+    assert store.put("/bucket/k", b"null 1").headers["x-amz-version-id"] == "null"
+    assert store.put("/bucket/k", b"null 2").headers["x-amz-version-id"] == "null"
+    assert store.get("/bucket/k?versionId=null").body == b"null 2"
+    assert store.get(f"/bucket/k?versionId={kept}").body == b"kept"
+    marker = store.delete("/bucket/k")
+    assert marker.headers["x-amz-version-id"] == "null"
+    assert marker.headers["x-amz-delete-marker"] == "true"
+    assert store.get(f"/bucket/k?versionId={kept}").body == b"kept"
+    versions = store.get("/bucket?versions")
+    assert versions.texts("Version/VersionId") == [kept]
+    assert versions.texts("DeleteMarker/VersionId") == ["null"]
+    assert len(store.node.streams) == 1
+
+
+# --- a missing x-amz-content-sha256
+
+
+@pytest.mark.s3(op="PutObject", errors=["SignatureDoesNotMatch"])
+def test_without_content_sha256_the_bodys_own_hash_is_signed(store: Store) -> None:
+    """As curl 7.88 sends it."""
+    store.bucket()
+    for target, body, signed_body, code in (
+        ("/bucket/k", b"hello", b"hello", ""),
+        ("/bucket/bad", b"hullo", b"hello", "SignatureDoesNotMatch"),
+        ("/bucket/big", b"x" * 2 * FRAME, b"x" * 2 * FRAME, ""),
+        ("/bucket/bad2", b"x" * 2 * FRAME, b"y" * 2 * FRAME, "SignatureDoesNotMatch"),
+    ):
+        answer = store.send(
+            "PUT",
+            target.encode(),
+            b"",
+            _without_hash(store, "PUT", target, signed_body),
+            BytesBody(body),
+        )
+        assert answer.code == code, answer
+    assert store.objects() == ["big", "k"]
+    # A body where none belongs is judged too.
+    headers = _without_hash(store, "GET", "/bucket/k", b"signed body")
+    assert store.send("GET", b"/bucket/k", b"", headers, BytesBody(b"signed body")).body == b"hello"
+    other = store.send("GET", b"/bucket/k", b"", headers, BytesBody(b"forged body"))
+    assert other.code == "SignatureDoesNotMatch"
+
+
+def _without_hash(store: Store, method: str, target: str, body: bytes) -> dict[str, str]:
+    """Headers of a request whose signature covers its body's hash, without naming it."""
+    import hmac
+    import time
+
+    from tests.s3.support import KEY_ID, SECRET
+
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(store.clock.ns // 10**9))
+    scope = f"{stamp[:8]}/us-east-1/s3/aws4_request"
+    canonical = (
+        f"{method}\n{target}\n\nhost:h\nx-amz-date:{stamp}\n\nhost;x-amz-date\n{sha256_hex(body)}"
+    )
+    key = ("AWS4" + SECRET).encode()
+    for part in scope.split("/"):
+        key = hmac.new(key, part.encode(), "sha256").digest()
+    to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{sha256_hex(canonical.encode())}"
+    signature = hmac.new(key, to_sign.encode(), "sha256").hexdigest()
+    return {
+        "host": "h",
+        "x-amz-date": stamp,
+        "authorization": f"AWS4-HMAC-SHA256 Credential={KEY_ID}/{scope}, "
+        f"SignedHeaders=host;x-amz-date, Signature={signature}",
+    }
+
+
+def test_times_are_those_of_the_write(store: Store) -> None:
+    store.bucket()
+    store.put("/bucket/k", b"x")
+    assert store.clock.ns // 10**9 >= NOW_S
+    assert store.head("/bucket/k").headers["last-modified"].endswith(" GMT")
