@@ -31,8 +31,14 @@ STDLIB = "/usr/lib/python3.11"
 LEAVE_OUT = {
     "test", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "distutils", "venv",
     "config-3.11-x86_64-linux-gnu", "__pycache__", "pydoc_data", "curses", "dbm", "tests",
-    "dist-packages", "site-packages", "wsgiref", "msilib",
+    "dist-packages", "site-packages", "wsgiref", "msilib", "sqlite3", "turtle.py", "pydoc.py",
 }  # fmt: skip
+# Modules in C for terminals, databases and directories, which no server on this system can use;
+# they alone would bring six megabytes of libraries.
+LEAVE_OUT_MODULES = (
+    "_dbm", "_gdbm", "_sqlite3", "nis", "readline", "_curses", "_curses_panel", "_crypt", "spwd",
+    "ossaudiodev", "_test", "_xx", "xx", "_tkinter",
+)  # fmt: skip
 # Shared libraries that the loader is asked for by name and not by a dependency.
 EXTRA_LIBRARIES = ["/lib/x86_64-linux-gnu/libnss_files.so.2", "/lib/x86_64-linux-gnu/libgcc_s.so.1"]
 
@@ -108,7 +114,7 @@ def compile_tree(source: Path, image_path: str, image: Image, work: Path) -> Non
     copies: list[tuple[Path, str]] = []
     for folder, folders, files in os.walk(source):
         folders[:] = sorted(f for f in folders if f not in LEAVE_OUT)
-        for name in sorted(files):
+        for name in sorted(set(files) - LEAVE_OUT):
             path = Path(folder) / name
             inside = f"{image_path}/{path.relative_to(source)}"
             if name.endswith(".py"):
@@ -144,6 +150,7 @@ def build(target: Path, trees: list[tuple[Path, str]], programs: list[tuple[Path
     image.add_link("/lib64", "usr/lib64")
     image.add_link("/bin", "usr/bin")
     modules = sorted(Path(STDLIB, "lib-dynload").glob("*.so"))
+    modules = [m for m in modules if not m.name.startswith(LEAVE_OUT_MODULES)]
     binaries = [PYTHON, *map(str, modules)]
     for module in modules:
         image.add_file(f"{STDLIB}/lib-dynload/{module.name}", module.read_bytes(), 0o555)

@@ -135,7 +135,7 @@ class Machine:
     def status(self, timeout_s: float = 60) -> int:
         """The program's exit status, read from the console after the machine went off."""
         text = self.wait_end(timeout_s)
-        found = re.findall(r"program (?:ended with|killed \()status (-?\d+)", text)
+        found = re.findall(r"program (?:ended with |killed \()status (-?\d+)", text)
         if not found:
             raise MachineError(f"the program did not end by itself\n{text[-4000:]}")
         return int(found[-1])

@@ -1,0 +1,60 @@
+"""Attacks from ring 3: each is killed by name or refused, and the kernel goes on to power off."""
+
+import unittest
+
+from support import FULL, run
+
+SEGV, ILL, TRAP = 139, 132, 133
+
+KILLED = {
+    name: SEGV
+    for name in (
+        "kernel-read kernel-write kernel-jump linear-read apic-read noncanonical-read "
+        "noncanonical-jump text-write constant-write null-read null-jump guard-page none-page "
+        "stack-run heap-run page-run data-run in out cli sti hlt rdmsr wrmsr mov-cr3 read-cr0 "
+        "mov-dr7 lgdt invlpg iret-to-ring-0 int-timer int-page-fault int-80 far-call sidt xsetbv "
+        "sigreturn-rip sigreturn-flags sigreturn-stack swapgs sysret"
+    ).split()
+}
+KILLED["trap-flag"] = TRAP
+# The interpreter of the processor calls these undefined outside ring 0, and so does the maker.
+REFUSED = ("refuse", "lengths", "survive", "unmap-race")
+# The fast lane takes one of each kind.
+FAST = (
+    "kernel-read kernel-write kernel-jump text-write stack-run heap-run null-read guard-page out "
+    "cli wrmsr mov-cr3 int-timer sidt sigreturn-rip sigreturn-flags sigreturn-stack"
+).split()
+
+
+class Isolation(unittest.TestCase):
+    def assert_sound(self, console: str) -> None:
+        self.assertIn("0 writable and executable, 0 kernel pages open", console)
+        self.assertNotIn("panic", console)
+        self.assertNotIn("NOT ", console)
+
+    def test_attacks_that_are_killed(self):
+        for name in KILLED if FULL else FAST:
+            with self.subTest(name):
+                status, console = run("/usr/bin/attack", name)
+                self.assertIn(status, (KILLED[name], ILL) if name in ("swapgs", "sysret", "xsetbv")
+                              else (KILLED[name],), console[-1500:])  # fmt: skip
+                self.assertIn("program killed", console)
+                self.assert_sound(console)
+
+    def test_attacks_that_are_refused(self):
+        for name in REFUSED:
+            with self.subTest(name):
+                status, console = run("/usr/bin/attack", name)
+                self.assertEqual(status, 0, console[-1500:])
+                self.assertIn("refused", console)
+                self.assert_sound(console)
+
+    def test_no_two_boots_lay_the_program_out_alike(self):
+        script = "x = object(); f = open; print('at', id(x), id(bytearray(1 << 24)))"
+        seen = {run("/usr/bin/python3", "-c", script)[1].split("at ")[1].split("\n")[0]
+                for _ in range(3)}  # fmt: skip
+        self.assertEqual(len(seen), 3)
+
+
+if __name__ == "__main__":
+    unittest.main()
