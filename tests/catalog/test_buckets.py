@@ -82,6 +82,9 @@ def test_a_fenced_bucket_answers_fenced_and_reverts() -> None:
         world.bucket.epoch = epoch
         with pytest.raises(c.BucketFenced):
             world.put(number=2)
+    world.bucket.epoch = marked.epoch + 1  # reverted in range 0, the range does not know yet
+    with pytest.raises(c.StaleEpoch):
+        world.put(number=2)
     with pytest.raises(c.BucketBusy):
         world.node.drive_now(c.sync_bucket("bucket", NOW))
     with pytest.raises(c.BucketBusy):

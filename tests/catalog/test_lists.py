@@ -126,7 +126,12 @@ def test_a_page_of_hidden_keys_ends_early_with_a_marker(monkeypatch: pytest.Monk
 
 
 listed_keys = st.lists(
-    st.text("ab/-", min_size=1, max_size=5).map(str.encode), unique=True, max_size=30
+    st.one_of(
+        st.text("ab/-", min_size=1, max_size=5),
+        st.builds("{}/{}".format, st.sampled_from("ab"), st.text("ab/-", max_size=4)),
+    ).map(str.encode),
+    unique=True,
+    max_size=30,
 )
 
 
@@ -168,6 +173,16 @@ def test_pages_that_end_early_miss_and_repeat_nothing(  # noqa: PLR0917
                 break
             after = page.next_after
     assert (found, groups) == model.list(prefix, delimiter, b"", 1000)[:2]
+
+
+def test_a_page_that_ends_early_behind_a_common_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_read_lists, "MAX_EXAMINED", 3)
+    world = World()
+    fill(world, [b"a/1", b"a/2", b"a/3", b"a/4", b"b"])
+    page = world.list(delimiter=b"/")
+    assert (page.common_prefixes, page.truncated) == ([b"a/"], True)
+    page = world.list(delimiter=b"/", after=page.next_after)
+    assert (page.common_prefixes, names(page), page.truncated) == ([], [b"b"], False)
 
 
 def test_a_marker_outside_the_prefix() -> None:

@@ -286,6 +286,8 @@ def test_abandon_rows_are_dropped_after_eight_days() -> None:
     world = World()
     world.submit(c.AbandonStream(world.bucket.bucket_id, b"k", stream(1), NOW))
     assert world.chores(NOW + 8 * DAY - 1) == 0
+    early = c.Collect(world.bucket.bucket_id, b"k", 4, stream(1), NOW + 8 * DAY - 1)
+    assert world.submit(early).done and world.counts().abandoned == 1
     assert world.chores(NOW + 8 * DAY) == 1
     assert world.counts().abandoned == 0
     # By then the stream is too old to be named.
