@@ -290,6 +290,79 @@ async def run(arguments: argparse.Namespace, root: Path) -> None:
     await store.close()
 
 
+async def run_scale(arguments: argparse.Namespace, root: Path) -> None:
+    """Many rows: how long opening takes, and how much memory the index alone needs."""
+    rows = arguments.scale
+    print(f"{rows:,} rows with 40-byte keys and 160-byte values")
+    store = IndexStore(root / "scale", sync=False)
+    await store.open()
+    values = random.Random(1)
+    meter, step = Meter(), rows // 10
+    for start in range(0, rows, BATCH):
+        batch: list[tuple[bytes, bytes | None]] = [
+            (b"\x10\0\0\0\0\0\0\0\1objects/%019d/a\0\0" % n, values.randbytes(160))
+            for n in range(start, min(start + BATCH, rows))
+        ]
+        with meter:
+            await store.write(batch)
+        if start // step != (start + BATCH) // step:
+            print(f"  {start + BATCH:,} rows, resident {memory_mb():,.0f} MB", flush=True)
+    with meter:
+        await store.finish()
+    print(f"loaded: {meter.wall_s:.0f} s, {meter.cpu_s / rows * 1e6:.2f} us CPU a row")
+    await store.close()
+    # A process of its own, so that the resident memory is that of an opened index.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, __file__, "--open", str(root / "scale"), "--scale", str(rows)
+    )
+    await process.wait()
+
+
+async def run_open(root: Path, rows: int) -> None:
+    """Open an index that `run_scale` made, and read from it at random."""
+    pool = JobPool(2)
+    await pool.start()
+    before_mb = memory_mb()
+    meter = Meter()
+    with meter:
+        index = await Index.open(
+            RealDisk(root, pool),
+            "index",
+            disk_key=bytes(32),
+            jobs=NativeJobs(pool),
+            random_bytes=os.urandom,
+            prefix_length=len,
+        )
+    stats = index.stats
+    print(
+        f"opened {stats.tables} tables, {stats.table_bytes / 1e9:.2f} GB: {meter.wall_s:.2f} s; "
+        f"resident {before_mb:,.0f} MB before, {memory_mb():,.0f} MB after"
+    )
+    rng = random.Random(2)
+    meter = Meter()
+    count = 100_000
+    with meter:
+        for _ in range(count):
+            key = b"\x10\0\0\0\0\0\0\0\1objects/%019d/a\0\0" % rng.randrange(rows)
+            value = index.get_now(key)
+            if isinstance(value, Miss):
+                value = await index.get(key)
+            assert value is not None and len(value) == 160
+    report(f"get random of {rows:,}", count, meter, None, None)
+    print(f"resident {memory_mb():,.0f} MB after {count:,} gets at random")
+    for _ in range(50):
+        low = b"\x10\0\0\0\0\0\0\0\1objects/%019d" % rng.randrange(rows - SCAN_ROWS)
+        assert len(await index.scan(low, None, SCAN_ROWS)) == SCAN_ROWS
+    for start in range(0, 200_000, BATCH):
+        index.write([(rng.randbytes(40), rng.randbytes(160)) for _ in range(start, start + BATCH)])
+        await asyncio.sleep(0)
+    print(f"resident {memory_mb():,.0f} MB with {index.memtable_bytes / 1e6:.0f} MB of memtable")
+    await index.flush(b"")
+    print(f"resident {memory_mb():,.0f} MB after its flush")
+    await index.close()
+    await pool.close()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of each put measure")
@@ -297,10 +370,15 @@ def main() -> int:
     parser.add_argument("--gets", type=int, default=200_000)
     parser.add_argument("--dir", help="directory on the disk to measure (default: a temporary one)")
     parser.add_argument("--no-sqlite", action="store_true")
+    parser.add_argument("--scale", type=int, help="instead: load so many rows, open, read")
+    parser.add_argument("--open", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.open:
+        asyncio.run(run_open(Path(arguments.open), arguments.scale))
+        return 0
     root = Path(tempfile.mkdtemp(prefix="index-bench-", dir=arguments.dir))
     try:
-        asyncio.run(run(arguments, root))
+        asyncio.run((run_scale if arguments.scale else run)(arguments, root))
     finally:
         shutil.rmtree(root)
     return 0

@@ -125,6 +125,24 @@ def test_a_filtered_scan_passes_over_runs_that_cannot_hold_the_prefix(rows):
         assert _native.index_scan([[run]], prefix, high, 5, [], 1000, True) == plain
 
 
+@given(st.lists(ROWS, min_size=1, max_size=4), KEYS)
+def test_candidates_and_first(batches, key):
+    runs = tuple(make_run(rows, n, prefix=2) for n, rows in enumerate(batches, 1))
+    prefix = key[:2]
+    candidates = _native.index_candidates(runs, prefix)
+    for n, rows in enumerate(batches):
+        model = dict(rows)
+        starting = [k for k in sorted(model) if k.startswith(prefix)]
+        if any(k[: min(2, len(k))] == prefix for k in model):
+            assert runs[n] in candidates
+        expected = None
+        if starting and model[starting[0]] is not None:
+            expected = (starting[0], model[starting[0]])
+        for source in (runs[n], runs[n].block()):
+            assert _native.index_first(source, prefix) == expected
+            assert _native.index_first(source, prefix, n + 1) is None
+
+
 @given(ROWS)
 def test_filters_hold_what_was_put_in(rows):
     table = build_table([make_run(rows)])
@@ -324,6 +342,7 @@ def exercise(block: bytes, key: bytes) -> None:
     for work in (
         lambda: _native.index_block_get(block, key),
         lambda: _native.index_block_rows(block),
+        lambda: _native.index_first(block, key),
         lambda: _native.index_scan([[block]], key, None, 10, [], 100),
         lambda: _native.index_scan([[block], [block]], b"", key, 10, [], 100),
         lambda: _native.TableIndex(b"", block),

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from o3storage.simulation import DEFAULT_SUBSETS, CrashState, Recorder, SimDisk, run
-from o3storage.storage.index import IndexDamaged
+from o3storage.storage.index import IndexDamaged, _manifest
 from tests.storage.index import reader
 from tests.storage.index.support import (
     DISK_KEY,
@@ -65,6 +65,16 @@ def allowed(state: CrashState) -> set[bytes]:
     [(1, 10), pytest.param(2, DEFAULT_SUBSETS, marks=pytest.mark.slow)],
 )
 def test_every_crash_state_is_a_whole_flush(seed, subsets):
+    check_crash_states(seed, subsets)
+
+
+def test_the_same_while_manifests_follow_each_other(monkeypatch):
+    """Manifests of two sectors' room are replaced at nearly every edit."""
+    monkeypatch.setattr(_manifest, "FILE_BYTES", 2048)
+    check_crash_states(4, 3)
+
+
+def check_crash_states(seed: int, subsets: int) -> None:
     async def main() -> None:
         recorder, at_mark = await workload(SimDisk(seed), seed)
         count, seen = 0, set()

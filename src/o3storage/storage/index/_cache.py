@@ -11,7 +11,7 @@ class BlockCache:
     one holds half of the bound it becomes the old one. Close to least-recently-used at the cost of
     one dict look-up for a hit."""
 
-    __slots__ = ("_half_bytes", "_old", "_old_bytes", "_young_bytes", "young")
+    __slots__ = ("_half_bytes", "_old", "_old_bytes", "_young_bytes", "opened", "young")
 
     def __init__(self, size_bytes: int) -> None:
         self._half_bytes = size_bytes // 2
@@ -20,6 +20,8 @@ class BlockCache:
         self._old: dict[int, bytes] = {}
         self._young_bytes = 0
         self._old_bytes = 0
+        self.opened = 0
+        """Blocks that were opened because they were not here."""
 
     @property
     def size_bytes(self) -> int:

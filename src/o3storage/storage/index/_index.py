@@ -165,6 +165,7 @@ class Index:
         stats = self._stats
         stats.tables = len(self._tables.state.tables)
         stats.table_bytes = self.disk_bytes
+        stats.block_reads = self._tables.cache.opened
         stats.memtable_runs = len(self._memtable.runs)
         return stats
 

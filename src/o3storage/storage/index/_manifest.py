@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from o3storage._native import blake3
 from o3storage.crypto import FileSealer, SealError
-from o3storage.runtime.disk import Disk, File, OpenMode
+from o3storage.runtime.disk import Disk, DiskFull, File, OpenMode
 
 from ._table import TableInfo
 from ._types import MAX_KEY_BYTES, MAX_MARK_BYTES, IndexDamaged, IndexKeyWrong
@@ -367,7 +367,11 @@ class Manifest:
         sealer = FileSealer(disk_key, salt)
         snapshot = encode_record(sealer, SECTOR_BYTES, 0, state.snapshot(), _SNAPSHOT_FLAG)
         size = max(FILE_BYTES, 2 * len(snapshot)) + room_bytes
-        await file.allocate(0, size, zero_fill=True)
+        try:
+            await file.allocate(0, size, zero_fill=True)
+        except DiskFull:
+            await file.close()
+            raise
         await file.write_sync(0, [encode_file_header(number, salt), snapshot])
         await disk.sync_dir(directory)
         manifest = cls(file, number, sealer, size)
@@ -399,21 +403,25 @@ class Manifest:
         await self._file.close()
 
 
+async def _read_file(disk: Disk, path: str) -> bytes:
+    file = await disk.open(path, OpenMode.READ)
+    try:
+        size = await file.size()
+        if size > MAX_FILE_BYTES:
+            raise IndexDamaged(f"{path} is larger than any that is written")
+        return await file.read(0, size)
+    finally:
+        await file.close()
+
+
 async def load(disk: Disk, directory: str, disk_key: bytes) -> tuple[int, State]:
     """The number of the manifest that CURRENT names, and what it says. FileNotFoundError if there
     is no CURRENT. Raises IndexDamaged, IndexKeyWrong, DiskFault."""
-    file = await disk.open(f"{directory}/{CURRENT}", OpenMode.READ)
-    number = decode_current(await file.read(0, SECTOR_BYTES + 1))
-    await file.close()
+    number = decode_current(await _read_file(disk, f"{directory}/{CURRENT}"))
     try:
-        file = await disk.open(f"{directory}/{manifest_name(number)}", OpenMode.READ)
+        data = await _read_file(disk, f"{directory}/{manifest_name(number)}")
     except FileNotFoundError as error:
         raise IndexDamaged(f"CURRENT names {manifest_name(number)}, which is missing") from error
-    size = await file.size()
-    if size > MAX_FILE_BYTES:
-        raise IndexDamaged("the manifest is larger than any that is written")
-    data = await file.read(0, size)
-    await file.close()
     state = State()
     for edit in decode_edits(data, number, disk_key):
         try:

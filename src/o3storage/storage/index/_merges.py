@@ -37,7 +37,10 @@ class Merger:
         self._progress = asyncio.Event()
         self._lock = asyncio.Lock()
         self._debt_s = 0.0
+        self._no_space = False
+        """The last merge found no space: flushes do not wait for the next one."""
         self.failure: Exception | None = None
+        """Why merging has stopped."""
 
     def start(self) -> None:
         if self._task is None:
@@ -59,6 +62,7 @@ class Merger:
             self._task is not None
             and not self._task.done()
             and self.failure is None
+            and not self._no_space
             and len(self._tables.view.level0) >= level0_tables
             and (self._lock.locked() or self._plan() is not None)
         ):
@@ -71,12 +75,13 @@ class Merger:
             self._wake.clear()
             try:
                 merged = await self.merge(paced=True)
+                self._no_space = False
             except BadBlock as error:
                 merged = True  # the table rests now: look for other work
                 if self._on_bad_block is not None:
                     self._on_bad_block(error)
             except DiskFull:
-                merged = False
+                self._no_space = True
                 self._progress.set()
                 await asyncio.sleep(FULL_RETRY_S)
                 continue

@@ -268,6 +268,7 @@ class View:
             raise table.bad(number + error.args[1], error.args[0]) from error
         if len(blocks) != count:
             raise table.bad(number + min(len(blocks), count - 1), "a record is cut off")
+        self.cache.opened += count
         for at, block in enumerate(blocks):
             self.cache.put(table.base + number + at, block)
         return blocks
