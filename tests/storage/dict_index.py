@@ -7,11 +7,10 @@ import struct
 from o3storage.runtime.disk import OpenMode
 from o3storage.storage._records import decode_rows, encode_rows
 
-FILE = "index/rows"
-
 
 class DictIndex:
-    def __init__(self, disk):
+    def __init__(self, disk, directory):
+        self.directory = directory
         self.disk = disk
         self.rows = {}
         self.mark = b""
@@ -21,12 +20,12 @@ class DictIndex:
         """Called between the freeze and the barrier (tests)."""
 
     @classmethod
-    async def open(cls, core):
-        self = cls(core.disk)
-        await core.disk.make_dir("index")
+    async def open(cls, core, directory="index"):
+        self = cls(core.disk, directory)
+        await core.disk.make_dir(directory)
         await core.disk.sync_dir("")
         try:
-            file = await core.disk.open(FILE, OpenMode.READ)
+            file = await core.disk.open(directory + "/rows", OpenMode.READ)
         except FileNotFoundError:
             return self
         data = await file.read(0, await file.size())
@@ -71,13 +70,13 @@ class DictIndex:
         data = struct.pack("<I", len(mark)) + mark + encode_rows(sorted(self.rows.items()))
         if barrier is not None:
             await barrier()
-        if "rows.new" in await self.disk.list_dir("index"):
-            await self.disk.unlink(FILE + ".new")
-        file = await self.disk.open(FILE + ".new", OpenMode.CREATE)
+        if "rows.new" in await self.disk.list_dir(self.directory):
+            await self.disk.unlink(self.directory + "/rows.new")
+        file = await self.disk.open(self.directory + "/rows.new", OpenMode.CREATE)
         await file.write_sync(0, [data])
         await file.close()
-        await self.disk.rename(FILE + ".new", FILE)
-        await self.disk.sync_dir("index")
+        await self.disk.rename(self.directory + "/rows.new", self.directory + "/rows")
+        await self.disk.sync_dir(self.directory)
         self.mark = mark
 
     async def close(self):

@@ -36,6 +36,7 @@ _FIXED = struct.Struct("<8sQQQQ32s32sQIIII")
 _GROUP = struct.Struct("<IIIIQQQQQQQQ")
 _GROUP_MARK = int.from_bytes(b"GRUP", "little")
 _FOOTER = struct.Struct("<I4s8s")
+FOOTER_BYTES = _FOOTER.size
 _FOOTER_FILL = b"\xff\xff\xff\xff"
 
 FLAG_ENTRIES = 1

@@ -4,7 +4,7 @@ Writes start and end at 4 KiB boundaries and go out with direct I/O from aligned
 stands at a 4 KiB boundary, but small ones follow each other directly. Bulk volumes are never
 replayed; their frames are reached through the placement table alone.
 
-Interface: `BulkWriter.write`, `sync`, `close`; `StreamWriter` (public).
+Interface: `BulkWriter`, `StreamWriter` (public), `RecordOwner`, `RunBuilder`.
 
 Invariants
 - A frame is placed (in the log) only after the sync that covers its bytes returned, and that sync
@@ -25,9 +25,7 @@ from o3storage.storage._log import LogWriter
 from o3storage.storage._records import (
     PREFIX_BYTES,
     STATE,
-    StateRow,
     check_frame,
-    encode_state,
     frame_parts,
     seal_record,
 )
@@ -53,13 +51,92 @@ PACK_BYTES = 64 * KIB
 what compaction packs. Large frames stay aligned, so that a run of them has a fixed stride."""
 
 
+class RunBuilder:
+    """Joins frames that came to stand one behind the other into runs."""
+
+    __slots__ = ("_open", "_ready")
+
+    def __init__(self) -> None:
+        self._open: list[int] | None = None
+        """[first, volume, offset, frames, record bytes, last bytes], still growing."""
+        self._ready: list[tuple[int, Run]] = []
+
+    def add(self, number: int, volume: int, offset: int, size: int) -> None:
+        run = self._open
+        if run is not None:
+            first, in_volume, start, frames, record, last = run
+            if (
+                in_volume == volume
+                and number == first + frames
+                and last == record
+                and offset == start + frames * align(record)
+                and frames < MAX_RUN_FRAMES
+                and size <= record
+            ):
+                run[3] = frames + 1
+                run[5] = size
+                return
+            self._ready.append(_closed(run))
+        self._open = [number, volume, offset, 1, size, size]
+
+    def take(self) -> list[tuple[int, Run]]:
+        """(first frame, run) of what was added since; an open run comes again once it grew."""
+        ready, self._ready = self._ready, []
+        if self._open is not None:
+            ready.append(_closed(self._open))
+        return ready
+
+    def single(self) -> bool:
+        """All there is so far is one frame, number 0."""
+        return (
+            not self._ready and self._open is not None and self._open[0] == 0 == self._open[3] - 1
+        )
+
+
+def _closed(run: list[int]) -> tuple[int, Run]:
+    first, volume, offset, frames, record, last = run
+    return first, Run(volume, offset, frames, record, last)
+
+
+class RecordOwner:
+    """Who queued records: hears of errors, and holds the volumes that its frames went to until
+    their placement is in the index (compaction leaves such volumes alone)."""
+
+    __slots__ = ("__weakref__", "_held", "error")
+
+    def __init__(self) -> None:
+        self.error: StoreError | None = None
+        self._held: dict[int, Volume] = {}
+
+    def placed(self, frame: SealedFrame, volume: Volume, offset: int, size: int) -> None:
+        """The bulk writer put the frame there."""
+        raise NotImplementedError
+
+    def hold(self, volume: Volume) -> None:
+        if volume.volume not in self._held:
+            self._held[volume.volume] = volume
+            volume.holds += 1
+
+    def take_held(self) -> list[Volume]:
+        held, self._held = self._held, {}
+        return list(held.values())
+
+    def discard(self) -> None:
+        """Nothing more comes, and what was not placed never will be. Idempotent."""
+        for volume in self.take_held():
+            volume.holds -= 1
+
+    def __del__(self) -> None:
+        self.discard()
+
+
 class _Item:
     """A record on its way: a frame of a stream, or state rows."""
 
-    __slots__ = ("body", "frame", "size", "writer")
+    __slots__ = ("body", "frame", "owner", "size")
 
-    def __init__(self, writer: StreamWriter, frame: SealedFrame | None, body: bytes) -> None:
-        self.writer = writer
+    def __init__(self, owner: RecordOwner, frame: SealedFrame | None, body: bytes) -> None:
+        self.owner = owner
         self.frame = frame
         self.body = body
         if frame is not None:
@@ -68,20 +145,18 @@ class _Item:
             self.size = PREFIX_BYTES + SEAL_TAG_BYTES + len(body)
 
 
-class StreamWriter:
+class StreamWriter(RecordOwner):
     """Writes one stream's frames into the bulk volume. Made by `Store.open_stream`."""
 
-    __slots__ = ("_bulk", "_open_run", "_ready", "error", "stream")
+    __slots__ = ("_bulk", "_runs", "stream")
 
     def __init__(self, bulk: BulkWriter, stream: bytes) -> None:
+        super().__init__()
         if len(stream) != STREAM_ID_BYTES:
             raise ValueError(f"a stream id is {STREAM_ID_BYTES} bytes, not {len(stream)}")
         self.stream = stream
-        self.error: StoreError | None = None
         self._bulk = bulk
-        self._open_run: list[int] | None = None
-        """[first, volume, offset, count, record bytes, last bytes], still growing."""
-        self._ready: list[tuple[int, Run]] = []
+        self._runs = RunBuilder()
 
     async def write(self, frame: SealedFrame) -> None:
         """Queue the frame; waits while the queue is over its bound (backpressure).
@@ -89,7 +164,7 @@ class StreamWriter:
         if frame.stream != self.stream:
             raise ValueError("the frame belongs to another stream")
         check_frame(frame)
-        await self._bulk.write(_Item(self, frame, b""))
+        await self._bulk.write(self, frame)
 
     async def sync(self, *, wait_placement: bool = True) -> None:
         """Every frame written so far is durable and its placement is synced in the log.
@@ -100,37 +175,15 @@ class StreamWriter:
         await self._bulk.sync()
         if self.error is not None:
             raise self.error
-        runs, self._ready = self._ready, []
-        if self._open_run is not None:  # it may grow; then it is placed again, larger
-            runs.append(_closed(self._open_run))
+        runs = [(self.stream, first, run) for first, run in self._runs.take()]
         log = self._bulk.log
-        log.place_runs([(self.stream, first, run) for first, run in runs])
+        log.place_runs(runs, self.take_held())
         if wait_placement:
             await log.settle()
 
-    def placed(self, number: int, volume: Volume, offset: int, size: int) -> None:
-        """The bulk writer put frame `number` there."""
-        run = self._open_run
-        if run is not None:
-            first, in_volume, start, count, record, last = run
-            if (
-                in_volume == volume.volume
-                and number == first + count
-                and last == record
-                and offset == start + count * align(record)
-                and count < MAX_RUN_FRAMES
-                and size <= record
-            ):
-                run[3] = count + 1
-                run[5] = size
-                return
-            self._ready.append(_closed(run))
-        self._open_run = [number, volume.volume, offset, 1, size, size]
-
-
-def _closed(run: list[int]) -> tuple[int, Run]:
-    first, volume, offset, count, record, last = run
-    return first, Run(volume, offset, count, record, last)
+    def placed(self, frame: SealedFrame, volume: Volume, offset: int, size: int) -> None:
+        self.hold(volume)
+        self._runs.add(frame.number, volume.volume, offset, size)
 
 
 class BulkWriter:
@@ -141,6 +194,7 @@ class BulkWriter:
         self.log = log
         self.volume: Volume | None = None
         self.queued_bytes = 0
+        self.written_bytes = 0
         self._queue: deque[_Item] = deque()
         self._allocated = 0
         self._syncs: list[asyncio.Future[None]] = []
@@ -174,23 +228,20 @@ class BulkWriter:
 
     # --- callers
 
-    async def write(self, item: _Item) -> None:
+    async def write(self, owner: RecordOwner, frame: SealedFrame | None, body: bytes = b"") -> None:
+        """Queue a frame or (frame None) the body of a STATE record; waits for room."""
         while self.queued_bytes >= self.core.options.bulk_queue_bytes:
             self.core.check_service()
             room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._room_waiters.append(room)
             await room
         self.core.check_service()
-        if item.writer.error is not None:
-            raise item.writer.error
+        if owner.error is not None:
+            raise owner.error
+        item = _Item(owner, frame, body)
         self._queue.append(item)
         self.queued_bytes += item.size
         self._kick()
-
-    async def write_state(self, writer: StreamWriter, rows: list[StateRow]) -> None:
-        """Queue a STATE record (compaction), whose `writer` hears of errors. Durable after its
-        `sync`. Raises as StreamWriter.write."""
-        await self.write(_Item(writer, None, encode_state(rows)))
 
     async def sync(self) -> None:
         """Everything that `write` took before this call is durable, or its writer has an error."""
@@ -245,7 +296,7 @@ class BulkWriter:
         self._queue.clear()
         self.queued_bytes = 0
         for item in queue:
-            item.writer.error = error
+            item.owner.error = error
         self._free_waiters()
 
     def _free_waiters(self) -> None:
@@ -288,9 +339,10 @@ class BulkWriter:
         assert volume.file is not None
         await volume.file.write(start, [buffer[:total]])
         volume.size_bytes = start + total
+        self.written_bytes += total
         for item, at in items:
             if item.frame is not None:
-                item.writer.placed(item.frame.number, volume, start + at, item.size)
+                item.owner.placed(item.frame, volume, start + at, item.size)
                 volume.row_bytes += item.size
             self.queued_bytes -= item.size
         self._free_waiters()

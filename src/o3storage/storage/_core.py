@@ -60,7 +60,9 @@ class Volume:
         "dead_bytes",
         "file",
         "header",
+        "holds",
         "in_use",
+        "keep",
         "path",
         "row_bytes",
         "sealed",
@@ -85,6 +87,10 @@ class Volume:
         self.row_bytes = 0
         """Of frames that are placed here."""
         self.unlinked = False
+        self.holds = 0
+        """Writers whose frames in this volume are not placed yet."""
+        self.keep = False
+        """Compaction found something bad in it that is still placed: left to repair."""
 
     @property
     def volume(self) -> int:

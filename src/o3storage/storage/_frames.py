@@ -98,7 +98,8 @@ class Frames:
             return None
         return _run_of(rows, stream, number)
 
-    async def _find(self, stream: bytes, number: int) -> tuple[Run, int]:
+    async def find(self, stream: bytes, number: int) -> tuple[Run, int]:
+        """(run that holds the frame, the run's first frame). Raises FrameMissing."""
         key = placement_key(stream, number)
         rows = await self.core.index.scan(key, placement_bounds(stream)[1], 1)
         return _run_of(rows, stream, number)
@@ -108,7 +109,7 @@ class Frames:
         problem: FrameBad | FrameMissing | None = None
         seen: Run | None = None
         for _ in range(READ_TRIES):
-            run, first = await self._find(stream, number)
+            run, first = await self.find(stream, number)
             if run == seen and problem is not None:
                 raise problem
             seen = run

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from o3storage.runtime.disk import Buffer, DiskError
 from o3storage.storage._batches import (
@@ -176,6 +176,8 @@ class LogWriter:
         self._outcomes: deque[tuple[GroupLog, int, int, bytes]] = deque()
         self._outcome_bytes = 0
         self._runs: list[tuple[bytes, int, Run]] = []
+        self._held: list[Volume] = []
+        self._reaped: Container[bytes] = ()
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._spare: asyncio.Task[Volume] | None = None
@@ -273,9 +275,20 @@ class LogWriter:
         if self._outcome_bytes >= OUTCOME_WAIT_BYTES:
             self._kick()
 
-    def place_runs(self, runs: Sequence[tuple[bytes, int, Run]]) -> None:
-        """(stream, first frame, run) whose frames are durable; placed with the next batch."""
+    def place_runs(
+        self,
+        runs: Sequence[tuple[bytes, int, Run]],
+        held: Sequence[Volume],
+        *,
+        unless: Container[bytes] | None = None,
+    ) -> None:
+        """(stream, first frame, run) whose frames are durable; placed with the next batch, all of
+        them at once. `held` volumes are let go then. Streams that are in `unless` at that time are
+        left out (compaction: they were released meanwhile)."""
         self._runs += runs
+        self._held += held
+        if unless is not None:
+            self._reaped = unless
 
     def settle(self) -> asyncio.Future[None]:
         """Resolves when everything that was queued before is durable, outcomes too."""
@@ -291,10 +304,10 @@ class LogWriter:
     async def _run(self) -> None:
         try:
             while True:
-                if self._queue or self._outcome_bytes >= OUTCOME_WAIT_BYTES or self._runs:
+                if self._queue or self._outcome_bytes >= OUTCOME_WAIT_BYTES:
                     await self._write_batch()
                 elif self._closing:
-                    if not self._outcomes:
+                    if not self._outcomes and not self._runs:
                         return
                     await self._write_batch()
                 else:
@@ -436,6 +449,8 @@ class LogWriter:
             group.written_applied = index
             hashes.append(digest)
             offset += size
+        if self._reaped:
+            runs = [run for run in runs if run[0] not in self._reaped]
         if runs:
             core.sequence += 1
             changes: list[RowChange] = [
@@ -514,6 +529,9 @@ class LogWriter:
         self._sequence += 1
         if rows:
             core.index.write(rows)
+        held, self._held = self._held, []
+        for held_volume in held:
+            held_volume.holds -= 1
         stats = core.stats
         stats.batches += 1
         stats.batch_bytes += len(data)

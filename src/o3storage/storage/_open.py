@@ -129,17 +129,26 @@ async def read_log(
     core: Core, volumes: list[Volume], sink: Sink, floor: int, progress: Progress | None
 ) -> WalkResult:
     """Walk these log volumes, oldest first, from the medium. Raises DiskError."""
-    walk = LogWalk(sink, floor_volume=floor)
+    walk = start_walk(sink, floor=floor)
     total = sum(volume.size_bytes for volume in volumes) or 1
     done = 0
     for volume in volumes:
-        await core.sealer_of(volume)
-        data = await core.disk.read_direct(volume.path, 0, volume.size_bytes)
-        walk.feed(volume.volume, volume.header.epoch, data)
+        await feed_volume(core, walk, volume)
         done += volume.size_bytes
         if progress is not None:
             progress("replay", done / total)
     return walk.finish()
+
+
+def start_walk(sink: Sink, *, floor: int) -> LogWalk:
+    return LogWalk(sink, floor_volume=floor)
+
+
+async def feed_volume(core: Core, walk: LogWalk, volume: Volume) -> None:
+    """The next log volume, from the medium. Raises DiskError."""
+    await core.sealer_of(volume)
+    data = await core.disk.read_direct(volume.path, 0, volume.size_bytes)
+    walk.feed(volume.volume, volume.header.epoch, data)
 
 
 async def settle_tail(core: Core, result: WalkResult) -> None:

@@ -11,6 +11,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+from o3storage.storage._batches import (
+    FOOTER_BYTES,
+    SummaryBad,
+    parse_summary,
+    parse_trailer,
+    summary_bytes,
+)
 from o3storage.storage._core import Core, Volume
 from o3storage.storage._records import (
     HASH_BYTES,
@@ -21,10 +28,12 @@ from o3storage.storage._records import (
     check_record,
     parse_header,
 )
-from o3storage.storage._types import MIB
-from o3storage.storage._volume import HEADER_BYTES, align
+from o3storage.storage._types import KIB, MIB
+from o3storage.storage._volume import BLOCK_BYTES, HEADER_BYTES, VolumeKind, align
 
 WINDOW_BYTES = 4 * MIB
+SUMMARIES_BYTES = 64 * KIB
+"""No more than this lies between the records of two batches."""
 
 
 class Scanned(NamedTuple):
@@ -40,9 +49,9 @@ class Scanned(NamedTuple):
 async def scan_records(
     core: Core, volume: Volume, *, start: int = HEADER_BYTES, medium: bool = True
 ) -> AsyncIterator[Scanned]:
-    """All records whose checksum holds, in order, and the bad spans between them. `medium`: past
-    the page cache. Batch headers and trailers of a log volume show as bad spans (the caller knows
-    where they stand). Raises DiskError."""
+    """All records whose checksum holds, in order, and the bad spans between them: what is neither
+    padding nor, in a log volume, the headers and trailers of batches. `medium`: past the page
+    cache. Raises DiskError."""
     end = volume.size_bytes
     window = _Window(core, volume, medium)
     at = start
@@ -54,7 +63,10 @@ async def scan_records(
             check_record(view)
         except RecordBad:
             following = await _next_magic(window, at + 1, end)
-            if not await _is_padding(window, at, following):
+            sound = await _is_padding(window, at, following) or (
+                volume.kind is VolumeKind.LOG and await _is_between_batches(window, at, following)
+            )
+            if not sound:
                 yield Scanned(at, following - at, None, memoryview(b""))
             at = following
             continue
@@ -116,6 +128,39 @@ async def _next_magic(window: _Window, at: int, end: int) -> int:
             return at + found - HASH_BYTES
         at = at + found - HASH_BYTES if found >= 0 else at + max(1, len(content) - PREFIX_BYTES)
     return end
+
+
+async def _is_between_batches(window: _Window, start: int, end: int) -> bool:
+    """The end of a batch (padding and trailer), empty batches, the header of the next."""
+    size = min(end - start, SUMMARIES_BYTES)
+    view = (await window.at(start, size))[:size]
+    at = 0
+    if start % BLOCK_BYTES == 0:
+        at = _header_end(view, 0)
+    while at < len(view):
+        boundary = align(start + at + 1) - start
+        while boundary <= len(view):
+            try:
+                info = parse_trailer(view, boundary)
+                break
+            except SummaryBad:
+                boundary += BLOCK_BYTES
+        else:
+            return False
+        trailer = boundary - summary_bytes(len(info.groups)) - FOOTER_BYTES
+        if trailer < at or bytes(view[at:trailer]).strip(b"\xff"):
+            return False
+        at = _header_end(view, boundary)
+        if at == boundary:  # no header: the last batch of the volume
+            return await _is_padding(window, start + at, end)
+    return start + at == end
+
+
+def _header_end(view: memoryview, at: int) -> int:
+    try:
+        return at + summary_bytes(len(parse_summary(view, at).groups))
+    except SummaryBad:
+        return at
 
 
 async def _is_padding(window: _Window, start: int, end: int) -> bool:

@@ -18,10 +18,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from o3storage.runtime.clock import Clock, Entropy
-from o3storage.runtime.disk import Buffer, Disk
+from o3storage.runtime.disk import Buffer, Disk, DiskError
 from o3storage.runtime.jobs import Jobs
 from o3storage.storage import _open
 from o3storage.storage._bulk import BulkWriter, StreamWriter
+from o3storage.storage._compaction import Compactor, free_wanted
 from o3storage.storage._core import Core
 from o3storage.storage._entries import read_entries
 from o3storage.storage._flush import Flusher
@@ -29,6 +30,7 @@ from o3storage.storage._frames import Frames
 from o3storage.storage._groups import GroupLog
 from o3storage.storage._log import LogWriter
 from o3storage.storage._mark import Mark
+from o3storage.storage._rebuild import open_or_rebuild
 from o3storage.storage._records import check_frame, check_rows, encode_rows
 from o3storage.storage._replay import Replay
 from o3storage.storage._rows import (
@@ -39,6 +41,7 @@ from o3storage.storage._rows import (
     RowIndex,
     default_prefix_length,
 )
+from o3storage.storage._scrub import BadFrame, scrub
 from o3storage.storage._space import REFRESH_S, SpaceAccount
 from o3storage.storage._types import (
     MAX_APPEND_BYTES,
@@ -63,10 +66,12 @@ from o3storage.storage._volume import VolumeKind
 from o3storage.storage.index import Index, IndexKeyWrong, Miss, Snapshot
 
 INDEX_DIR = "index"
+COMPACT_EVERY_S = 5.0
+"""How often volumes are looked at for garbage."""
 TICK_S = 0.25
 """How often the background looks whether a flush is due."""
 
-IndexFactory = Callable[[Core], Awaitable[RowIndex]]
+IndexFactory = Callable[[Core, str], Awaitable[RowIndex]]
 
 
 class Store:
@@ -80,6 +85,7 @@ class Store:
         self._frames = Frames(core)
         self._flusher = Flusher(core, log, mark)
         self._space = SpaceAccount(core)
+        self._compactor = Compactor(core, log, bulk, self._frames, self._flusher)
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -126,7 +132,7 @@ class Store:
             for number in sorted(core.volumes)
             if core.volumes[number].kind is VolumeKind.LOG
         ]
-        core.index = await factory(core)
+        core.index = await open_or_rebuild(core, factory, INDEX_DIR, on_progress)
         mark = Mark.decode(core.index.mark)
         core.sequence = max(core.sequence, mark.sequence)
         for number, count in mark.volumes.items():
@@ -150,7 +156,8 @@ class Store:
         await store._frames.reap_left_over()
         if core.options.background:
             loop = asyncio.get_running_loop()
-            store._tasks.append(loop.create_task(store._tend()))
+            for work in (store._tend(), store._tend_volumes()):
+                store._tasks.append(loop.create_task(work))
         return store
 
     async def close(self) -> None:
@@ -189,6 +196,22 @@ class Store:
                 with contextlib.suppress(StoreError):
                     await self._flusher.flush()
             await asyncio.sleep(TICK_S)
+
+    async def _tend_volumes(self) -> None:
+        """The background: compact what is mostly garbage, scrub the rest, round after round."""
+        core = self._core
+        last_scrub_s = core.clock.boot_s()
+        while not core.out_of_service:
+            await asyncio.sleep(COMPACT_EVERY_S)
+            try:
+                freed = 1
+                while freed:
+                    freed = await self.compact()
+                if core.clock.boot_s() - last_scrub_s >= core.options.scrub_every_s:
+                    last_scrub_s = core.clock.boot_s()
+                    await self.scrub()
+            except StoreError:
+                continue  # full: later; out of service: the loop ends
 
     # --- raft log
 
@@ -413,6 +436,24 @@ class Store:
         Raises StoreFull (nothing changed), StoreOutOfService."""
         await self._flusher.flush()
 
+    async def compact(self) -> int:
+        """One volume, if one is worth it; returns the bytes freed.
+        Raises StoreFull, StoreOutOfService."""
+        self._check_open()
+        volume = self._compactor.candidate(ratio=0.2 if free_wanted(self._space) else None)
+        if volume is None:
+            return 0
+        try:
+            return await self._compactor.compact(volume)
+        except DiskError as error:
+            volume.keep = True
+            raise StoreFull(f"{volume.path} cannot be read for compaction: {error}") from error
+
+    async def scrub(self, on_bad: Callable[[BadFrame], None] | None = None) -> int:
+        """One pass over everything that is sealed, at StoreOptions.scrub_bytes_per_s; returns the
+        count of bad frames, each told to `on_bad`."""
+        return await scrub(self._core, on_bad)
+
     def space(self) -> StoreSpace:
         """As of the last look (at most a few seconds ago)."""
         used = sum(volume.size_bytes for volume in self._core.volumes.values())
@@ -454,11 +495,11 @@ def _index_factory(prefix_length: Callable[[bytes], int] | None) -> IndexFactory
     def prefix(key: bytes) -> int:
         return len(key) if key[0] < FIRST_CATALOG_BYTE else rows_prefix(key)
 
-    async def factory(core: Core) -> RowIndex:
+    async def factory(core: Core, directory: str) -> RowIndex:
         try:
             index: RowIndex = await Index.open(
                 core.disk,
-                INDEX_DIR,
+                directory,
                 disk_key=core.disk_key,
                 jobs=core.jobs,
                 random_bytes=core.entropy.random_bytes,

@@ -149,6 +149,8 @@ class StoreOptions:
     """A volume with at least this part of garbage is compacted."""
     compaction_bytes_per_s: int = 64 * MIB
     scrub_bytes_per_s: int = 8 * MIB
+    scrub_every_s: float = 24 * 3600.0
+    """A scrub of everything begins this long after the last one ended."""
     background: bool = True
     """Run flush, compaction and scrub by themselves. Off in tests that call them."""
 

@@ -84,6 +84,7 @@ class BadRegion:
 class WalkResult:
     """What the walk found out about the whole."""
 
+    first: BatchInfo | None = None
     last: BatchInfo | None = None
     """The last batch that counts, good or rotted."""
     uncertain: bool = False
@@ -182,6 +183,8 @@ class LogWalk:
     def _count(self, info: BatchInfo) -> None:
         self._expected = info.sequence + 1
         self._previous_hash = info.hash
+        if self.result.first is None:
+            self.result.first = info
         self.result.last = info
         self.result.batches += 1
         self.result.ends[info.volume] = info.offset + info.size_bytes

@@ -1,0 +1,306 @@
+"""Compaction: what is still needed of a volume that is mostly garbage moves to the bulk, and the
+volume is freed (DESIGN 4, "Compaction").
+
+Interface: `Compactor.candidate`, `compact`.
+
+What moves, and as what
+- live frames (placement points at exactly them) as frames, placed anew through the log;
+- rows that are still current as state records with the sequence of their change;
+- deletions and released streams as state records, while another volume may hold an older change:
+  one whose `born_sequence` is below theirs. (State records written into a volume after its birth
+  are of rows that were current then, so a volume born after a deletion holds nothing it hides.)
+- entries never move; a log volume goes only when the replay floor and every follower are past it.
+
+Invariants
+- A volume is dropped only after everything that moved is synced, placement included.
+- A run of frames is replaced whole or not at all: all new runs of a stream go in one log record.
+- A volume with bad records that are still placed is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from o3storage.storage._bulk import BulkWriter, RecordOwner, RunBuilder
+from o3storage.storage._core import Core, Volume
+from o3storage.storage._flush import Flusher
+from o3storage.storage._frames import Frames, frame_place
+from o3storage.storage._groups import unpack_place
+from o3storage.storage._log import LogWriter
+from o3storage.storage._records import (
+    FLAG_LAST,
+    FRAME,
+    LOCAL,
+    OUTCOME,
+    STATE,
+    RecordBad,
+    StateRow,
+    decode_rows,
+    decode_state,
+    encode_state,
+    open_body,
+    stored_body,
+)
+from o3storage.storage._rows import (
+    PLACEMENT_TABLE,
+    RELEASED_TABLE,
+    Run,
+    decode_run,
+    released_key,
+)
+from o3storage.storage._scan import Scanned, scan_records
+from o3storage.storage._space import SpaceAccount
+from o3storage.storage._types import KIB, FrameMissing, SealedFrame
+from o3storage.storage._volume import HEADER_BYTES, VolumeKind
+
+STATE_BODY_BYTES = 48 * KIB
+"""Rows of one state record: below the size that is aligned on its own."""
+PLACE_RUNS = 500
+"""Runs that one log record places: each is a row that one step on the loop writes."""
+PAUSE_BYTES = 256 * KIB
+"""After so much was read the compaction yields, and sleeps to keep its rate."""
+MIN_GARBAGE_BYTES = 64 * KIB
+"""A volume with less garbage is left alone whatever its ratio."""
+
+
+class _Mover(RecordOwner):
+    """Owner of what compaction writes."""
+
+    __slots__ = ("streams",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams: dict[bytes, RunBuilder] = {}
+
+    def placed(self, frame: SealedFrame, volume: Volume, offset: int, size: int) -> None:
+        self.hold(volume)
+        runs = self.streams.get(frame.stream)
+        if runs is None:
+            runs = self.streams[frame.stream] = RunBuilder()
+        runs.add(frame.number, volume.volume, offset, size)
+
+
+class Compactor:
+    """One volume at a time."""
+
+    def __init__(
+        self, core: Core, log: LogWriter, bulk: BulkWriter, frames: Frames, flusher: Flusher
+    ) -> None:
+        self.core = core
+        self.log = log
+        self.bulk = bulk
+        self.frames = frames
+        self.flusher = flusher
+        self._busy = False
+
+    # --- choosing
+
+    def candidate(self, *, ratio: float | None = None) -> Volume | None:
+        """The volume with the largest part of garbage that may be freed, if any is worth it."""
+        least = self.core.options.compaction_garbage_ratio if ratio is None else ratio
+        best: Volume | None = None
+        best_ratio = 0.0
+        for volume in self.core.volumes.values():
+            garbage = volume.size_bytes - HEADER_BYTES - volume.row_bytes
+            if not self._may_free(volume) or garbage < min(
+                MIN_GARBAGE_BYTES, self.core.options.log_volume_bytes // 8
+            ):
+                continue
+            found = garbage / max(1, volume.size_bytes)
+            if found >= least and found > best_ratio:
+                best, best_ratio = volume, found
+        return best
+
+    def _may_free(self, volume: Volume) -> bool:
+        if not volume.sealed or volume.holds or volume.keep or volume is self.bulk.volume:
+            return False
+        if volume.kind is VolumeKind.BULK:
+            return True
+        return volume.volume < min(self.flusher.mark.floor_volume, self._needed_by_followers())
+
+    def _needed_by_followers(self) -> int:
+        """Lowest log volume with entries that a follower still needs, within the limit."""
+        lowest = self.log.volume.volume
+        logs = sorted(
+            (v.volume for v in self.core.volumes.values() if v.kind is VolumeKind.LOG),
+            reverse=True,
+        )
+        for group in self.core.groups.values():
+            if group.keep_from is None:
+                continue
+            at = max(group.keep_from, group.first_index) - group.first_index
+            while at < len(group.places) and not group.places[at]:
+                at += 1
+            if at < len(group.places):
+                lowest = min(lowest, unpack_place(group.places[at])[0])
+        kept = 0
+        for number in logs:  # newest first: beyond the limit a follower gets a snapshot
+            kept += self.core.volumes[number].size_bytes
+            if kept > self.core.options.keep_log_bytes:
+                return max(lowest, number)
+        return lowest
+
+    # --- one volume
+
+    async def compact(self, volume: Volume) -> int:
+        """Move what is needed, free the volume; returns the bytes freed (0: it was kept).
+        Raises StoreFull, StoreOutOfService, DiskError."""
+        assert not self._busy
+        self._busy = True
+        reaped: set[bytes] = set()
+        self.frames.moving = reaped
+        mover = _Mover()
+        try:
+            before = self.bulk.written_bytes
+            bad = await self._move(volume, mover, reaped)
+            if bad and await self._is_placed(volume):
+                volume.keep = True
+                return 0
+            freed = volume.size_bytes - (self.bulk.written_bytes - before)
+            self._forget_entries(volume)
+            await self.core.drop_volume(volume)
+            self.core.stats.compactions += 1
+            self.core.stats.compacted_bytes += volume.size_bytes
+            return freed
+        finally:
+            mover.discard()
+            self.frames.moving = None
+            self.log.place_runs([], [], unless=())
+            self._busy = False
+
+    async def _move(self, volume: Volume, mover: _Mover, reaped: set[bytes]) -> bool:
+        """Returns whether anything in the volume could not be read."""
+        bad = False
+        rows: list[StateRow] = []
+        rows_bytes = 0
+        since = 0
+        singles = 0
+        async for found in scan_records(self.core, volume):
+            since += found.size_bytes
+            if since >= PAUSE_BYTES:
+                await asyncio.sleep(since / self.core.options.compaction_bytes_per_s)
+                since = 0
+            if found.header is None:
+                bad = True
+            elif found.header.kind == FRAME:
+                singles += await self._move_frame(volume, found, mover)
+                if singles >= PLACE_RUNS:
+                    singles = 0
+                    await self._place(mover, reaped, whole=False)
+            elif found.header.kind in (OUTCOME, LOCAL, STATE):
+                for row in await self._needed_rows(volume, found):
+                    rows.append(row)
+                    rows_bytes += 14 + len(row[1]) + len(row[2] or b"")
+                    if rows_bytes >= STATE_BODY_BYTES:
+                        await self.bulk.write(mover, None, encode_state(rows))
+                        rows, rows_bytes = [], 0
+        if rows:
+            await self.bulk.write(mover, None, encode_state(rows))
+        await self._place(mover, reaped, whole=True)
+        return bad
+
+    # --- frames
+
+    async def _move_frame(self, volume: Volume, found: Scanned, mover: _Mover) -> int:
+        """1 if it was a live frame that is its whole stream."""
+        header = found.header
+        assert header is not None
+        try:
+            run, first = await self.frames.find(header.a, header.b)
+        except FrameMissing:
+            return 0
+        offset, size = frame_place(run, header.b - first)
+        if (run.volume, offset, size) != (volume.volume, found.offset, found.size_bytes):
+            return 0
+        last = bool(header.flags & FLAG_LAST)
+        data = bytes(stored_body(found.data, header))
+        frame = SealedFrame(header.a, header.b, last, header.plain_bytes, data)
+        await self.bulk.write(mover, frame)
+        return int(last and header.b == 0)
+
+    async def _place(self, mover: _Mover, reaped: set[bytes], *, whole: bool) -> None:
+        """Sync what was written and place it: streams of one frame, at the end all others."""
+        await self.bulk.sync()
+        if mover.error is not None:
+            raise mover.error
+        runs: list[tuple[bytes, int, Run]] = []
+        rest: dict[bytes, RunBuilder] = {}
+        for stream, builder in mover.streams.items():
+            if not whole and not builder.single():
+                rest[stream] = builder
+                continue
+            runs += [(stream, first, run) for first, run in builder.take()]
+            if len(runs) >= PLACE_RUNS:
+                self.log.place_runs(runs, [], unless=reaped)
+                await self.log.settle()
+                runs = []
+        mover.streams = rest
+        self.log.place_runs(runs, mover.take_held() if whole else [], unless=reaped)
+        await self.log.settle()
+
+    async def _is_placed(self, volume: Volume) -> bool:
+        """Whether any placement still points into the volume (all of the table is read)."""
+        low, high = PLACEMENT_TABLE, bytes([PLACEMENT_TABLE[0] + 1])
+        while True:
+            rows = await self.core.index.scan(low, high, 1000)
+            if any(decode_run(value).volume == volume.volume for _, value in rows):
+                return True
+            if len(rows) < 1000:
+                return False
+            low = rows[-1][0] + b"\0"
+            await asyncio.sleep(0)
+
+    # --- rows
+
+    async def _needed_rows(self, volume: Volume, found: Scanned) -> list[StateRow]:
+        """Of the changes in one record, those that a rebuild will still need."""
+        header = found.header
+        assert header is not None
+        sealer = await self.core.sealer_of(volume)
+        try:
+            body = open_body(found.data, header, sealer, found.offset)
+            if header.kind == STATE:
+                changes = decode_state(body)
+            else:
+                rows, released = decode_rows(body)
+                changes = [(header.sequence, key, value) for key, value in rows]
+                changes += [(header.sequence, released_key(s), b"") for s in released]
+        except RecordBad:
+            return []  # its checksum held, so this is a wrong key: nothing of it can be used
+        needed: list[StateRow] = []
+        for sequence, key, value in changes:
+            if key[:1] == RELEASED_TABLE:
+                if self._hides_something(volume, sequence):
+                    needed.append((sequence, key, value))
+                continue
+            current = await self.core.index.get(key)
+            if current == value and (value is not None or self._hides_something(volume, sequence)):
+                needed.append((sequence, key, value))
+        return needed
+
+    def _hides_something(self, volume: Volume, sequence: int) -> bool:
+        """Another volume may hold an older change of the same key."""
+        return any(
+            other.header.born_sequence < sequence
+            for other in self.core.volumes.values()
+            if other is not volume
+        )
+
+    def _forget_entries(self, volume: Volume) -> None:
+        """The entries of a log volume can no longer be read, nor what lies before them."""
+        if volume.kind is not VolumeKind.LOG:
+            return
+        for group in self.core.groups.values():
+            at = 0
+            for i, place in enumerate(group.places):
+                number = unpack_place(place)[0] if place else 0
+                if number > volume.volume:
+                    break
+                if number == volume.volume:
+                    at = i + 1
+            group.forget_below(group.first_index + at)
+
+
+def free_wanted(space: SpaceAccount) -> bool:
+    """Little space is left: smaller parts of garbage become worth moving."""
+    return space.free_bytes < 2 * space.reserve_bytes

@@ -1,0 +1,311 @@
+"""Rebuilding the index from the volumes alone (DESIGN 4, "Outcomes").
+
+Interface: `rebuild`, `remove_index`.
+
+Every change of rows stands in the volumes with its sequence: in outcomes and local records, with
+frames in the log, and in the state records that compaction wrote. For each key the change with the
+highest sequence counts. They are gathered in a second index, where each value carries its sequence,
+and copied from there: memory stays bounded whatever the store holds.
+
+Invariants
+- Until the copy is complete the new index carries REBUILDING as its mark; an open that finds that
+  mark starts over.
+- Nothing in the volumes is changed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+
+from o3storage.crypto import FileSealer
+from o3storage.storage import _open
+from o3storage.storage._batches import BatchInfo
+from o3storage.storage._core import Core, Volume
+from o3storage.storage._groups import unpack_place
+from o3storage.storage._mark import Mark, VolumeCount
+from o3storage.storage._records import (
+    FRAME,
+    LOCAL,
+    OUTCOME,
+    STATE,
+    RecordBad,
+    decode_rows,
+    decode_state,
+    open_body,
+)
+from o3storage.storage._replay import Replay
+from o3storage.storage._rows import (
+    PLACEMENT_TABLE,
+    RowChange,
+    RowIndex,
+    Run,
+    decode_run,
+    encode_run,
+    placement_key,
+    released_key,
+    run_bytes,
+)
+from o3storage.storage._scan import scan_records
+from o3storage.storage._types import MIB, StoreDamaged
+from o3storage.storage._volume import VOLUME_DIR, VolumeKind
+from o3storage.storage._walk import FoundRecord
+from o3storage.storage.index import IndexDamaged
+
+REBUILDING = b"rebuilding"
+STAGING_DIR = "index.rebuild"
+STEP_ROWS = 1000
+MEMORY_BYTES = 24 * MIB
+"""Rows in memory at which the index being built is flushed."""
+
+_STAGED = struct.Struct("<QB")
+"""sequence, 1 if the row was deleted; then the value."""
+
+OpenIndex = Callable[[Core, str], Awaitable[RowIndex]]
+
+
+class _Gather(Replay):
+    """The walk's sink: groups as in a replay, but rows go to the staging index by sequence."""
+
+    def __init__(self, core: Core, sealers: Callable[[int], FileSealer]) -> None:
+        super().__init__(core, Mark(), sealers)
+        self.staged: dict[bytes, tuple[int, bytes | None]] = {}
+
+    def stage(self, sequence: int, rows: Sequence[RowChange]) -> None:
+        self.core.sequence = max(self.core.sequence, sequence)
+        for key, value in rows:
+            old = self.staged.get(key)
+            if old is None or old[0] < sequence:
+                self.staged[key] = (sequence, value)
+
+    def batch(
+        self, info: BatchInfo, data: memoryview, records: list[FoundRecord], *, rotted: bool
+    ) -> None:
+        del rotted  # what can be read counts; what cannot is reported by the walk of the open
+        others: list[FoundRecord] = []
+        sealer = self._sealers(info.volume)
+        for found in records:
+            offset, header = found
+            if header.kind == FRAME:
+                size = header.size_bytes
+                run = encode_run(Run(info.volume, offset, 1, size, size))
+                self.stage(header.sequence, [(placement_key(header.a, header.b), run)])
+            elif header.kind in (OUTCOME, LOCAL):
+                body = open_body(data, header, sealer, offset, offset)
+                rows, released = decode_rows(body)
+                rows += [(released_key(stream), b"") for stream in released]
+                self.stage(header.sequence, rows)
+                if header.kind == OUTCOME:
+                    group = self._group(header.group)
+                    group.applied_index = max(group.applied_index, header.b)
+            else:
+                others.append(found)
+        super().batch(info, data, others, rotted=False)
+
+
+class _Nobody:
+    """A sink that only lets the walk judge."""
+
+    def batch(
+        self, info: BatchInfo, data: memoryview, records: list[FoundRecord], *, rotted: bool
+    ) -> None:
+        pass
+
+    def uncertain(self, epoch: int) -> None:
+        pass
+
+
+async def open_or_rebuild(
+    core: Core,
+    open_index: OpenIndex,
+    directory: str,
+    progress: Callable[[str, float], None] | None = None,
+) -> RowIndex:
+    """The index; rebuilt if it is damaged, missing beside volumes, or half rebuilt.
+
+    Raises StoreDamaged, StoreKeyWrong, DiskError.
+    """
+    logs = [
+        core.volumes[number]
+        for number in sorted(core.volumes)
+        if core.volumes[number].kind is VolumeKind.LOG
+    ]
+    try:
+        index = await open_index(core, directory)
+    except IndexDamaged:
+        return await rebuild(core, open_index, directory, progress)
+    if index.mark in (b"", REBUILDING):
+        if index.mark == REBUILDING or await _is_partial(core, logs):
+            await index.close()
+            return await rebuild(core, open_index, directory, progress)
+    elif not logs:
+        await index.close()
+        raise StoreDamaged(
+            f"there is an index but no log volume: put the files of {VOLUME_DIR}/ back"
+        )
+    return index
+
+
+async def _is_partial(core: Core, logs: list[Volume]) -> bool:
+    """The index was never flushed as far as it shows, but the log does not hold everything: a
+    flush did happen once, since only what was flushed is ever freed."""
+    if not logs:
+        return bool(core.volumes)
+    result = await _open.read_log(core, logs, _Nobody(), 0, None)
+    return result.uncertain or (result.first is not None and result.first.sequence != 1)
+
+
+async def remove_index(core: Core, directory: str) -> None:
+    """Every file of an index. The directory stays."""
+    try:
+        names = await core.disk.list_dir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        await core.disk.unlink(f"{directory}/{name}")
+    await core.disk.sync_dir(directory)
+
+
+async def rebuild(
+    core: Core,
+    open_index: OpenIndex,
+    directory: str,
+    progress: Callable[[str, float], None] | None = None,
+) -> RowIndex:
+    """A complete index of what the volumes hold, with the mark of a finished flush.
+
+    `core.groups` is left empty: the open goes on with a replay. Raises StoreDamaged, DiskError.
+    """
+    for name in (STAGING_DIR, directory):
+        await remove_index(core, name)
+    index = await open_index(core, directory)
+    await index.flush(REBUILDING)
+    staging = await open_index(core, STAGING_DIR)
+    try:
+        last = await _collect(core, staging, progress)
+        mark = _mark_of(core, last)
+        await _copy(core, staging, index, mark, progress)
+        mark.sequence = core.sequence
+        await index.flush(mark.encode())
+    finally:
+        await staging.close()
+    await remove_index(core, STAGING_DIR)
+    core.groups.clear()
+    core.stats.index_rebuilt = True
+    return index
+
+
+async def _collect(
+    core: Core, staging: RowIndex, progress: Callable[[str, float], None] | None
+) -> BatchInfo | None:
+    """Everything into the staging index; returns the log's last batch."""
+
+    def sealer(volume: int) -> FileSealer:
+        found = core.volumes[volume].sealer
+        assert found is not None
+        return found
+
+    gather = _Gather(core, sealer)
+    volumes = [core.volumes[number] for number in sorted(core.volumes)]
+    logs = [volume for volume in volumes if volume.kind is VolumeKind.LOG]
+    walk = _open.start_walk(gather, floor=(logs[-1].volume + 1 if logs else 0))
+    total = sum(volume.size_bytes for volume in volumes) or 1
+    done = 0
+    for volume in volumes:
+        if volume.kind is VolumeKind.LOG:
+            await _open.feed_volume(core, walk, volume)
+        else:
+            await _gather_state(core, volume, gather, staging)
+        await _store_staged(gather, staging)
+        done += volume.size_bytes
+        if progress is not None:
+            progress("rebuild", done / total * 0.7)
+    result = walk.finish()
+    await _store_staged(gather, staging)
+    return result.last
+
+
+async def _gather_state(core: Core, volume: Volume, gather: _Gather, staging: RowIndex) -> None:
+    sealer = await core.sealer_of(volume)
+    async for found in scan_records(core, volume):
+        if found.header is None or found.header.kind != STATE:
+            continue
+        try:
+            rows = decode_state(open_body(found.data, found.header, sealer, found.offset))
+        except RecordBad as error:
+            raise StoreDamaged(f"{volume.path} at {found.offset}: {error}") from error
+        for sequence, key, value in rows:
+            gather.stage(sequence, [(key, value)])
+        if len(gather.staged) >= STEP_ROWS:
+            await _store_staged(gather, staging)
+
+
+async def _store_staged(gather: _Gather, staging: RowIndex) -> None:
+    """Merge what was gathered into the staging index."""
+    staged, gather.staged = gather.staged, {}
+    rows: list[RowChange] = []
+    for key, (sequence, value) in staged.items():
+        old = await staging.get(key)
+        if old is not None and _STAGED.unpack_from(old)[0] >= sequence:
+            continue
+        rows.append((key, _STAGED.pack(sequence, value is None) + (value or b"")))
+        if len(rows) >= STEP_ROWS:
+            staging.write(rows)
+            rows = []
+    if rows:
+        staging.write(rows)
+    if staging.memtable_bytes >= MEMORY_BYTES:
+        await staging.flush(REBUILDING)
+
+
+def _mark_of(core: Core, last: BatchInfo | None) -> Mark:
+    """Where the replay goes on after the rebuild: in the volume of the last batch, which restates
+    all groups, or where entries lie that are not applied."""
+    floor = last.volume if last is not None else 0
+    applied: dict[int, int] = {}
+    for number, group in core.groups.items():
+        applied[number] = group.applied_index
+        for at in range(max(0, group.applied_index + 1 - group.first_index), len(group.places)):
+            if group.places[at]:
+                floor = min(floor, unpack_place(group.places[at])[0])
+                break
+        for low, _ in group.missing:
+            at = low - 1 - group.first_index
+            if low > group.applied_index and 0 <= at < len(group.places) and group.places[at]:
+                floor = min(floor, unpack_place(group.places[at])[0])
+    return Mark(floor_volume=floor, applied=applied)
+
+
+async def _copy(
+    core: Core,
+    staging: RowIndex,
+    index: RowIndex,
+    mark: Mark,
+    progress: Callable[[str, float], None] | None,
+) -> None:
+    """All rows that still stand, and the account of the volumes."""
+    counts = {number: VolumeCount(0, 0, 0) for number in core.volumes}
+    low = b""
+    while True:
+        rows = await staging.scan(low, b"\xff", STEP_ROWS)
+        standing: list[RowChange] = []
+        for key, staged in rows:
+            _, deleted = _STAGED.unpack_from(staged)
+            if deleted:
+                continue
+            value = staged[_STAGED.size :]
+            standing.append((key, value))
+            if key[:1] == PLACEMENT_TABLE:
+                run = decode_run(value)
+                if run.volume in counts:
+                    counts[run.volume].placed_bytes += run_bytes(run)
+        if standing:
+            index.write(standing)
+        if index.memtable_bytes >= MEMORY_BYTES:
+            await index.flush(REBUILDING)
+        if len(rows) < STEP_ROWS:
+            break
+        low = rows[-1][0] + b"\0"
+        if progress is not None:
+            progress("rebuild", 0.7 + 0.3 * int.from_bytes(low[:2].ljust(2, b"\0"), "big") / 65536)
+    mark.volumes = counts

@@ -1,0 +1,160 @@
+"""The volumes alone rebuild the index: after any history, with the index lost or damaged."""
+
+from __future__ import annotations
+
+import contextlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from o3storage.simulation import SimDisk, run
+from o3storage.storage import Store
+
+from .crash_model import Driver
+from .support import KEY, SimClock, SimEntropy, SimJobs, small_options
+
+OPTIONS = {"log_volume_bytes": 40 * 1024, "bulk_volume_bytes": 64 * 1024}
+
+
+async def lose_index(disk):
+    for directory in ("index", "index.rebuild"):
+        try:
+            names = await disk.list_dir(directory)
+        except FileNotFoundError:
+            continue
+        for name in names:
+            await disk.unlink(f"{directory}/{name}")
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 3), st.integers(0, 3), st.integers(1, 3000)),
+        st.tuples(st.just("apply"), st.integers(1, 4)),
+        st.tuples(st.just("upload"), st.integers(1, 3), st.sampled_from([50, 5000])),
+        st.tuples(st.just("flush")),
+        st.tuples(st.just("compact")),
+        st.tuples(st.just("kill")),
+        st.tuples(st.just("close")),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+async def play(script, seed, check_all=False):
+    driver = Driver(SimDisk(seed), **OPTIONS)
+    await driver.start()
+    for name, *args in [*script, ("close",)]:
+        if name == "append":
+            driver.append(*args, vote=1)
+            await driver.settle()
+        elif name == "apply":
+            driver.apply(args[0])
+        elif name == "upload":
+            await driver.upload(*args)
+        elif name == "flush":
+            await driver.flush()
+        elif name == "compact":
+            await driver.flush()
+            await driver.store.compact()
+        else:
+            if name == "close":
+                await driver.store.close()
+                disk = driver.disk
+            else:
+                disk = driver.disk.kill()
+            await lose_index(disk)
+            await driver.reopen(disk)
+    await driver.store.close()
+    assert driver.store.stats() is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(script=operations, seed=st.integers(0, 1000))
+def test_rebuild_finds_everything(script, seed):
+    run(play(script, seed), seed)
+
+
+def test_a_half_done_rebuild_starts_over():
+    async def main():
+        disk = SimDisk(1)
+        driver = Driver(disk, **OPTIONS)
+        await driver.start()
+        for _ in range(8):
+            driver.append(2, 2, 2000, vote=1)
+            await driver.settle()
+            driver.apply(2)
+        await driver.store.close()
+        await lose_index(disk)
+        # the power goes at many instants of the rebuild
+        for count in range(1, 60, 7):
+            copy = disk.crash(choose=lambda *_: True)
+            disk = copy
+            left = [count]
+
+            class Stop(Exception):
+                pass
+
+            original = disk._run
+
+            async def limited(operation, path, size, effect, *, fault=None, original=original):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Stop
+                return await original(operation, path, size, effect, fault=fault)
+
+            disk._run = limited
+            with contextlib.suppress(Stop):
+                await Driver(disk, **OPTIONS).start()
+            disk._run = original
+            disk = disk.crash()
+        await driver.reopen(disk)
+
+    run(main(), 5)
+
+
+def test_with_the_real_index():
+    async def open_real(disk):
+        return await Store.open(
+            disk,
+            disk_key=KEY,
+            jobs=SimJobs(1),
+            clock=SimClock(),
+            entropy=SimEntropy(f"{disk.image.sequence}"),
+            options=small_options(**OPTIONS),
+        )
+
+    async def main():
+        disk = SimDisk(1)
+        driver = Driver(disk, **OPTIONS)
+
+        async def start():
+            driver.store = await open_real(driver.disk)
+
+        driver.start = start
+        await driver.start()
+        for round_ in range(12):
+            driver.append(2, 2, 2000, vote=round_)
+            await driver.settle()
+            driver.apply(2)
+            if round_ == 5:
+                await driver.upload(3, 9000)
+                await driver.flush()
+        for after in ("close", "lose", "damage", "kill"):
+            if after == "kill":
+                driver.disk = driver.disk.kill()
+            else:
+                await driver.store.close()
+            if after == "lose":
+                await lose_index(driver.disk)
+            elif after == "damage":
+                for name in await driver.disk.list_dir("index"):
+                    if "MANIFEST" in name.upper():
+                        driver.disk.rot(f"index/{name}", 100, 0xFF)
+            await driver.reopen(driver.disk)
+            driver.append(1, 1, 100, vote=1)
+            await driver.settle()
+            driver.apply(1)
+        await driver.store.close()
+
+    run(main(), 3)
