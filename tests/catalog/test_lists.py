@@ -47,6 +47,16 @@ def test_max_keys_zero_and_over_a_thousand() -> None:
     assert page.next_after == b""
 
 
+def test_a_full_page_is_one_scan_of_one_row_more() -> None:
+    world = World()
+    fill(world, [b"%04d" % n for n in range(1200)])
+    rows = world.node.rows
+    for limit in (10, 1000):
+        rows.reads = rows.rows_read = 0
+        assert len(world.list(max_keys=limit).entries) == limit
+        assert (rows.reads, rows.rows_read) == (1, limit + 1)
+
+
 def test_exactly_max_keys_is_not_truncated() -> None:
     world = World()
     fill(world, [b"a", b"b"])
@@ -296,3 +306,28 @@ def test_a_page_of_completed_uploads_ends_early(monkeypatch: pytest.MonkeyPatch)
             break
         marker, upload_marker = page.next_key_marker, page.next_upload_marker
     assert [entry[1] for entry in found] == [last]
+
+
+def test_an_early_end_between_uploads_of_one_key_loses_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_read_uploads, "MAX_EXAMINED", 2)
+    world = World()
+    for number in range(1, 6):
+        upload = world.upload(b"a/k", number)
+        world.part(upload, 1, number, key=b"a/k")
+        world.submit(world.completion(upload, [(1, 10)], b"a/k"))
+    world.upload(b"a/k", 9)
+    marker, upload_marker, groups = b"", b"", []
+    for _ in range(10):
+        page = world.ask(
+            c.list_uploads(
+                world.bucket.bucket_id, b"", b"/",
+                key_marker=marker, upload_marker=upload_marker,
+            )
+        )  # fmt: skip
+        groups += page.common_prefixes
+        if not page.truncated:
+            break
+        marker, upload_marker = page.next_key_marker, page.next_upload_marker
+    assert groups == [b"a/"]

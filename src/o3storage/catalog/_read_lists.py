@@ -92,9 +92,16 @@ class Span:
         return group if group == last else key + INSIDE
 
 
-def next_scan(useful: int) -> int:
-    """Rows to ask for after a Scan of which `useful` were of use and the rest passed."""
-    return min(MAX_PAGE, 2 * useful + 2)
+def first_scan(limit: int, delimiter: bytes) -> int:
+    """Rows of the first Scan: the page and one more, which tells whether it is truncated."""
+    return min(_FIRST_DELIMITED_SCAN, limit + 1) if delimiter else limit + 1
+
+
+def next_scan(useful: int, answered: int, room: int) -> int:
+    """Rows to ask for after a Scan of which `useful` were looked at (the rest was passed), of
+    which `answered` went into the page that has `room` left."""
+    size = min(MAX_PAGE, 2 * useful + 2)
+    return min(size, room + 1) if answered else size
 
 
 def list_objects(
@@ -117,7 +124,7 @@ def list_objects(
     owner = ""
     room = limit
     examined = 0
-    size = min(MAX_PAGE, limit + 1) if not delimiter else min(_FIRST_DELIMITED_SCAN, limit + 1)
+    size = first_scan(limit, delimiter)
     while low < high:
         size = min(size, MAX_EXAMINED - examined)
         if size <= 0:
@@ -126,6 +133,7 @@ def list_objects(
         count = len(rows)
         examined += count
         useful = 0
+        before = room
         at = 0
         jump = b""
         while at < count:
@@ -177,7 +185,7 @@ def list_objects(
         if count < size:
             break
         low = max(rows[-1][0][:-8] + BEHIND_KEY, jump)
-        size = next_scan(useful)
+        size = next_scan(useful, before - room, room)
     return ListPage(entries, groups, False, b"")
 
 
@@ -210,7 +218,7 @@ def list_versions(
     previous = b""
     room = limit
     examined = 0
-    size = min(MAX_PAGE, limit + 1) if not delimiter else min(_FIRST_DELIMITED_SCAN, limit + 1)
+    size = first_scan(limit, delimiter)
     while low < high:
         size = min(size, MAX_EXAMINED - examined)
         if size <= 0:
@@ -219,6 +227,7 @@ def list_versions(
         count = len(rows)
         examined += count
         useful = 0
+        before = room
         at = 0
         jump = b""
         while at < count:
@@ -266,7 +275,7 @@ def list_versions(
         if count < size:
             break
         low = max(rows[-1][0] + b"\x00", jump)
-        size = next_scan(useful)
+        size = next_scan(useful, before - room, room)
     return VersionsPage(entries, groups, False, b"", 0)
 
 

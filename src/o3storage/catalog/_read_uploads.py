@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Final
 
 from o3storage.runtime.state_machine import Get, Row, Scan
 
@@ -24,7 +23,7 @@ from ._keys import (
 from ._limits import MAX_EXAMINED, MAX_PAGE, PART_INDEX_STRIDE
 from ._parts import MARK, has_bit
 from ._query import Steps
-from ._read_lists import Span, next_scan
+from ._read_lists import INSIDE, Span, first_scan, next_scan
 from ._rows import part_size, unpack_part, unpack_upload, upload_is_completed
 from ._types import (
     PartInfo,
@@ -42,8 +41,6 @@ from ._versions import (
     version_order,
     version_upload_id,
 )
-
-_FIRST_SCAN: Final = 64
 
 
 def get_upload(bucket_id: int, key: bytes, upload_id: bytes) -> Steps[UploadInfo]:
@@ -102,17 +99,16 @@ def list_uploads(
         return UploadsPage(entries, groups, False, b"", b"")
     span = Span(TABLE_UPLOAD, bucket_id, prefix, delimiter, key_marker)
     low = span.low
-    if (
-        upload_marker
-        and key_marker.startswith(prefix)
-        and not (delimiter and span.group(key_marker))
-    ):
-        low = keyed(TABLE_UPLOAD, bucket_id, key_marker) + upload_marker + b"\x00"
+    if upload_marker and key_marker.startswith(prefix):
+        inside = bool(delimiter) and key_marker.endswith(INSIDE)
+        marked = key_marker[: -len(INSIDE)] if inside else key_marker
+        if inside or not (delimiter and span.group(marked)):
+            low = keyed(TABLE_UPLOAD, bucket_id, marked) + upload_marker + b"\x00"
     last_key = last_id = b""
     key = upload_id = b""
     room = limit
     examined = 0
-    size = min(MAX_PAGE, limit + 1) if not delimiter else min(_FIRST_SCAN, limit + 1)
+    size = first_scan(limit, delimiter)
     while low < span.high:
         size = min(size, MAX_EXAMINED - examined)
         if size <= 0:
@@ -120,6 +116,7 @@ def list_uploads(
         rows: list[Row] = yield Scan(low, span.high, size)
         examined += len(rows)
         useful = 0
+        before = room
         at = 0
         jump = b""
         while at < len(rows):
@@ -146,7 +143,7 @@ def list_uploads(
         if len(rows) < size:
             break
         low = max(rows[-1][0] + b"\x00", jump)
-        size = next_scan(useful)
+        size = next_scan(useful, before - room, room)
     return UploadsPage(entries, groups, False, b"", b"")
 
 
