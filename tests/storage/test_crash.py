@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from o3storage.simulation import SimDisk, run
 
 from .crash_model import Driver
+from .test_rebuild import lose_index
 
 WORKLOADS = {}
 
@@ -70,6 +71,23 @@ async def uploads(driver):
     await driver.upload(1, 100)
 
 
+@workload
+async def compactions(driver):
+    for i in range(5):
+        driver.append(3, 3, size=2500, vote=i)
+        await driver.settle()
+        driver.apply(3)
+    await driver.upload(3, 9000)
+    await driver.flush()
+    for _ in range(3):
+        await driver.store.compact()
+    driver.append(2, 2)
+    await driver.settle()
+    driver.apply(2)
+    await driver.flush()
+    await driver.store.compact()
+
+
 OPTIONS = {"log_volume_bytes": 40 * 1024, "bulk_volume_bytes": 64 * 1024}
 
 
@@ -84,7 +102,7 @@ async def record(name, disk):
     return driver.recorder
 
 
-def check_states(recorder, *, subsets, skip=None, limit=None):
+def check_states(recorder, *, subsets, skip=None, rebuild=False):
     """Open and check every crash state; returns how many. `skip`: syncs to leave out."""
     count = 0
     issued_later = None
@@ -105,6 +123,10 @@ def check_states(recorder, *, subsets, skip=None, limit=None):
             )
             await driver.start()
             await driver.check()
+            if rebuild:
+                await driver.store.close()
+                await lose_index(driver.disk)
+                await driver.reopen(driver.disk)
             driver.append(1, 1, term=9, vote=5)  # and it goes on from there
             await driver.settle()
             await driver.store.close()
@@ -115,8 +137,6 @@ def check_states(recorder, *, subsets, skip=None, limit=None):
         except BaseException as error:
             error.add_note(state.label)
             raise
-        if limit is not None and count >= limit:
-            break
     return count
 
 
@@ -145,7 +165,7 @@ def test_removing_any_sync_is_seen(name):
     blind = []
     for point in needed_syncs(recorder):
         try:
-            check_states(recorder, subsets=2, skip={point})
+            check_states(recorder, subsets=2, skip={point}, rebuild=True)
         except Exception:
             continue
         blind.append((point, recorder.events[point]))
@@ -184,6 +204,7 @@ operations = st.lists(
         st.tuples(st.just("apply"), st.integers(1, 4)),
         st.tuples(st.just("upload"), st.integers(1, 4), st.sampled_from([50, 5000, 40_000])),
         st.tuples(st.just("flush")),
+        st.tuples(st.just("compact")),
         st.tuples(st.sampled_from(["crash", "kill", "close"]), st.integers(0, 1 << 30)),
     ),
     min_size=1,
@@ -210,6 +231,8 @@ async def play(script, seed):
             await driver.upload(*args)
         elif name == "flush":
             await driver.flush()
+        elif name == "compact":
+            await driver.store.compact()
         elif name == "close":
             await driver.store.close()
             await driver.reopen(driver.disk)
