@@ -327,6 +327,25 @@ def test_a_failed_write_fails_what_waits_and_is_never_repeated() -> None:
     asyncio.run(main())
 
 
+def test_any_failed_write_ends_the_service_though_an_older_one_hangs() -> None:
+    async def main() -> None:
+        store = ModelStore()
+        replica = await start(store)
+        store.hold = True
+        first = replica.submit(b"a")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        second = replica.submit(b"b")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        store.futures[1].set_exception(StoreOutOfService("sync failed"))
+        results = await asyncio.gather(first, second, return_exceptions=True)
+        assert [x.uncertain for x in results] == [True, True]  # type: ignore[union-attr]
+        await replica.close()
+
+    asyncio.run(main())
+
+
 def test_a_store_that_is_out_of_service_refuses_at_once() -> None:
     async def main() -> None:
         store = ModelStore()

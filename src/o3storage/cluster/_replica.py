@@ -361,17 +361,19 @@ class Replica:
                 self._held.extend(held)
                 return
 
-    def _written(self, _: asyncio.Future[None]) -> None:
-        """Some append is durable; tickets count in order."""
+    def _written(self, ended: asyncio.Future[None]) -> None:
+        """Some append is durable, or failed; tickets count in order."""
+        error = None if ended.cancelled() else ended.exception()
+        if ended.cancelled() or error is not None:
+            # Whatever became of those before it: this disk is out of service.
+            self.on_disk_fault(str(error or "a write was cancelled"))
+            return
         done = 0
         writes = self._writes
-        while writes and writes[0][1].done():
-            ticket, future = writes.popleft()
-            error = None if future.cancelled() else future.exception()
-            if future.cancelled() or error is not None:
-                self.on_disk_fault(str(error or "a write was cancelled"))
-                return
-            done = ticket
+        while writes and writes[0][1].done() and not writes[0][1].cancelled():
+            if writes[0][1].exception() is not None:
+                return  # its own call says so
+            done = writes.popleft()[0]
         if not done or self.fault:
             return
         gated = self._gated
