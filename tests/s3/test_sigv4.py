@@ -312,6 +312,7 @@ def signed_get(path: str = "/bucket/key", **kwargs: Any) -> S3Request:
     return request("GET", raw, query, headers)
 
 
+@pytest.mark.s3(op="*", errors=["SignatureDoesNotMatch"])
 def test_signature_does_not_match_shows_both_computed_strings() -> None:
     error = refused(signed_get(secret="not the secret"))
     details = dict(error.details)
@@ -324,6 +325,7 @@ def test_signature_does_not_match_shows_both_computed_strings() -> None:
 
 
 @pytest.mark.parametrize("seconds", [NOW_S - 901, NOW_S + 901])
+@pytest.mark.s3(op="*", errors=["RequestTimeTooSkewed"])
 def test_a_skew_over_15_minutes_is_refused_with_the_servers_time(seconds: int) -> None:
     error = refused(signed_get(), authenticator(FixedClock(seconds)))
     assert error.code == "RequestTimeTooSkewed"
@@ -349,6 +351,7 @@ def test_the_scope_date_must_be_the_requests_date() -> None:
     assert refused(req).code == "AuthorizationHeaderMalformed"
 
 
+@pytest.mark.s3(op="*", errors=["InvalidAccessKeyId"])
 def test_an_unknown_key_id_is_invalid() -> None:
     req = signed_get()
     req.headers["authorization"] = req.headers["authorization"].replace(KEY_ID, "AKIAOTHER")
@@ -360,6 +363,7 @@ def test_a_request_without_credentials_is_denied() -> None:
     assert (error.code, error.status) == ("AccessDenied", 403)
 
 
+@pytest.mark.s3(op="*", errors=["InvalidToken"])
 def test_a_session_token_is_unknown() -> None:
     req = signed_get(headers={"x-amz-security-token": "token"})
     assert refused(req).code == "InvalidToken"
@@ -507,6 +511,7 @@ def test_presigned_urls_that_are_refused(replace: bytes, by: bytes, code: str) -
     )
 
 
+@pytest.mark.s3(op="*", headers=["?X-Amz-Expires"], errors=["AccessDenied"])
 def test_a_presigned_url_expires_and_is_not_valid_before_its_time() -> None:
     req = request("GET", b"/test.txt", PRESIGNED, [HOST])
     authenticate(req, authenticator(FixedClock(NOW_S + 86_400)))
@@ -639,6 +644,7 @@ def post_fields(conditions: list[Any], secret: str = SECRET) -> dict[str, str]:
     return fields
 
 
+@pytest.mark.s3(op="PostObject", errors=["SignatureDoesNotMatch", "InvalidToken"])
 def test_a_post_policy_is_verified_by_its_signature() -> None:
     fields = post_fields([{"bucket": "bucket"}])
     assert json.loads(base64.b64decode(fields["policy"]))["conditions"]
