@@ -516,3 +516,23 @@ def test_close_waits_for_what_is_proposed() -> None:
             replica.submit(b"b,")
 
     asyncio.run(main())
+
+
+def test_close_finishes_what_clients_no_longer_wait_for() -> None:
+    async def main() -> None:
+        store = ModelStore()
+        replica = await start(store)
+        store.hold = True
+        future = replica.submit(b"a,")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        future.cancel()
+        closing = asyncio.ensure_future(replica.close())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        store.durable()
+        await closing
+        assert store.rows[b"\x20log"] == b"a,"
+
+    asyncio.run(main())

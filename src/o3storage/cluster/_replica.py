@@ -9,6 +9,7 @@ without leaving the loop's turn.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, cast
@@ -216,9 +217,10 @@ class Replica:
         self._flush()
         if self._held:
             self.fail("the disk is full and the node is stopping")
-        while self._waiting and not self.fault:
-            waiting = [future for _, future in self._waiting.values()]
-            await asyncio.gather(*waiting, return_exceptions=True)
+        if self._waiting and not self.fault:
+            # (Their clients may be gone; what they proposed is finished all the same.)
+            with contextlib.suppress(Unavailable):
+                await self.barrier_applied(max(self._waiting))
         self.fault = self.fault or "the node is stopping"
         task, self._task = self._task, None
         if task is not None:
