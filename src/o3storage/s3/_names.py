@@ -6,6 +6,7 @@ Source: Amazon S3 user guide, "General purpose buckets naming rules" and "Naming
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from o3storage.s3._errors import S3Error
@@ -16,12 +17,16 @@ MAX_KEY_BYTES: Final = 1024
 RESERVED_BUCKETS: Final = frozenset({"health", "metrics", "minio"})
 """Paths that are not S3 on this server."""
 
+CACHED_NAMES: Final = 4096
+"""Judged names kept, about 150 bytes each: a request names one."""
+
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 _ADDRESS: Final = re.compile(r"\d{1,3}(\.\d{1,3}){3}\Z")
 _BAD_PREFIXES: Final = ("xn--", "sthree-", "amzn-s3-demo-")
 _BAD_SUFFIXES: Final = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 
 
+@lru_cache(CACHED_NAMES)
 def is_bucket_name(name: str) -> bool:
     """Whether a bucket can have this name at all."""
     return (

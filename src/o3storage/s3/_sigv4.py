@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol
 
 from o3storage._native import compare_digest, hmac_sha256, sha256
@@ -39,6 +40,10 @@ MAX_SIGNED_HEADERS: Final = 100
 
 MAX_CACHED_SIGNING_KEYS: Final = 1024
 """Signing keys kept: one per access key and day, about 300 bytes each."""
+
+CACHED_TEXTS: Final = 1024
+"""Credential and SignedHeaders texts whose parts are kept: clients repeat them all day. At most
+16 KiB each (a head), typically 100 bytes."""
 
 EMPTY_SHA256: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -210,18 +215,30 @@ class AnonymousRule(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class _Parts:
-    """The signature as the client states it."""
+    """The signature as the client states it. `signed_text`: the signed names as they stand in the
+    canonical request."""
 
-    key_id: str
-    date: str
-    region: str
-    scope: str
-    signed_headers: list[str]
-    signature: str
-    timestamp: str = ""
-    presigned: bool = False
+    __slots__ = (
+        "date",
+        "key_id",
+        "region",
+        "scope",
+        "signature",
+        "signed_headers",
+        "signed_text",
+        "timestamp",
+    )
+
+    def __init__(self, key_id: str, date: str, region: str, scope: str) -> None:
+        self.key_id = key_id
+        self.date = date
+        self.region = region
+        self.scope = scope
+        self.signed_headers: tuple[str, ...] = ()
+        self.signed_text = ""
+        self.signature = ""
+        self.timestamp = ""
 
 
 class Authenticator:
@@ -486,6 +503,7 @@ def _parse_authorization(value: str) -> _Parts:
         raise _malformed("it must have Credential, SignedHeaders and Signature.")
     parts = _credential_parts(credential, "AuthorizationHeaderMalformed")
     parts.signed_headers = _split_signed(signed, "AuthorizationHeaderMalformed")
+    parts.signed_text = signed
     if len(signature) != 64 or signature.encode("latin-1").translate(None, _HEX):
         raise _malformed("the Signature must be 64 lower-case hexadecimal digits.")
     parts.signature = signature
@@ -510,13 +528,19 @@ def _parse_presigned(query: dict[str, str]) -> _Parts:
     parts.signed_headers = _split_signed(
         query["x-amz-signedheaders"], "AuthorizationQueryParametersError"
     )
+    parts.signed_text = query["x-amz-signedheaders"]
     parts.signature = query["x-amz-signature"]
     parts.timestamp = query["x-amz-date"]
-    parts.presigned = True
     return parts
 
 
 def _credential_parts(credential: str, code: str) -> _Parts:
+    return _Parts(*_split_credential(credential, code))
+
+
+@lru_cache(CACHED_TEXTS)
+def _split_credential(credential: str, code: str) -> tuple[str, str, str, str]:
+    """(key id, date, region, scope)."""
     fields = credential.rsplit("/", 4)
     if len(fields) != 5 or not fields[0]:
         raise S3Error(
@@ -532,11 +556,12 @@ def _credential_parts(credential: str, code: str) -> _Parts:
             f'"{service}/{terminal}".',
         )
     scope = f"{date}/{region}/{service}/{terminal}"
-    return _Parts(key_id, date, region, scope, [], "")
+    return key_id, date, region, scope
 
 
-def _split_signed(text: str, code: str) -> list[str]:
-    names = text.split(";")
+@lru_cache(CACHED_TEXTS)
+def _split_signed(text: str, code: str) -> tuple[str, ...]:
+    names = tuple(text.split(";"))
     if (
         "host" not in names
         or len(names) > MAX_SIGNED_HEADERS
@@ -585,7 +610,7 @@ def _canonical_request(request: S3Request, parts: _Parts, without: bytes) -> str
         )
     path = canonical_path(request.raw_path)
     query = canonical_query(request.pairs, without=without) if request.pairs else ""
-    return f"{request.method}\n{path}\n{query}\n{lines}\n{';'.join(parts.signed_headers)}"
+    return f"{request.method}\n{path}\n{query}\n{lines}\n{parts.signed_text}"
 
 
 def _collapse(value: str) -> str:
