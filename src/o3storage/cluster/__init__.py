@@ -17,7 +17,7 @@ from o3storage.cluster._errors import (
 )
 from o3storage.cluster._node import Node, Query, node_id
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
-from o3storage.cluster._replica import MISS
+from o3storage.cluster._reading import MISS
 from o3storage.cluster._streams import StreamUpload, UploadFrames
 from o3storage.storage import Miss
 

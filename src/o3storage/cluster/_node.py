@@ -14,7 +14,8 @@ from o3storage.cluster import _bodies, _records
 from o3storage.cluster._collector import Collector
 from o3storage.cluster._errors import Unavailable
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
-from o3storage.cluster._replica import MISS, READ_FAULTS, Replica, read_now, read_row
+from o3storage.cluster._reading import MISS, READ_FAULTS, read_now, read_row
+from o3storage.cluster._replica import Replica
 from o3storage.cluster._streams import StreamUpload, UploadFrames
 from o3storage.crypto import (
     EpochKeys,

@@ -12,14 +12,22 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from o3storage.cluster import _records
 from o3storage.cluster._errors import StorageFull, Unavailable
+from o3storage.cluster._reading import (
+    MISS,
+    READ_FAULTS,
+    after_hole,
+    entries_of,
+    log_of,
+    read_now,
+    read_row,
+)
 from o3storage.raft.core import (
     COMMAND,
     CONFIGURATION,
-    UNKNOWN,
     Accepted,
     Apply,
     Configuration,
@@ -28,7 +36,6 @@ from o3storage.raft.core import (
     Fetch,
     Fetched,
     HardState,
-    Log,
     Message,
     Output,
     Persist,
@@ -44,20 +51,15 @@ from o3storage.raft.core import (
     Send,
     Start,
 )
-from o3storage.runtime.disk import DiskError
-from o3storage.runtime.state_machine import First, Get, Outcome, Read, StateMachine
+from o3storage.runtime.state_machine import Outcome, Read, StateMachine
+from o3storage.storage import Entry as StoredEntry
+from o3storage.storage import HardState as StoredHardState
 from o3storage.storage import (
-    EntriesGone,
-    Miss,
     SealedFrame,
-    Snapshot,
     Store,
     StoreError,
     StoreFull,
 )
-from o3storage.storage import Entry as StoredEntry
-from o3storage.storage import HardState as StoredHardState
-from o3storage.storage.index import BadBlock
 
 APPEND_BYTES = 1 << 20
 """Proposals of one append: what one batch of the log holds."""
@@ -70,35 +72,8 @@ REPLAY_BYTES = 1 << 20
 RETRY_S = 0.5
 """A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
 
-MISS: Final = Miss.MISS
-
-READ_FAULTS = (StoreError, BadBlock, DiskError)
-"""What reading rows may raise. Rows of a damaged block are rebuilt from the volumes meanwhile."""
-
 Transport = Callable[[int, Message], None]
 """Sends a message of a group; sent only to other nodes, so a group of one needs none."""
-
-
-def read_now(store: Store, read: Read, at: Snapshot | None = None) -> Any:
-    """What `read` finds, or MISS."""
-    kind = type(read)
-    if kind is Get:
-        return store.get_now(read[0], at=at)
-    if kind is First:
-        return store.first_now(read[0], at=at)
-    return store.scan_now(*cast("tuple[bytes, bytes, int]", read), at=at)
-
-
-async def read_row(store: Store, read: Read, at: Snapshot | None = None) -> Any:
-    """What `read` finds, waiting for the disk if need be."""
-    found = read_now(store, read, at)
-    if found is not MISS:
-        return found
-    if isinstance(read, Get):
-        return await store.get(read.key, at=at)
-    if isinstance(read, First):
-        return await store.first(read.prefix, at=at)
-    return await store.scan(read.low, read.high, read.limit, at=at)
 
 
 class Replica:
@@ -173,9 +148,9 @@ class Replica:
         later: list[tuple[int, Configuration]] = []
         at = applied + 1
         while at <= state.last_index:
-            found = await _entries(store, group, at, state.last_index, REPLAY_BYTES)
+            found = await entries_of(store, group, at, state.last_index, REPLAY_BYTES)
             if not found:
-                at = _after_hole(state.missing, at)
+                at = after_hole(state.missing, at)
                 continue
             later.extend(
                 (entry.index, Configuration.decode(entry.data))
@@ -185,7 +160,7 @@ class Replica:
             at = found[-1].index + 1
         core = Core(
             node,
-            log=_log_of(store, group),
+            log=log_of(store, group),
             hard_state=HardState(
                 state.hard_state.term, state.hard_state.vote, state.hard_state.commit
             ),
@@ -389,7 +364,7 @@ class Replica:
 
     def _fetch(self, output: Fetch) -> None:
         async def fetch() -> None:
-            found = await _entries(
+            found = await entries_of(
                 self._store, self.group, output.low, output.high, output.max_bytes
             )
             self._carry_out(self.core.step(Fetched(output.peer, found, output.hole)))
@@ -546,7 +521,7 @@ class Replica:
 
     async def _read_entries(self) -> None:
         low = self.applied + len(self._queue) + 1
-        found = await _entries(self._store, self.group, low, self._target, REPLAY_BYTES)
+        found = await entries_of(self._store, self.group, low, self._target, REPLAY_BYTES)
         if not found:
             raise ValueError(f"entry {low} of range {self.group} cannot be read")
         self._queue.extend(found)
@@ -646,73 +621,3 @@ class Replica:
 
 LOST = 3
 """storage.EntryKind.LOST: an entry that `verify --repair` gave up."""
-
-
-async def _entries(store: Store, group: int, low: int, high: int, max_bytes: int) -> list[Entry]:
-    """Entries low..high (inclusive) from the store, at least one; [] if the first is not there."""
-    try:
-        found = store.entries(group, low, high + 1, max_bytes)
-        if not isinstance(found, list):
-            found = await found
-    except EntriesGone:
-        return []
-    return cast("list[Entry]", found)
-
-
-def _after_hole(missing: Sequence[tuple[int, int]], index: int) -> int:
-    for low, high in missing:
-        if low <= index <= high:
-            return high + 1
-    raise EntriesGone(f"entry {index} is neither readable nor known to be missing")
-
-
-def _log_of(store: Store, group: int) -> Log:
-    """What the core has to know of the log: its terms by runs, and its holes."""
-    state = store.log_state(group)
-    floor = state.first_index - 1
-    # Holes in what is applied concern only what other nodes may ask for.
-    for low, high in state.missing:
-        if low <= state.applied_index:
-            floor = max(floor, min(high, state.applied_index))
-    holes = [(max(low, floor + 1), high) for low, high in state.missing if high > floor]
-    last = max([state.last_index, floor, *(high for _, high in holes)])
-
-    def term(index: int) -> int:
-        if any(low <= index <= high for low, high in holes):
-            return UNKNOWN
-        return store.term(group, index)
-
-    floor_term = 0
-    if floor:
-        try:
-            floor_term = store.term(group, floor)
-        except EntriesGone:
-            floor_term = 0 if floor < state.last_index else state.last_term
-    runs: list[tuple[int, int]] = []
-    index = floor + 1
-    while index <= last:
-        here = term(index)
-        if here == UNKNOWN:
-            high = next(high for low, high in holes if low <= index <= high)
-            # Not known: as low as it can be, or as high where it ends the log, so that nobody
-            # behind it gets this node's vote.
-            guess = runs[-1][1] if runs else max(floor_term, 1)
-            if high == last:
-                guess = max(guess, state.last_term, state.hard_state.term)
-            if not runs or runs[-1][1] != guess:
-                runs.append((index, guess))
-            index = high + 1
-            continue
-        if not runs or runs[-1][1] != here:
-            runs.append((index, here))
-        # The end of this run: terms never decrease, so it is found by bisection.
-        low = index
-        high = next((at - 1 for at, _ in holes if at > index), last)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if term(middle) == here:
-                low = middle
-            else:
-                high = middle - 1
-        index = low + 1
-    return Log(floor, floor_term, runs, last, holes)

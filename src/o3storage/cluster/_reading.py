@@ -1,0 +1,109 @@
+"""Reading for a replica: rows that a generator asks for, and entries of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+from o3storage.raft.core import UNKNOWN, Entry, Log
+from o3storage.runtime.disk import DiskError
+from o3storage.runtime.state_machine import First, Get, Read
+from o3storage.storage import EntriesGone, Miss, Snapshot, Store, StoreError
+from o3storage.storage.index import BadBlock
+
+MISS: Final = Miss.MISS
+
+READ_FAULTS = (StoreError, BadBlock, DiskError)
+"""What reading rows may raise. Rows of a damaged block are rebuilt from the volumes meanwhile."""
+
+
+def read_now(store: Store, read: Read, at: Snapshot | None = None) -> Any:
+    """What `read` finds, or MISS."""
+    kind = type(read)
+    if kind is Get:
+        return store.get_now(read[0], at=at)
+    if kind is First:
+        return store.first_now(read[0], at=at)
+    return store.scan_now(*cast("tuple[bytes, bytes, int]", read), at=at)
+
+
+async def read_row(store: Store, read: Read, at: Snapshot | None = None) -> Any:
+    """What `read` finds, waiting for the disk if need be."""
+    found = read_now(store, read, at)
+    if found is not MISS:
+        return found
+    if isinstance(read, Get):
+        return await store.get(read.key, at=at)
+    if isinstance(read, First):
+        return await store.first(read.prefix, at=at)
+    return await store.scan(read.low, read.high, read.limit, at=at)
+
+
+async def entries_of(store: Store, group: int, low: int, high: int, max_bytes: int) -> list[Entry]:
+    """Entries low..high (inclusive) from the store, at least one; [] if the first is not there."""
+    try:
+        found = store.entries(group, low, high + 1, max_bytes)
+        if not isinstance(found, list):
+            found = await found
+    except EntriesGone:
+        return []
+    return cast("list[Entry]", found)
+
+
+def after_hole(missing: Sequence[tuple[int, int]], index: int) -> int:
+    for low, high in missing:
+        if low <= index <= high:
+            return high + 1
+    raise EntriesGone(f"entry {index} is neither readable nor known to be missing")
+
+
+def log_of(store: Store, group: int) -> Log:
+    """What the core has to know of the log: its terms by runs, and its holes."""
+    state = store.log_state(group)
+    floor = state.first_index - 1
+    # Holes in what is applied concern only what other nodes may ask for.
+    for low, high in state.missing:
+        if low <= state.applied_index:
+            floor = max(floor, min(high, state.applied_index))
+    holes = [(max(low, floor + 1), high) for low, high in state.missing if high > floor]
+    last = max([state.last_index, floor, *(high for _, high in holes)])
+
+    def term(index: int) -> int:
+        if any(low <= index <= high for low, high in holes):
+            return UNKNOWN
+        return store.term(group, index)
+
+    floor_term = 0
+    if floor:
+        try:
+            floor_term = store.term(group, floor)
+        except EntriesGone:
+            floor_term = 0 if floor < state.last_index else state.last_term
+    runs: list[tuple[int, int]] = []
+    index = floor + 1
+    while index <= last:
+        here = term(index)
+        if here == UNKNOWN:
+            high = next(high for low, high in holes if low <= index <= high)
+            # Not known: as low as it can be, or as high where it ends the log, so that nobody
+            # behind it gets this node's vote.
+            guess = runs[-1][1] if runs else max(floor_term, 1)
+            if high == last:
+                guess = max(guess, state.last_term, state.hard_state.term)
+            if not runs or runs[-1][1] != guess:
+                runs.append((index, guess))
+            index = high + 1
+            continue
+        if not runs or runs[-1][1] != here:
+            runs.append((index, here))
+        # The end of this run: terms never decrease, so it is found by bisection.
+        low = index
+        high = next((at - 1 for at, _ in holes if at > index), last)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if term(middle) == here:
+                low = middle
+            else:
+                high = middle - 1
+        index = low + 1
+    return Log(floor, floor_term, runs, last, holes)
