@@ -45,7 +45,6 @@ class Place:
         environment = {
             **self.store.environment(),
             "HOME": str(self.directory),
-            **({"AWS_CA_BUNDLE": str(self.ca)} if self.ca else {}),
             **(extra or {}),
         }
         done = subprocess.run(
@@ -146,8 +145,12 @@ class Aws(Tool):
         super().__init__(place)
         self.base = [self.find(), "--endpoint-url", place.store.url]
 
+    def aws(self, *words: str) -> str:
+        extra = {"AWS_CA_BUNDLE": str(self.place.ca)} if self.place.ca else {}
+        return self.place.run(*self.base, *words, extra=extra).stdout
+
     def s3(self, *words: str) -> str:
-        return self.place.run(*self.base, "s3", *words).stdout
+        return self.aws("s3", *words)
 
     def make_bucket(self, bucket: str) -> None:
         self.s3("mb", f"s3://{bucket}")
@@ -159,10 +162,10 @@ class Aws(Tool):
         self.s3("cp", f"s3://{bucket}/{key}", str(file))
 
     def keys(self, bucket: str) -> list[str]:
-        out = self.place.run(
-            *self.base, "s3api", "list-objects-v2", "--bucket", bucket,
+        out = self.aws(
+            "s3api", "list-objects-v2", "--bucket", bucket,
             "--query", "Contents[].Key", "--output", "text",
-        ).stdout.strip()  # fmt: skip
+        ).strip()  # fmt: skip
         return [] if out in {"None", ""} else sorted(out.split("\t"))
 
     def delete(self, bucket: str, key: str) -> None:

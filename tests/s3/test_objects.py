@@ -267,6 +267,30 @@ def test_a_checksum_in_a_trailer(
     assert store.objects() == ([] if code else ["k"])
 
 
+@pytest.mark.parametrize("size", [16 * 1024, 20_000, 256 * 1024, 300_000, 600_000])
+@pytest.mark.parametrize("good", [True, False])
+@pytest.mark.s3(op="PutObject", headers=["x-amz-trailer"], errors=["BadDigest"])
+def test_a_trailer_behind_several_blocks_is_read_and_checked(
+    store: Store, size: int, good: bool
+) -> None:
+    """A reader that stopped at the decoded length would take the object unchecked."""
+    store.bucket()
+    body = bytes(range(256)) * (size // 256 + 1)
+    body = body[:size]
+    value = crc32_base64(body if good else b"other")
+    chunks = [body[at : at + 65536] for at in range(0, size, 65536)]
+    data = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    data += f"0\r\nx-amz-checksum-crc32:{value}\r\n\r\n".encode()
+    answer = store.put(
+        "/bucket/k",
+        data,
+        {"x-amz-decoded-content-length": str(size), "x-amz-trailer": "x-amz-checksum-crc32"},
+        payload="STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+    )
+    assert answer.code == ("" if good else "BadDigest")
+    assert store.objects() == (["k"] if good else [])
+
+
 @pytest.mark.s3(op=["DeleteObjects", "PutBucketVersioning"], errors=["InvalidRequest"])
 def test_a_streaming_body_is_only_for_put_object_and_upload_part(store: Store) -> None:
     store.bucket()

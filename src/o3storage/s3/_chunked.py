@@ -42,6 +42,7 @@ class ChunkedBody:
     __slots__ = (
         "_buffer",
         "_declared",
+        "_decoded_length",
         "_digest",
         "_done",
         "_end",
@@ -68,7 +69,10 @@ class ChunkedBody:
         """`length`: the decoded length in bytes. `declared`: trailer names, lower case, that must
         arrive, no more and no fewer. `signer`: checks the chunks; None for unsigned ones."""
         self._source = source
-        self.length: int | None = length
+        # Unknown to readers on purpose: one that stops at a known length would never read, and so
+        # never check, the last chunk's signature and the trailers.
+        self.length: int | None = None
+        self._decoded_length = length
         self._signer = signer
         self._declared = declared
         self.trailers: dict[str, str] = {}
@@ -122,9 +126,8 @@ class ChunkedBody:
             if name != b"chunk-signature" or len(value) != 64:
                 raise S3Error("InvalidRequest", "A chunk has no chunk-signature.")
             self._signature = value.decode("latin-1")
-        assert self.length is not None
         self._total += size
-        if self._total > self.length:
+        if self._total > self._decoded_length:
             raise S3Error(
                 "InvalidRequest", "The body is longer than x-amz-decoded-content-length says."
             )
@@ -136,7 +139,7 @@ class ChunkedBody:
             return True
         if self._signer is not None:
             self._signer.check_chunk(bytes.fromhex(EMPTY_SHA256), self._signature)
-        if self._total != self.length:
+        if self._total != self._decoded_length:
             raise S3Error(
                 "IncompleteBody", "The body is shorter than x-amz-decoded-content-length says."
             )
