@@ -40,6 +40,7 @@ REQUEST_HEADERS = [
     "access-control-request-headers",
     "access-control-request-method",
     "range",
+    "x-amz-api-version",
     "x-amz-meta-*",
     "x-amz-trailer-signature",
 ]

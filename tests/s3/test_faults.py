@@ -263,3 +263,25 @@ def test_the_observer_hears_of_every_answer(store: Store) -> None:
     store.get("/bucket/missing")
     store.call("PATCH", "/bucket")
     assert heard == [("CreateBucket", 200), ("GetObject", 404), ("", 405)]
+
+
+@pytest.mark.s3(op=["PutBucketTagging", "CompleteMultipartUpload"], errors=["MalformedXML"])
+def test_documents_over_their_limit_are_refused_unread(store: Store) -> None:
+    store.bucket()
+    upload = store.upload("/bucket/k")
+    for method, target, limit in (
+        ("PUT", "/bucket?tagging", 2 * 1024 * 1024),
+        ("POST", f"/bucket/k?uploadId={upload}", 4 * 1024 * 1024),
+        ("PUT", "/bucket?cors", 64 * 1024),
+    ):
+        body = BytesBody(b"", length=limit + 1)
+        answer = store.call(method, target, source=body)
+        assert (answer.status, answer.code) == (400, "MalformedXML")
+        assert body.at == 0
+
+
+@pytest.mark.s3(op="PutBucketTagging", errors=["MalformedXML"])
+def test_entities_in_a_document_are_refused(store: Store) -> None:
+    store.bucket()
+    bomb = b'<!DOCTYPE a [<!ENTITY x "y">]><Tagging><TagSet>&x;</TagSet></Tagging>'
+    assert store.put("/bucket?tagging", bomb).code == "MalformedXML"

@@ -165,18 +165,22 @@ def test_values_that_are_true_are_accepted_and_others_refused(store: Store) -> N
         ("x-amz-storage-class", "GLACIER", "NotImplemented"),
         ("x-amz-storage-class", "GOLD", "InvalidStorageClass"),
         ("content-range", "bytes 0-0/5", "NotImplemented"),
+        ("x-amz-api-version", "2099-01-01", "NotImplemented"),
     ):
         assert store.put("/bucket/other", b"x", {name: value}).code == code
     assert store.objects() == ["k"]
 
 
-@pytest.mark.s3(op="*", headers=sorted(COMMON_HEADERS), errors=["AccessDenied"])
+@pytest.mark.s3(
+    op="*", headers=[*sorted(COMMON_HEADERS), "x-amz-api-version"], errors=["AccessDenied"]
+)
 def test_common_headers_are_understood_everywhere(store: Store) -> None:
     store.bucket()
     headers = {
         "x-amz-optional-object-attributes": "RestoreStatus",
         "x-amz-request-payer": "requester",
         "x-amz-user-agent": "aws-sdk-js",
+        "x-amz-api-version": "2006-03-01",
         "x-amz-expected-bucket-owner": "0f" * 32,
     }
     assert store.put("/bucket/k", b"x", headers).status == 200

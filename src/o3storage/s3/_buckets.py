@@ -27,7 +27,8 @@ from o3storage.s3._xml import escape
 MAX_BUCKETS: Final = 10_000
 """Buckets of one answer (AWS)."""
 
-PAGE: Final = 1000
+PAGE: Final = 250
+"""Buckets read in one step of the event loop."""
 
 
 async def list_all_buckets(ctx: Context) -> Response:

@@ -54,7 +54,8 @@ MIN_PART_BYTES: Final = 5 * 1024 * 1024
 TRIES: Final = 5
 """How often parts are read again when they changed meanwhile."""
 
-PAGE: Final = 1000
+STEP_PARTS: Final = 250
+"""Parts handled in one step of the event loop: about 5 ms."""
 
 
 @dataclass(slots=True)
@@ -76,7 +77,7 @@ async def complete_multipart_upload(ctx: Context) -> Response:
         max_bytes=MAX_COMPLETE_XML_BYTES,
         object_checksums=True,
     )
-    wanted = _parse_parts(root)
+    wanted = await _parse_parts(root)
     for _ in range(TRIES):
         upload = await ctx.query(get_upload(ctx.bucket.bucket_id, ctx.key, upload_id))
         if (done := upload.completed) is not None:
@@ -154,13 +155,15 @@ def _etag_parts(etag: str, default: int) -> int:
     return int(count) if count.isdigit() else default
 
 
-def _parse_parts(root: Element) -> list[_Wanted]:
+async def _parse_parts(root: Element) -> list[_Wanted]:
     elements = root.find_all("Part")
     if not 1 <= len(elements) <= MAX_PART_NUMBER:
         raise S3Error("MalformedXML", f"An upload is completed of 1 to {MAX_PART_NUMBER} parts.")
     wanted = []
     last = 0
-    for element in elements:
+    for position, element in enumerate(elements, 1):
+        if position % STEP_PARTS == 0:
+            await asyncio.sleep(0)
         number_text = (element.child_text("PartNumber") or "").strip()
         etag = element.child_text("ETag")
         if etag is None or not number_text.isascii() or not number_text.isdigit():
@@ -263,7 +266,7 @@ async def _choose(ctx: Context, upload: UploadInfo, wanted: list[_Wanted]) -> _C
     position = 0
     while position < len(wanted):
         page = await ctx.query(
-            list_parts(ctx.bucket.bucket_id, ctx.key, upload.upload_id, after, PAGE)
+            list_parts(ctx.bucket.bucket_id, ctx.key, upload.upload_id, after, STEP_PARTS)
         )
         for part in page.parts:
             if position == len(wanted):

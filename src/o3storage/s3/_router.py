@@ -236,12 +236,14 @@ def _check_modifiers(operation: Operation, query: dict[str, str]) -> None:
 
 def check_headers(operation: Operation, headers: dict[str, str]) -> None:
     """Raises S3Error NotImplemented for an x-amz-* header that the operation does not know."""
-    special = "content-range" in headers
+    special = "content-range" in headers or "x-amz-api-version" in headers
     for name in headers:
         if not name.startswith("x-amz-") or name in COMMON_HEADERS:
             continue
         if name in operation.headers:
             special = True
+            continue
+        if name == "x-amz-api-version":
             continue
         if operation.metadata and name.startswith("x-amz-meta-"):
             continue
@@ -257,6 +259,7 @@ def check_headers(operation: Operation, headers: dict[str, str]) -> None:
 
 _FIXED: Final = {
     "x-amz-acl": ("private", "bucket-owner-full-control"),
+    "x-amz-api-version": ("2006-03-01",),
     "x-amz-server-side-encryption": ("AES256",),
     "x-amz-bucket-object-lock-enabled": ("false", "False"),
     "x-amz-object-ownership": ("BucketOwnerEnforced",),
