@@ -6,6 +6,15 @@ One disk is one `Store`. It knows groups, entries, frames and rows, and no S3.
 from __future__ import annotations
 
 from o3storage.storage._bulk import StreamWriter
+from o3storage.storage._lock import DataDirLock
+from o3storage.storage._offline import (
+    FramePlace,
+    OfflineStore,
+    RecordDetail,
+    RecordSummary,
+    VolumeSummary,
+)
+from o3storage.storage._scrub import BadFrame
 from o3storage.storage._store import Store
 from o3storage.storage._types import (
     FRAME_PLAIN_BYTES,
@@ -33,7 +42,8 @@ from o3storage.storage._types import (
     StoreSpace,
     StoreStats,
 )
-from o3storage.storage.index import Miss, Snapshot
+from o3storage.storage._verify import Problem, VerifyReport, verify
+from o3storage.storage.index import BadBlock, Miss, Snapshot
 
 __all__ = [
     "FRAME_PLAIN_BYTES",
@@ -41,16 +51,24 @@ __all__ = [
     "MAX_ENTRY_BYTES",
     "SEAL_TAG_BYTES",
     "SMALL_FRAME_BYTES",
+    "BadBlock",
+    "BadFrame",
+    "DataDirLock",
     "EntriesGone",
     "Entry",
     "EntryKind",
     "FormatVersionUnknown",
     "FrameBad",
     "FrameMissing",
+    "FramePlace",
     "GroupId",
     "HardState",
     "LogState",
     "Miss",
+    "OfflineStore",
+    "Problem",
+    "RecordDetail",
+    "RecordSummary",
     "SealedFrame",
     "Snapshot",
     "Store",
@@ -64,4 +82,7 @@ __all__ = [
     "StoreSpace",
     "StoreStats",
     "StreamWriter",
+    "VerifyReport",
+    "VolumeSummary",
+    "verify",
 ]

@@ -244,6 +244,12 @@ class Core:
                 await self._close_oldest()
         return found
 
+    def sealer_now(self, volume: int) -> FileSealer:
+        """The sealer of a volume for which `sealer_of` was called before."""
+        sealer = self.volumes[volume].sealer
+        assert sealer is not None
+        return sealer
+
     async def sealer_of(self, volume: Volume) -> FileSealer:
         """Raises StoreKeyWrong."""
         if volume.sealer is None:

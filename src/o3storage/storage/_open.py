@@ -37,13 +37,17 @@ SCAN_BYTES = 4 * 1024 * 1024
 """Bytes of a bulk volume that are read at a time."""
 
 
-async def prepare(core: Core) -> None:
+async def prepare(
+    core: Core, *, read_only: bool = False, bad_headers: list[str] | None = None
+) -> None:
     """Step 1: obey OUT_OF_SERVICE, read all volume headers, try the key, make directories.
 
+    `read_only` (offline tools): changes nothing and opens a disk that is out of service too.
+    `bad_headers` collects the paths of volumes without a good header instead of raising.
     Raises StoreOutOfService, StoreDamaged, StoreKeyWrong, FormatVersionUnknown, DiskError.
     """
     disk = core.disk
-    if OUT_OF_SERVICE in await disk.list_dir(""):
+    if not read_only and OUT_OF_SERVICE in await disk.list_dir(""):
         raise StoreOutOfService(
             f"{OUT_OF_SERVICE} stands in the data directory: a write or sync failed here. Check "
             "the disk, then run `o3storage verify --return-disk`"
@@ -59,7 +63,13 @@ async def prepare(core: Core) -> None:
             continue
         kind, number = parsed
         core.next_volume = max(core.next_volume, number + 1)
-        volume = await _look_at(core, kind, number)
+        try:
+            volume = await _look_at(core, kind, number)
+        except StoreDamaged:
+            if bad_headers is None:
+                raise
+            bad_headers.append(volume_path(kind, number))
+            continue
         if volume is None:
             unused.append(volume_path(kind, number))
             continue
@@ -74,12 +84,13 @@ async def prepare(core: Core) -> None:
     if core.volumes:
         newest = core.volumes[max(core.volumes)]
         await core.sealer_of(newest)  # a wrong key ends here
-    else:
+    elif not read_only:
         core.store_id = core.entropy.random_bytes(STORE_ID_BYTES)
         await disk.make_dir(VOLUME_DIR)
         await disk.sync_dir("")
-    for path in unused:
-        await disk.unlink(path)
+    if not read_only:
+        for path in unused:
+            await disk.unlink(path)
 
 
 async def _look_at(core: Core, kind: VolumeKind, number: int) -> Volume | None:

@@ -19,6 +19,7 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 
 from o3storage.crypto import FileSealer
+from o3storage.runtime.disk import Disk
 from o3storage.storage import _open
 from o3storage.storage._batches import BatchInfo
 from o3storage.storage._core import Core, Volume
@@ -155,15 +156,15 @@ async def _is_partial(core: Core, logs: list[Volume]) -> bool:
     return result.uncertain or (result.first is not None and result.first.sequence != 1)
 
 
-async def remove_index(core: Core, directory: str) -> None:
+async def remove_index(disk: Disk, directory: str) -> None:
     """Every file of an index. The directory stays."""
     try:
-        names = await core.disk.list_dir(directory)
+        names = await disk.list_dir(directory)
     except FileNotFoundError:
         return
     for name in names:
-        await core.disk.unlink(f"{directory}/{name}")
-    await core.disk.sync_dir(directory)
+        await disk.unlink(f"{directory}/{name}")
+    await disk.sync_dir(directory)
 
 
 async def rebuild(
@@ -177,7 +178,7 @@ async def rebuild(
     `core.groups` is left empty: the open goes on with a replay. Raises StoreDamaged, DiskError.
     """
     for name in (STAGING_DIR, directory):
-        await remove_index(core, name)
+        await remove_index(core.disk, name)
     index = await open_index(core, directory)
     await index.flush(REBUILDING)
     staging = await open_index(core, STAGING_DIR)
@@ -189,7 +190,7 @@ async def rebuild(
         await index.flush(mark.encode())
     finally:
         await staging.close()
-    await remove_index(core, STAGING_DIR)
+    await remove_index(core.disk, STAGING_DIR)
     core.groups.clear()
     core.stats.index_rebuilt = True
     return index
@@ -200,12 +201,7 @@ async def _collect(
 ) -> BatchInfo | None:
     """Everything into the staging index; returns the log's last batch."""
 
-    def sealer(volume: int) -> FileSealer:
-        found = core.volumes[volume].sealer
-        assert found is not None
-        return found
-
-    gather = _Gather(core, sealer)
+    gather = _Gather(core, core.sealer_now)
     volumes = [core.volumes[number] for number in sorted(core.volumes)]
     logs = [volume for volume in volumes if volume.kind is VolumeKind.LOG]
     walk = _open.start_walk(gather, floor=(logs[-1].volume + 1 if logs else 0))

@@ -58,8 +58,17 @@ ROWS_PER_WRITE = 512
 class Replay:
     """Sink of the walk at open. `sealers` gives the sealer of a log volume by id."""
 
-    def __init__(self, core: Core, mark: Mark, sealers: Callable[[int], FileSealer]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        mark: Mark,
+        sealers: Callable[[int], FileSealer],
+        *,
+        rows: bool = True,
+    ) -> None:
+        """`rows=False`: only the groups; there is no index to write to."""
         self.core = core
+        self._keep_rows = rows
         self.mark = mark
         self.lost_outcomes: set[int] = set()
         """Groups whose outcomes have a gap: what lies behind it is executed again."""
@@ -220,7 +229,7 @@ class Replay:
     def _place_again(self, key: bytes, value: bytes | None) -> None:
         """A run that grew or moved replaces the one it was."""
         self._write()
-        old = self.core.index.get_now(key)
+        old = self.core.index.get_now(key) if self._keep_rows else None
         if isinstance(old, bytes) and key[:1] == PLACEMENT_TABLE:
             run = decode_run(old)
             volume = self.core.volumes.get(run.volume)
@@ -229,6 +238,6 @@ class Replay:
         self._place(key, value)
 
     def _write(self) -> None:
-        if self._rows:
+        if self._rows and self._keep_rows:
             self.core.index.write(self._rows)
-            self._rows = []
+        self._rows = []

@@ -37,13 +37,13 @@ SUMMARIES_BYTES = 64 * KIB
 
 
 class Scanned(NamedTuple):
-    """A record, or (header None) a span that is neither a record nor padding."""
+    """A record, or (header None) a span that is neither a record nor padding. `data` is the whole
+    record; of a bad span the first bytes."""
 
     offset: int
     size_bytes: int
     header: RecordHeader | None
     data: memoryview
-    """The whole record; empty for a bad span."""
 
 
 async def scan_records(
@@ -67,7 +67,8 @@ async def scan_records(
                 volume.kind is VolumeKind.LOG and await _is_between_batches(window, at, following)
             )
             if not sound:
-                yield Scanned(at, following - at, None, memoryview(b""))
+                view = await window.at(at, 1)
+                yield Scanned(at, following - at, None, view[: following - at])
             at = following
             continue
         yield Scanned(at, header.size_bytes, header, view[: header.size_bytes])
@@ -164,11 +165,16 @@ def _header_end(view: memoryview, at: int) -> int:
 
 
 async def _is_padding(window: _Window, start: int, end: int) -> bool:
-    """Only 0xFF (padding) or only 0 (never written)."""
+    """Padding (0xFF) up to a 4 KiB boundary, then nothing (0) or nothing at all."""
+    written = min(align(start), end)
+    view = await window.at(start, written - start)
+    if bytes(view[: written - start]).strip(b"\xff") not in (b"", bytes(written - start)):
+        return False
+    start = written
     while start < end:
         view = await window.at(start, 1)
         part = bytes(view[: end - start])
-        if part.strip(b"\xff") and part.strip(b"\0"):
+        if part.strip(b"\0"):
             return False
         start += len(part)
     return True

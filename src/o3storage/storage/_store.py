@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import Buffer, Disk, DiskError
@@ -28,6 +27,7 @@ from o3storage.storage._entries import read_entries
 from o3storage.storage._flush import Flusher
 from o3storage.storage._frames import Frames
 from o3storage.storage._groups import GroupLog
+from o3storage.storage._index_open import IndexFactory, open_index_factory
 from o3storage.storage._log import LogWriter
 from o3storage.storage._mark import Mark
 from o3storage.storage._rebuild import open_or_rebuild
@@ -38,8 +38,6 @@ from o3storage.storage._rows import (
     RELEASED_TABLE,
     Row,
     RowChange,
-    RowIndex,
-    default_prefix_length,
 )
 from o3storage.storage._scrub import BadFrame, scrub
 from o3storage.storage._space import REFRESH_S, SpaceAccount
@@ -56,22 +54,19 @@ from o3storage.storage._types import (
     SealedFrame,
     StoreError,
     StoreFull,
-    StoreKeyWrong,
     StoreOptions,
     StoreOutOfService,
     StoreSpace,
     StoreStats,
 )
 from o3storage.storage._volume import VolumeKind
-from o3storage.storage.index import Index, IndexKeyWrong, Miss, Snapshot
+from o3storage.storage.index import Miss, Snapshot
 
 INDEX_DIR = "index"
 COMPACT_EVERY_S = 5.0
 """How often volumes are looked at for garbage."""
 TICK_S = 0.25
 """How often the background looks whether a flush is due."""
-
-IndexFactory = Callable[[Core, str], Awaitable[RowIndex]]
 
 
 class Store:
@@ -115,7 +110,7 @@ class Store:
         StoreDamaged, DiskFault, DiskFull.
         """
         core = Core(disk, disk_key, jobs, clock, entropy, options or StoreOptions())
-        factory = open_index or _index_factory(prefix_length)
+        factory = open_index or open_index_factory(prefix_length)
         try:
             return await cls._open(core, factory, on_progress)
         except BaseException:
@@ -139,7 +134,7 @@ class Store:
             if number in core.volumes:
                 core.volumes[number].row_bytes = count.placed_bytes
                 core.volumes[number].dead_bytes = count.dead_bytes
-        replay = Replay(core, mark, _sealer_lookup(core))
+        replay = Replay(core, mark, core.sealer_now)
         walked = _open.volumes_to_walk(core, log_volumes, mark.floor_volume)
         result = await _open.read_log(core, walked, replay, mark.floor_volume, on_progress)
         replay.finish()
@@ -478,35 +473,3 @@ class Store:
             raise core.refusal()
         if self._closed:
             raise StoreOutOfService("the store is closed")
-
-
-def _sealer_lookup(core: Core) -> Callable[[int], Any]:
-    def lookup(volume: int) -> Any:
-        sealer = core.volumes[volume].sealer
-        assert sealer is not None  # read_log made it
-        return sealer
-
-    return lookup
-
-
-def _index_factory(prefix_length: Callable[[bytes], int] | None) -> IndexFactory:
-    rows_prefix = prefix_length or default_prefix_length
-
-    def prefix(key: bytes) -> int:
-        return len(key) if key[0] < FIRST_CATALOG_BYTE else rows_prefix(key)
-
-    async def factory(core: Core, directory: str) -> RowIndex:
-        try:
-            index: RowIndex = await Index.open(
-                core.disk,
-                directory,
-                disk_key=core.disk_key,
-                jobs=core.jobs,
-                random_bytes=core.entropy.random_bytes,
-                prefix_length=prefix,
-            )
-        except IndexKeyWrong as error:
-            raise StoreKeyWrong(str(error)) from error
-        return index
-
-    return factory

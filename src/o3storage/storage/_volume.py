@@ -118,7 +118,10 @@ def good_block(data: Buffer, path: str) -> bytes:
         block = bytes(data[at : at + BLOCK_BYTES])
         if len(block) == BLOCK_BYTES and blake3(block[_HASH_BYTES:]) == block[:_HASH_BYTES]:
             return block
-    raise StoreDamaged(f"{path}: both copies of the volume's header are damaged")
+    raise StoreDamaged(
+        f"{path}: both copies of the volume's header are damaged; `o3storage verify --repair` sets "
+        "it aside"
+    )
 
 
 def open_sealer(data: Buffer, header: VolumeHeader, disk_key: bytes, path: str) -> FileSealer:

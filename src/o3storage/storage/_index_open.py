@@ -1,0 +1,48 @@
+"""Opening the index on a disk, as every part of this room does it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from o3storage.storage._core import Core
+from o3storage.storage._rows import (
+    FIRST_CATALOG_BYTE,
+    PLACEMENT_PREFIX_BYTES,
+    PLACEMENT_TABLE,
+    RowIndex,
+    default_prefix_length,
+)
+from o3storage.storage._types import StoreKeyWrong
+from o3storage.storage.index import Index, IndexKeyWrong, IndexOptions
+
+IndexFactory = Callable[[Core, str], Awaitable[RowIndex]]
+
+
+def open_index_factory(
+    prefix_length: Callable[[bytes], int] | None, *, background: bool = True
+) -> IndexFactory:
+    """Opens indexes whose filters cover catalog keys by `prefix_length` (None: by the form that
+    DESIGN gives them). Without `background` they merge nothing by themselves."""
+    rows_prefix = prefix_length or default_prefix_length
+
+    def prefix(key: bytes) -> int:
+        if key[:1] == PLACEMENT_TABLE:
+            return PLACEMENT_PREFIX_BYTES
+        return len(key) if key[0] < FIRST_CATALOG_BYTE else rows_prefix(key)
+
+    async def factory(core: Core, directory: str) -> RowIndex:
+        try:
+            index: RowIndex = await Index.open(
+                core.disk,
+                directory,
+                disk_key=core.disk_key,
+                jobs=core.jobs,
+                random_bytes=core.entropy.random_bytes,
+                prefix_length=prefix,
+                options=IndexOptions(background=background),
+            )
+        except IndexKeyWrong as error:
+            raise StoreKeyWrong(str(error)) from error
+        return index
+
+    return factory

@@ -1,0 +1,316 @@
+"""Offline check of everything stored, and its repair (the command `o3storage verify`).
+
+Interface: `verify`, `VerifyReport`, `Problem`. The caller holds the directory's lock.
+
+What is checked: every volume header, every batch, every record's checksum and seal; that each
+placed frame stands where placement says; every block of the index; entries known missing.
+
+What repair does, and nothing else
+- volumes without a readable header go to quarantine/, so that the others open;
+- a damaged index is removed: the next start rebuilds it from the volumes;
+- for a group's entries that rotted above its applied index *lost* records are appended, which
+  apply as counted no-ops (for a sole voter: nobody else has them).
+Bad frames stay where they are and are reported: nothing that could still be read is thrown away.
+"""
+
+from __future__ import annotations
+
+import bisect
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from o3storage.runtime.clock import Clock, Entropy
+from o3storage.runtime.disk import Disk, DiskError
+from o3storage.runtime.jobs import Jobs
+from o3storage.storage._batches import SECTOR_BYTES, zero_sector
+from o3storage.storage._core import OUT_OF_SERVICE, Volume
+from o3storage.storage._frames import frame_place
+from o3storage.storage._index_open import IndexFactory
+from o3storage.storage._offline import OfflineStore
+from o3storage.storage._rebuild import remove_index
+from o3storage.storage._records import FRAME, RecordBad, RecordHeader, open_body
+from o3storage.storage._rows import PLACEMENT_TABLE, decode_run, split_placement_key
+from o3storage.storage._scan import Scanned, scan_records
+from o3storage.storage._store import INDEX_DIR, Store
+from o3storage.storage._types import Entry, EntryKind, StoreOptions
+from o3storage.storage._volume import VOLUME_DIR, VolumeKind
+
+QUARANTINE_DIR = "quarantine"
+MAX_PROBLEMS = 10_000
+"""Problems that a report lists; the rest is counted. A rotten disk must not fill memory."""
+LOST_STEP = 256
+"""Entries of one append of the repair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it should be."""
+
+    kind: str
+    """header, batch, record, frame, entries, uncertain or index."""
+    where: str
+    detail: str
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What `verify` found and did."""
+
+    volumes: int = 0
+    records: int = 0
+    frames: int = 0
+    placed_frames: int = 0
+    bytes_read: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    problem_count: int = 0
+    repaired: list[str] = field(default_factory=list)
+    returned: bool = False
+    """OUT_OF_SERVICE was removed."""
+    out_of_service: bool = False
+    """OUT_OF_SERVICE stands."""
+
+    @property
+    def clean(self) -> bool:
+        return self.problem_count == 0
+
+    def add(self, kind: str, where: str, detail: str) -> None:
+        self.problem_count += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(kind, where, detail))
+
+
+async def verify(
+    disk: Disk,
+    *,
+    disk_key: bytes,
+    jobs: Jobs,
+    clock: Clock,
+    entropy: Entropy,
+    repair: bool = False,
+    return_disk: bool = False,
+    prefix_length: Callable[[bytes], int] | None = None,
+    open_index: IndexFactory | None = None,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> VerifyReport:
+    """Check a stopped store; `on_progress(step, 0..1)`. Changes nothing without `repair` or
+    `return_disk` (which lets a disk serve again only if the check found it clean).
+
+    Raises StoreKeyWrong, FormatVersionUnknown, StoreDamaged, DiskError.
+    """
+    report = VerifyReport()
+    report.out_of_service = OUT_OF_SERVICE in await disk.list_dir("")
+    store = await OfflineStore.open(
+        disk,
+        disk_key=disk_key,
+        jobs=jobs,
+        clock=clock,
+        entropy=entropy,
+        prefix_length=prefix_length,
+        open_index=open_index,
+        on_progress=on_progress,
+    )
+    try:
+        lost = await _check(store, report, on_progress)
+    finally:
+        await store.close()
+    if return_disk and report.out_of_service and report.clean:
+        await disk.unlink(OUT_OF_SERVICE)
+        await disk.sync_dir("")
+        report.returned = True
+        report.out_of_service = False
+    if repair and not report.clean:
+        await _set_aside(disk, store, report)
+        if lost and not report.out_of_service:
+            again = await Store.open(
+                disk,
+                disk_key=disk_key,
+                jobs=jobs,
+                clock=clock,
+                entropy=entropy,
+                options=StoreOptions(background=False),
+                prefix_length=prefix_length,
+                open_index=open_index,
+            )
+            try:
+                await _append_lost(again, report)
+            finally:
+                await again.close()
+    return report
+
+
+async def _check(
+    store: OfflineStore, report: VerifyReport, on_progress: Callable[[str, float], None] | None
+) -> bool:
+    """Fills the report; True if entries above an applied index are missing."""
+    core = store.core
+    for path in store.bad_headers:
+        report.add("header", path, "both copies of the header are damaged")
+    for region in store.log.regions:
+        if region.verdict in ("rotted", "uncertain"):
+            report.add(
+                "batch",
+                f"volume {region.volume} at {region.start}",
+                f"{region.verdict}, {region.end - region.start} bytes",
+            )
+    lost = False
+    for group in store.groups():
+        state = store.log_state(group)
+        if state.uncertain:
+            report.add("uncertain", f"group {group}", "a batch is gone without a trace")
+        for low, high in state.missing:
+            if high > state.applied_index:
+                lost = True
+            report.add("entries", f"group {group}", f"entries {low}..{high} are missing")
+    total = sum(volume.size_bytes for volume in core.volumes.values()) or 1
+    good: dict[int, array[int]] = {}
+    for number in sorted(core.volumes):
+        volume = core.volumes[number]
+        report.volumes += 1
+        good[number] = await _check_volume(store, volume, report)
+        if on_progress is not None:
+            on_progress("volumes", report.bytes_read / total)
+    if store.has_rows:
+        if await _check_index(store, report, on_progress):
+            await _check_placement(store, good, report)
+    elif store.index_state != "missing" or core.volumes:
+        report.add("index", INDEX_DIR, f"the index is {store.index_state}; a start rebuilds it")
+    return lost
+
+
+async def _check_volume(store: OfflineStore, volume: Volume, report: VerifyReport) -> array[int]:
+    """Every record; returns the offsets of good frames, ascending."""
+    frames: array[int] = array("Q")
+    torn = [
+        region
+        for region in store.log.regions
+        if region.volume == volume.volume and region.verdict in ("torn", "cut")
+    ]
+    where = f"{volume.path} at "
+    try:
+        async for found in scan_records(store.core, volume):
+            if any(region.start <= found.offset < region.end for region in torn):
+                continue
+            if found.header is None and _is_torn_bulk(store, volume, found):
+                continue
+            if found.header is None:
+                report.add("record", where + str(found.offset), f"{found.size_bytes} bad bytes")
+                continue
+            report.records += 1
+            if found.header.kind == FRAME:
+                report.frames += 1
+                frames.append(found.offset)
+            else:
+                await _check_seal(store, volume, found.offset, found.header, found.data, report)
+    except DiskError as error:
+        report.add("record", volume.path, f"cannot be read: {error}")
+    report.bytes_read += volume.size_bytes
+    return frames
+
+
+def _is_torn_bulk(store: OfflineStore, volume: Volume, found: Scanned) -> bool:
+    """What was being written to the bulk when the power went: a sector of it is still zero."""
+    count = store.mark.volumes.get(volume.volume)
+    if volume.kind is not VolumeKind.BULK or (count is not None and count.size_bytes):
+        return False
+    start = -(-found.offset // SECTOR_BYTES) * SECTOR_BYTES - found.offset
+    return zero_sector(found.data, start, len(found.data)) is not None
+
+
+async def _check_seal(  # noqa: PLR0917
+    store: OfflineStore,
+    volume: Volume,
+    offset: int,
+    header: RecordHeader,
+    data: memoryview,
+    report: VerifyReport,
+) -> None:
+    try:
+        open_body(data, header, await store.core.sealer_of(volume), offset)
+    except RecordBad as error:
+        report.add("record", f"{volume.path} at {offset}", str(error))
+
+
+async def _check_placement(
+    store: OfflineStore, good: dict[int, array[int]], report: VerifyReport
+) -> None:
+    """Each placed frame is one that was found good where it is said to be."""
+    low, high = PLACEMENT_TABLE, bytes([PLACEMENT_TABLE[0] + 1])
+    while True:
+        rows = await store.scan(low, high, 1000)
+        for key, value in rows:
+            stream, first = split_placement_key(key)
+            run = decode_run(value)
+            offsets = good.get(run.volume, array("Q"))
+            for i in range(run.frames):
+                offset, _ = frame_place(run, i)
+                report.placed_frames += 1
+                at = bisect.bisect_left(offsets, offset)
+                if at == len(offsets) or offsets[at] != offset:
+                    report.add(
+                        "frame",
+                        f"stream {stream.hex()} frame {first + i}",
+                        f"no good record in volume {run.volume} at {offset}",
+                    )
+        if len(rows) < 1000:
+            return
+        low = rows[-1][0] + b"\0"
+
+
+async def _check_index(
+    store: OfflineStore, report: VerifyReport, on_progress: Callable[[str, float], None] | None
+) -> bool:
+    """True if every block is good."""
+
+    def progress(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress("index", done / (total or 1))
+
+    bad = await store.core.index.verify(progress)
+    for block in bad:
+        report.add("index", INDEX_DIR, str(block))
+    return not bad
+
+
+# --- repair
+
+
+async def _set_aside(disk: Disk, store: OfflineStore, report: VerifyReport) -> None:
+    """Volumes without a header, and a bad index, out of the way of the next start."""
+    if store.bad_headers:
+        await disk.make_dir(QUARANTINE_DIR)
+        await disk.sync_dir("")
+        for path in store.bad_headers:
+            await disk.rename(path, f"{QUARANTINE_DIR}/{path.rpartition('/')[2]}")
+            report.repaired.append(f"{path} moved to {QUARANTINE_DIR}/")
+        await disk.sync_dir(QUARANTINE_DIR)
+        await disk.sync_dir(VOLUME_DIR)
+    if any(problem.kind == "index" for problem in report.problems):
+        await remove_index(disk, INDEX_DIR)
+        report.repaired.append("the index was removed; the next start rebuilds it from the volumes")
+
+
+async def _append_lost(store: Store, report: VerifyReport) -> None:
+    """Put *lost* entries in place of those known missing above the applied index."""
+    for group in store.groups():
+        state = store.log_state(group)
+        spans = [(max(lo, state.applied_index + 1), hi) for lo, hi in state.missing]
+        spans = [(lo, hi) for lo, hi in spans if lo <= hi]
+        if not spans:
+            continue
+        missing = {i for lo, hi in spans for i in range(lo, hi + 1)}
+        first, last = min(missing), max(state.last_index, *missing)
+        term = store.term(group, first - 1)
+        entries: list[Entry] = []
+        for index in range(first, last + 1):
+            if index in missing:
+                entries.append(Entry(index, max(1, term), EntryKind.LOST, b""))
+                continue
+            found = store.entries(group, index, index + 1, 1)
+            (entry,) = found if isinstance(found, list) else await found
+            term = entry.term
+            entries.append(entry)
+        for at in range(0, len(entries), LOST_STEP):
+            await store.append(group, None, entries[at : at + LOST_STEP])
+        for low, high in spans:
+            report.repaired.append(f"group {group}: entries {low}..{high} are marked lost")
