@@ -62,6 +62,11 @@ def run(*arguments: str, timeout_s: float = 60, env=None, files=(), **options) -
         return status, machine.console
 
 
+def run_script(script: str, **options) -> tuple[int, str]:
+    """Runs some lines of Python, brought as a file of the configuration."""
+    return run(PYTHON, "/run/script.py", files=[("/run/script.py", script.encode())], **options)
+
+
 def write_figures(duration_s: float) -> None:
     """Keeps the figures of this run in the build folder; the full lane's also beside the tests."""
     commit = subprocess.run(

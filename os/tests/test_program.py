@@ -3,7 +3,7 @@
 import re
 import unittest
 
-from support import FIGURES, FULL, PYTHON, run
+from support import FIGURES, FULL, PYTHON, run, run_script
 
 
 class Program(unittest.TestCase):
@@ -56,7 +56,7 @@ class Program(unittest.TestCase):
             "first = fill(); os.unlink('/data/f'); second = fill()\n"
             "print('filled', first, second)\n"
         )
-        _, console = run(PYTHON, "-c", script)
+        _, console = run_script(script)
         found = re.search(r"filled \((\d+), 28\) \((\d+), 28\)", console)
         self.assertEqual(found[1], found[2], console[-500:])
         self.assertGreaterEqual(int(found[1]), 120)
@@ -70,7 +70,7 @@ class Program(unittest.TestCase):
         )
         import time
 
-        _, console = run(PYTHON, "-c", script)
+        _, console = run_script(script)
         found = re.search(r"slept (\S+) (\S+) date (\d+)", console)
         for text in (found[1], found[2]):
             self.assertAlmostEqual(float(text), 1.5, delta=0.3)
@@ -100,7 +100,7 @@ class Program(unittest.TestCase):
             "print(open('/etc/hosts').read())\n"
         )
         line = "ip=192.168.7.2/24 gw=192.168.7.1 dns=192.168.7.3"
-        _, console = run(PYTHON, "-c", script, command_line=line)
+        _, console = run_script(script, command_line=line)
         self.assertIn("127.0.0.1 o3storage\n", console)
         self.assertIn("192.168.7.2 o3storage", console)
 

@@ -6,8 +6,9 @@ use crate::syscall::Errno;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-fn check(address: u64, length: usize) -> Result<(), Errno> {
-    let end = address.checked_add(length as u64).ok_or(Errno::EFAULT)?;
+/// Whether a range could be the program's at all.
+pub fn check(address: u64, length: u64) -> Result<(), Errno> {
+    let end = address.checked_add(length).ok_or(Errno::EFAULT)?;
     if end > USER_END {
         return Err(Errno::EFAULT);
     }
@@ -15,7 +16,7 @@ fn check(address: u64, length: usize) -> Result<(), Errno> {
 }
 
 pub fn read(address: u64, out: &mut [u8]) -> Result<(), Errno> {
-    check(address, out.len())?;
+    check(address, out.len() as u64)?;
     match arch::copy_user(out.as_mut_ptr(), address as *const u8, out.len()) {
         true => Ok(()),
         false => Err(Errno::EFAULT),
@@ -23,7 +24,7 @@ pub fn read(address: u64, out: &mut [u8]) -> Result<(), Errno> {
 }
 
 pub fn write(address: u64, data: &[u8]) -> Result<(), Errno> {
-    check(address, data.len())?;
+    check(address, data.len() as u64)?;
     match arch::copy_user(address as *mut u8, data.as_ptr(), data.len()) {
         true => Ok(()),
         false => Err(Errno::EFAULT),

@@ -63,7 +63,7 @@ static void forge(int number, siginfo_t *info, void *context)
     switch (forgery) {
     case RIP: u->uc_mcontext.gregs[REG_RIP] = 0x8000000000000000ll; break;
     case CS: u->uc_mcontext.gregs[REG_CSGSFS] = 0x0010000000000008ll; break;
-    case FLAGS: u->uc_mcontext.gregs[REG_EFL] = 0x37302; break; /* IOPL 3, NT, VM, RF; no IF */
+    case FLAGS: u->uc_mcontext.gregs[REG_EFL] = 0x37002; break; /* IOPL 3, NT, VM, RF; no IF */
     case MXCSR: memset(vector + 24, 0xff, 8); break;
     case XSTATE: memset(vector + 512, 0xff, 64); break;
     }

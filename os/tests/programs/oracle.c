@@ -461,7 +461,6 @@ static void memory(void)
     T(map(0, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     T(map(4096, 3, MAP_ANONYMOUS, -1, 0));
     T(map(4096, 3, MAP_PRIVATE, 99, 0));
-    T(map(4096, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED);
     at = map(8192, 3, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     SAY("shared", at != MAP_FAILED);
     at[0] = 1;
@@ -583,7 +582,6 @@ static void sockets(void)
     socklen_t size = sizeof address;
     int one = 1;
     group = "socket";
-    T(socket(AF_INET6, SOCK_STREAM, 0) == -1 ? 0 : 0);
     T(socket(99, SOCK_STREAM, 0));
     T(socket(AF_INET, 99, 0));
     T(socket(AF_INET, SOCK_STREAM, 17));
@@ -608,7 +606,6 @@ static void sockets(void)
     T(send(s, "x", 1, MSG_NOSIGNAL));
     T(recv(s, buffer, 1, 0));
     T(getpeername(s, any, &size));
-    T(shutdown(s, SHUT_RDWR));
     T(bind(s, any, 3));
     T(bind(s, any, sizeof address));
     T(bind(s, any, sizeof address));
@@ -665,6 +662,7 @@ static void sockets(void)
     T(close(s));
     c = socket(AF_INET, SOCK_STREAM, 0);
     T(connect(c, any, sizeof address));
+    T(shutdown(c, SHUT_RDWR));
     T(close(c));
     address.sin_family = 77;
     T(connect(t, any, sizeof address));
@@ -715,7 +713,7 @@ static void threads(void)
     T(syscall(SYS_futex, &word, 0, 0, &little, 0, 0));
     T(syscall(SYS_futex, &word, 1, 5, 0, 0, 0));
     T(syscall(SYS_futex, (char *)&word + 1, 0, 0, 0, 0, 0));
-    T(syscall(SYS_futex, 8, 0, 0, 0, 0, 0));
+    T(syscall(SYS_futex, 0xffffffff80000000ul, 128, 0, 0, 0, 0));
     T(syscall(SYS_futex, &word, 9, 0, 0, 0, 0));
     T(syscall(SYS_futex, &word, 77, 0, 0, 0, 0));
     T(pthread_create(&thread, 0, waker, 0));
@@ -745,6 +743,8 @@ int main(int count, char **arguments)
     for (int i = 0; i < 8; i++)
         snprintf(path[i], sizeof path[i], "%s/%s", arguments[1], names[i]);
     umask(022);
+    signal(SIGPIPE, SIG_IGN);
+    setvbuf(stdout, 0, _IOLBF, 0);
     files(), folders(), streams(), waiting(), memory(), signals(), sockets(), threads();
     printf("oracle: %d cases\n", cases);
     return 0;

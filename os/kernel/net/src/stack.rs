@@ -603,6 +603,8 @@ impl Stack {
             Some(Socket::Udp(udp)) if udp.remote.is_some() => {
                 Err(Error::Invalid) // Datagrams go by `send_to`, which knows the time.
             }
+            // Linux's answer for a stream that was never connected.
+            Some(Socket::Fresh(_) | Socket::Listener(_)) => Err(Error::BrokenPipe),
             Some(_) => Err(Error::NotConnected),
             None => Err(Error::Invalid),
         }

@@ -292,11 +292,11 @@ pub fn is_mapped(start: u64, length: u64) -> bool {
 
 /// Moves or resizes a mapping of one region.
 pub fn remap(old: u64, old_length: u64, new_length: u64, may_move: bool) -> Result<u64, Errno> {
-    let old_end = page_end(old, old_length).ok_or(Errno::EFAULT)?;
-    let new_length = new_length.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
+    let new_length = new_length.checked_next_multiple_of(PAGE).ok_or(Errno::EINVAL)?;
     if old % PAGE != 0 || new_length == 0 || old_length == 0 {
         return Err(Errno::EINVAL);
     }
+    let old_end = page_end(old, old_length).ok_or(Errno::EFAULT)?;
     let old_length = old_end - old;
     if new_length <= old_length {
         if new_length < old_length {

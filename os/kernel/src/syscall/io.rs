@@ -45,11 +45,18 @@ pub fn parts(at: u64, count: u64) -> Result<Vec<(u64, u64)>, Errno> {
         if pair[1] > i64::MAX as u64 {
             return Err(Errno::EINVAL);
         }
+        usercopy::check(pair[0], pair[1])?;
         let length = pair[1].min(left);
         left -= length;
         found.push((pair[0], length));
     }
     Ok(found)
+}
+
+/// A single part, refused as a whole where its end cannot be.
+pub fn one_part(at: u64, length: u64) -> Result<[(u64, u64); 1], Errno> {
+    usercopy::check(at, length)?;
+    Ok([(at, length.min(MAX_BYTES))])
 }
 
 /// Reads into the parts: waits for the first bytes only, or with `all` for all of them.
@@ -150,12 +157,12 @@ pub fn write_parts(
 
 pub fn read(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
-    read_parts(&file, &[(at, length.min(MAX_BYTES))], None, file.nonblocking(), false, false)
+    read_parts(&file, &one_part(at, length)?, None, file.nonblocking(), false, false)
 }
 
 pub fn write(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
-    write_parts(&file, &[(at, length.min(MAX_BYTES))], None, file.nonblocking(), false)
+    write_parts(&file, &one_part(at, length)?, None, file.nonblocking(), false)
 }
 
 pub fn readv(_: &mut Frame, &[fd, at, count, ..]: &Args) -> Answer {
@@ -174,13 +181,13 @@ fn position(value: u64) -> Result<u64, Errno> {
 
 pub fn pread64(_: &mut Frame, &[fd, at, length, offset, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
-    let part = [(at, length.min(MAX_BYTES))];
+    let part = one_part(at, length)?;
     read_parts(&file, &part, Some(position(offset)?), true, false, false)
 }
 
 pub fn pwrite64(_: &mut Frame, &[fd, at, length, offset, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
-    write_parts(&file, &[(at, length.min(MAX_BYTES))], Some(position(offset)?), true, false)
+    write_parts(&file, &one_part(at, length)?, Some(position(offset)?), true, false)
 }
 
 const RWF_KNOWN: u64 = 1 | 2 | 4 | 8;

@@ -275,13 +275,13 @@ pub fn sendto(_: &mut Frame, &[fd, at, length, flags, to, to_length]: &Args) -> 
     let file = files::get(fd)?;
     is_socket(&file)?;
     let target = if to != 0 { Some(read_address(to, to_length)?) } else { None };
-    send_message(&file, &[(at, length.min(0x7fff_f000))], flags, target)
+    send_message(&file, &io::one_part(at, length)?, flags, target)
 }
 
 pub fn recvfrom(_: &mut Frame, &[fd, at, length, flags, from, from_length]: &Args) -> Answer {
     let file = files::get(fd)?;
     is_socket(&file)?;
-    let (count, sender) = receive_message(&file, &[(at, length.min(0x7fff_f000))], flags)?;
+    let (count, sender) = receive_message(&file, &io::one_part(at, length)?, flags)?;
     if sender.is_some() {
         write_address(from, from_length, sender)?;
     } else if from != 0 {
