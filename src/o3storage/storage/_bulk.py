@@ -202,6 +202,8 @@ class BulkWriter:
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._dirty = False
+        """Something was written since the last sync."""
         self._buffer: memoryview | None = None
         core.fault_listeners.append(self._fail)
 
@@ -337,6 +339,7 @@ class BulkWriter:
             assert filled == at + item.size
         buffer[filled:total] = b"\xff" * (total - filled)
         assert volume.file is not None
+        self._dirty = True
         await volume.file.write(start, [buffer[:total]])
         volume.size_bytes = start + total
         self.written_bytes += total
@@ -360,9 +363,10 @@ class BulkWriter:
     async def _sync_all(self) -> None:
         waiting, self._syncs = self._syncs, []
         try:
-            if self.volume is not None:
+            if self.volume is not None and self._dirty:
                 assert self.volume.file is not None
                 await self.volume.file.sync()
+                self._dirty = False
         except DiskError:
             self._syncs = waiting + self._syncs  # `fault` refuses them all
             raise
@@ -394,13 +398,15 @@ class BulkWriter:
         return volume
 
     async def _seal_volume(self) -> None:
-        """Sync the volume and cut it at its end; nothing is written to it any more."""
+        """Cut the volume at its end; nothing is written to it any more."""
         volume, self.volume = self.volume, None
         if volume is None or volume.file is None:
             return
         try:
             await volume.file.truncate(volume.size_bytes)
-            await volume.file.sync()
+            if self._dirty:
+                await volume.file.sync()
+                self._dirty = False
         except DiskError as error:
             raise self.core.fault(error) from error
         volume.sealed = True
