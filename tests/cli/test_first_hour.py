@@ -116,9 +116,9 @@ def test_a_locked_directory_names_the_holder(tmp_path: Path) -> None:
     with RunningStore(data_dir) as store:
         done = run_command("--port", "0", "--data-dir", str(data_dir))
         assert done.returncode == 1
-        assert f"pid {store.process.pid}" in done.stderr
+        assert f"process {store.process.pid}" in done.stderr
         done = run_command("verify", "--data-dir", str(data_dir))
-        assert done.returncode == 1 and f"pid {store.process.pid}" in done.stderr
+        assert done.returncode == 1 and f"process {store.process.pid}" in done.stderr
 
 
 @pytest.mark.parametrize("state", ["missing", "wrong"])

@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from o3storage import _native
 from o3storage.crypto import KeyFault, MasterKey, OpenedKeys, open_keys
 from o3storage.runtime import Entropy, JobPool, RealDisk
+from o3storage.storage import DataDirLock, StoreLocked
 
 from ._errors import StartError
 
@@ -27,12 +27,11 @@ class DataDir:
     path: Path
     disk: RealDisk
     keys: OpenedKeys
-    lock_fd: int
+    lock: DataDirLock
 
     def release(self) -> None:
-        fd, self.lock_fd = self.lock_fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Idempotent."""
+        self.lock.release()
 
 
 async def open_data_dir(
@@ -46,7 +45,7 @@ async def open_data_dir(
         _make(path)
     elif not path.is_dir():
         raise StartError(f"there is no store in {path}; name its directory with --data-dir")
-    lock_fd = _lock(path)
+    lock = _lock(path)
     try:
         names = {entry.name for entry in os.scandir(path)} - {LOCK_FILE}
         has_data = any((path / name).is_dir() and any((path / name).iterdir()) for name in names)
@@ -59,9 +58,9 @@ async def open_data_dir(
             raise StartError(f"{path}: {error}") from None
         except OSError as error:
             raise StartError(f"cannot use {path}: {error.strerror or error}") from None
-        return DataDir(path, disk, keys, lock_fd)
+        return DataDir(path, disk, keys, lock)
     except BaseException:
-        os.close(lock_fd)
+        lock.release()
         raise
 
 
@@ -78,9 +77,11 @@ def _make(path: Path) -> None:
         )
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path) -> DataDirLock:
     try:
-        fd, holder = _native.lock_file(str(path / LOCK_FILE))
+        return DataDirLock.acquire(str(path))
+    except StoreLocked as error:
+        raise StartError(f"{error} (--data-dir)") from None
     except OSError as error:
         if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
             raise StartError(
@@ -88,9 +89,3 @@ def _lock(path: Path) -> int:
                 "another with --data-dir"
             ) from None
         raise StartError(f"cannot lock {path}: {error.strerror or error}") from None
-    if fd < 0:
-        who = f"pid {holder}" if holder else "another process"
-        raise StartError(
-            f"{path} is in use by {who}; stop that store first, or name another --data-dir"
-        )
-    return fd

@@ -48,7 +48,8 @@ class FirstScreen:
         return (
             f"curl --aws-sigv4 aws:amz:{self.region}:s3 "
             '--user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" '
-            f"-H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' -T README.md {self.url}/my-bucket/README.md"
+            "-H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' -T README.md "
+            f"{self.url}/my-bucket/README.md"
         )
 
     def lines(self) -> list[str]:
