@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from o3storage.http import BlockPool, Limits, Request, Response, Server, ServerTls, frames
+from o3storage.http._connection import Connection
 from tests.http.clients import CERTIFICATES, PATIENCE_S, Client, TlsClient, trusting
 
 PATIENT = Limits(tick_s=0.01)
@@ -26,6 +27,10 @@ class Served:
     port: int
     secure: bool
     reports: list[tuple[BaseException, Request | None]] = field(default_factory=list)
+
+    @property
+    def first_connection(self) -> Connection:
+        return next(iter(self.server._connections))
 
     async def connect(self) -> Client:
         return await self.connect_tls() if self.secure else await self.connect_tcp()

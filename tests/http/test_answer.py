@@ -237,7 +237,7 @@ def test_slow_reader_holds_the_body_back() -> None:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             client.send(GET)
             await client.head()
-            connection = next(iter(served.server._connections))
+            connection = served.first_connection
             await until(connection._write_waits)
             assert connection._transport.get_write_buffer_size() <= 2 * 262144
             assert made < 100

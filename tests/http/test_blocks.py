@@ -266,6 +266,49 @@ def test_waiting_for_a_block_fast_ones_first() -> None:
     run(main())
 
 
+def test_what_comes_back_is_saved_up_for_a_fast_body() -> None:
+    async def main() -> None:
+        pool = BlockPool(MIB)
+        held = [pool.take_now(LARGE_BLOCK_BYTES) for _ in range(3)]
+        small = take_all(pool, SMALL_BLOCK_BYTES, fast=True)
+        assert len(small) == 16
+        slow = asyncio.ensure_future(pool.take(SMALL_BLOCK_BYTES, fast=False))
+        fast = asyncio.ensure_future(pool.take(LARGE_BLOCK_BYTES, fast=True))
+        await until(lambda: pool.waits == 2)
+        for block in small:
+            assert not slow.done()
+            assert not fast.done()
+            block.release()
+        assert len((await fast).buffer) == LARGE_BLOCK_BYTES
+        assert not slow.done()
+        (await fast).release()
+        (await slow).release()
+        for block in held:
+            assert block is not None
+            block.release()
+        assert pool.lent_bytes == 0
+
+    run(main())
+
+
+def test_cancelled_in_the_moment_of_being_served() -> None:
+    async def main() -> None:
+        pool = BlockPool(MIB)
+        held = take_all(pool, LARGE_BLOCK_BYTES, fast=True)
+        task = asyncio.ensure_future(pool.take(LARGE_BLOCK_BYTES))
+        await until(lambda: pool.waits == 1)
+        held.pop().release()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert pool.lent_bytes == 3 * LARGE_BLOCK_BYTES
+        for block in held:
+            block.release()
+        assert pool.lost_blocks == 0
+
+    run(main())
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_the_pool_keeps_its_bounds(seed: int) -> None:

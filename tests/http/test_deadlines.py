@@ -30,7 +30,7 @@ def test_bytes_that_trickle_in_do_not_extend_the_head_timeout() -> None:
             client = await served.connect()
             client.send("GET / HTTP/1.1\r\n")
             await until(lambda: any(c._in_head for c in served.server._connections))
-            connection = next(iter(served.server._connections))
+            connection = served.first_connection
             before = connection._deadline_s
             client.send("A: b\r\n")
             await until(lambda: b"A: b" in connection._unread)
@@ -61,7 +61,7 @@ def test_idle_time_starts_again_after_a_request() -> None:
             client = await served.connect()
             connection_seen = lambda: len(served.server._connections) == 1  # noqa: E731
             await until(connection_seen)
-            connection = next(iter(served.server._connections))
+            connection = served.first_connection
             before = connection._deadline_s
             await client.ask(f"GET / HTTP/1.1\r\n{H}\r\n")
             assert connection._deadline_s > before
@@ -100,7 +100,7 @@ def test_body_at_the_least_rate_is_not_cut() -> None:
             client = await served.connect()
             client.send(PUT)
             await until(lambda: served.server.stats.requests == 1)
-            connection = next(iter(served.server._connections))
+            connection = served.first_connection
             total = 0
             for window in (61440, 61439):
                 sent = 0
@@ -131,7 +131,7 @@ def test_time_that_the_server_takes_is_not_the_clients() -> None:
             client = await served.connect()
             client.send(f"PUT / HTTP/1.1\r\n{H}Content-Length: 2\r\n\r\n")
             await until(lambda: served.server.stats.requests == 1)
-            connection = next(iter(served.server._connections))
+            connection = served.first_connection
             for _ in range(1000):
                 connection._tick(0.0, 1.0)
             gate.set()
@@ -248,6 +248,36 @@ def test_drain_finishes_what_is_under_way() -> None:
             assert (answer.body, answer.headers["connection"]) == (b"ok", "close")
             await drain
             assert served.server.connections == 0
+
+    run(main())
+
+
+def test_drain_while_an_answer_is_being_sent() -> None:
+    """Its head did not say close; the connection is closed all the same."""
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"one "
+            await gate.wait()
+            yield b"two"
+
+        async def handle(request: Request) -> Response:
+            return Response(200, [], body(), 7)
+
+        async with serving(handle) as served:
+            client = await served.connect()
+            client.send(f"GET / HTTP/1.1\r\n{H}\r\nGET /never HTTP/1.1\r\n{H}\r\n")
+            _, headers = await client.head()
+            assert "connection" not in headers
+            drain = asyncio.ensure_future(served.server.drain(20.0))
+            await asyncio.sleep(0)
+            gate.set()
+            assert await client.rest() == b"one two"
+            client.half_close()
+            await drain
+            assert served.server.stats.requests == 1
 
     run(main())
 

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from o3storage.http import Server
+from o3storage.http import Server, _server
 from o3storage.http._eager import start
-from tests.http.serving import hello, run, serving
+from tests.http.serving import hello, run, serving, until
 
 
 def test_several_addresses() -> None:
@@ -38,6 +38,20 @@ def test_names_are_not_resolved_here() -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match="does not appear to be"):
             await Server(hello).listen("store.example", 0)
+
+    run(main())
+
+
+def test_far_too_many_connections_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(_server, "REFUSED_SPARE", 1)
+        async with serving(hello, max_connections=1) as served:
+            await served.connect()
+            await until(lambda: served.server.connections == 1)
+            told = await served.connect()
+            assert (await told.answer()).status == 503
+            unheard = await served.connect()
+            assert await unheard.at_end()
 
     run(main())
 
@@ -142,6 +156,8 @@ def test_cancelling_before_the_rest_has_begun() -> None:
                 await loop.create_future()
             except asyncio.CancelledError:
                 out.append("cancelled")
+                await asyncio.sleep(0)
+                out.append("cleaned up")
                 raise
 
         tasks: list[asyncio.Task[None] | None] = []
@@ -158,6 +174,6 @@ def test_cancelling_before_the_rest_has_begun() -> None:
         assert task is not None
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert out == ["cancelled"]
+        assert out == ["cancelled", "cleaned up"]
 
     run(main())

@@ -91,7 +91,7 @@ def test_a_finished_handshake_has_the_idle_time() -> None:
     async def main() -> None:
         async with serving(hello, server_tls(), handshake_timeout_s=0.05) as served:
             client = await served.connect_tls()
-            connection = next(iter(served.server._connections))
+            connection = served.first_connection
             loop = asyncio.get_running_loop()
             await until(lambda: connection._deadline_s > loop.time() + 30)
             assert (await client.ask(GET)).status == 200

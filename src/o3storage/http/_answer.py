@@ -99,8 +99,9 @@ class Answer:
         body = request.body
         if body.ended:
             return False
-        # A client that still waits for 100 Continue may or may not send the body.
-        if not skip or self._expects_continue or body._error is not None:
+        # What did not come yet may never come (a client that still waits for 100 Continue), or be
+        # far too much: the connection is kept only if the rest of the body is here.
+        if not skip or body._error is not None:
             return True
         try:
             body._skip_unread(self._server._memory)
