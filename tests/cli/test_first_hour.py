@@ -176,7 +176,7 @@ def test_a_root_key_from_the_environment_acts_beside_the_stored_one(tmp_path: Pa
     with RunningStore(tmp_path / "data", environment=extra) as store:
         env = {"AWS_ENDPOINT_URL": store.url, "AWS_REGION": store.region}
         shell(
-            "aws s3 mb s3://b",
+            "aws s3 mb s3://my-bucket",
             tmp_path,
             AWS_ACCESS_KEY_ID="admin",
             AWS_SECRET_ACCESS_KEY="correct horse",
@@ -189,7 +189,7 @@ def test_a_root_key_from_the_environment_acts_beside_the_stored_one(tmp_path: Pa
             AWS_SECRET_ACCESS_KEY=store.secret,
             **env,
         )
-        assert " b\n" in out
+        assert " my-bucket\n" in out
     for file in (tmp_path / "data").rglob("*"):
         if file.is_file():
             assert b"correct horse" not in file.read_bytes(), file
@@ -256,10 +256,10 @@ def test_no_openssl_in_the_process(tmp_path: Path) -> None:
             f"curl -sS --fail --cacert {certificate} --aws-sigv4 aws:amz:{store.region}:s3 "
             f"--user {store.key_id}:{store.secret} -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD'"
         )
-        shell(f"{curl} -X PUT {store.url}/b", tmp_path)
-        shell(f"{curl} -T file {store.url}/b/k", tmp_path)
-        assert shell(f"{curl} {store.url}/b/k", tmp_path) == "x" * 100_000
-        assert "<Key>k</Key>" in shell(f"{curl} {store.url}/b", tmp_path)
+        shell(f"{curl} -X PUT {store.url}/tls-bucket", tmp_path)
+        shell(f"{curl} -T file {store.url}/tls-bucket/k", tmp_path)
+        assert shell(f"{curl} {store.url}/tls-bucket/k", tmp_path) == "x" * 100_000
+        assert "<Key>k</Key>" in shell(f"{curl} {store.url}/tls-bucket", tmp_path)
         maps = Path(f"/proc/{store.process.pid}/maps").read_text()
         assert not re.findall(r"libssl|libcrypto|/_ssl\.|/_hashlib\.", maps)
     lock = (Path(__file__).resolve().parents[2] / "native" / "Cargo.lock").read_text()

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from o3storage.catalog import (
+    NULL,
     CatalogError,
     NoSuchBucket,
     Query,
@@ -242,12 +243,13 @@ async def _show_object(store: OfflineStore, names: list[str]) -> int:
     entries = [entry for entry in page.entries if entry[0] == raw]
     if not entries:
         raise CommandError(f"there is no object {key} in {bucket_name}")
-    for _key, order, _null, _latest, delete_marker, modified_ns, *_ in entries:
+    for _key, order, is_null, _latest, delete_marker, modified_ns, *_ in entries:
         if delete_marker:
             print(f"version {version_id(order)}: delete marker of {_when(modified_ns)}")
             continue
+        which = NULL if is_null else order
         await _show_version(
-            store, await _run_query(store, head_version(bucket.bucket_id, raw, order))
+            store, await _run_query(store, head_version(bucket.bucket_id, raw, which))
         )
     return 0
 
