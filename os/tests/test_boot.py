@@ -5,6 +5,7 @@ import unittest
 
 import build_disk
 from machine import Machine, MachineError
+
 from support import BUILD, FIGURES, KERNEL, PYTHON, ROOT, config, run
 
 

@@ -6,24 +6,12 @@ from support import FULL, run
 
 SEGV, ILL, TRAP = 139, 132, 133
 
-KILLED = {
-    name: SEGV
-    for name in (
-        "kernel-read kernel-write kernel-jump linear-read apic-read noncanonical-read "
-        "noncanonical-jump text-write constant-write null-read null-jump guard-page none-page "
-        "stack-run heap-run page-run data-run in out cli sti hlt rdmsr wrmsr mov-cr3 read-cr0 "
-        "mov-dr7 lgdt invlpg iret-to-ring-0 int-timer int-page-fault int-80 far-call sidt xsetbv "
-        "sigreturn-rip sigreturn-flags sigreturn-stack swapgs sysret"
-    ).split()
-}
+KILLED = dict.fromkeys(["kernel-read", "kernel-write", "kernel-jump", "linear-read", "apic-read", "noncanonical-read", "noncanonical-jump", "text-write", "constant-write", "null-read", "null-jump", "guard-page", "none-page", "stack-run", "heap-run", "page-run", "data-run", "in", "out", "cli", "sti", "hlt", "rdmsr", "wrmsr", "mov-cr3", "read-cr0", "mov-dr7", "lgdt", "invlpg", "iret-to-ring-0", "int-timer", "int-page-fault", "int-80", "far-call", "sidt", "xsetbv", "sigreturn-rip", "sigreturn-flags", "sigreturn-stack", "swapgs", "sysret"], SEGV)
 KILLED["trap-flag"] = TRAP
 # The interpreter of the processor calls these undefined outside ring 0, and so does the maker.
 REFUSED = ("refuse", "lengths", "survive", "unmap-race")
 # The fast lane takes one of each kind.
-FAST = (
-    "kernel-read kernel-write kernel-jump text-write stack-run heap-run null-read guard-page out "
-    "cli wrmsr mov-cr3 int-timer sidt sigreturn-rip sigreturn-flags sigreturn-stack"
-).split()
+FAST = ["kernel-read", "kernel-write", "kernel-jump", "text-write", "stack-run", "heap-run", "null-read", "guard-page", "out", "cli", "wrmsr", "mov-cr3", "int-timer", "sidt", "sigreturn-rip", "sigreturn-flags", "sigreturn-stack"]
 
 
 class Isolation(unittest.TestCase):

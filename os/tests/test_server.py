@@ -11,6 +11,9 @@ from support import FIGURES, FULL, KERNEL, PYTHON, ROOT, Machine, config, free_p
 
 ANSWER_TIMEOUT_S = 20
 CLIENTS = 16
+# User-mode networking listens with a queue of one: of clients that come at once, some are reset by
+# the host before the guest hears of them. Their requests are sent again.
+MAX_BROKEN = 8
 
 
 def connect(port: int) -> http.client.HTTPConnection:
@@ -74,27 +77,34 @@ class Server(unittest.TestCase):
     def test_many_clients_at_once(self):
         first_answer(self.port)
         failures: list[str] = []
+        broken: list[str] = []
         rounds = 60 if FULL else 12
         counts = [0] * CLIENTS
 
         def client(number: int) -> None:
             connection = connect(self.port)
-            try:
-                for turn in range(rounds):
-                    body = os.urandom(1024) * (1 + number % 3)
-                    path = f"/{number}-{turn % 4}"
-                    digest = hashlib.sha256(body).hexdigest().encode()
+            turn = 0
+            while turn < rounds:
+                body = os.urandom(1024) * (1 + number % 3)
+                path = f"/{number}-{turn % 4}"
+                digest = hashlib.sha256(body).hexdigest().encode()
+                try:
                     if ask(connection, "PUT", path, body) != (200, digest):
                         failures.append(f"put {path}")
                     if ask(connection, "GET", path) != (200, body):
                         failures.append(f"get {path}")
-                    counts[number] += 2
-                    if turn % 5 == 4:
-                        connection.close()  # And a new connection at the next request.
-            except (OSError, http.client.HTTPException) as error:
-                failures.append(f"client {number}: {error!r}")
-            finally:
-                connection.close()
+                except (OSError, http.client.HTTPException) as error:
+                    broken.append(f"client {number}: {error!r}")
+                    connection.close()
+                    if len(broken) > MAX_BROKEN:
+                        failures.extend(broken)
+                        break
+                    continue
+                turn += 1
+                counts[number] += 2
+                if turn % 5 == 4:
+                    connection.close()  # And a new connection at the next request.
+            connection.close()
 
         started = time.monotonic()
         threads = [threading.Thread(target=client, args=(n,)) for n in range(CLIENTS)]

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 MEMORY_MB = 512
+UEFI_FIRMWARE = "/usr/share/OVMF/OVMF_CODE.fd"
 
 
 def free_port() -> int:
@@ -32,7 +33,7 @@ class Machine:
     fw_cfg's file. With `port`, the guest's port 80 is the host's 127.0.0.1:port.
     """
 
-    def __init__(  # noqa: D417
+    def __init__(
         self,
         *,
         kernel: Path | None = None,
@@ -67,7 +68,7 @@ class Machine:
         else:
             command += ["-drive", f"file={disk},format=raw,if=virtio,snapshot=on"]
         if boot == "uefi":
-            command += ["-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd"]
+            command += ["-drive", f"if=pflash,format=raw,readonly=on,file={UEFI_FIRMWARE}"]
         if rng:
             command += ["-device", "virtio-rng-pci,disable-legacy=on"]
         if port is not None:
@@ -148,9 +149,15 @@ class Machine:
         with socket.socket(socket.AF_UNIX) as control:
             control.connect(self._monitor_path)
             control.settimeout(5)
-            control.recv(4096)  # The greeting: the monitor listens.
-            control.sendall(command.encode() + b"\n")
-            control.recv(4096)
+            # The prompt before and after: a connection closed earlier takes the command with it.
+            for text in (b"", command.encode() + b"\n"):
+                control.sendall(text)
+                answer = b""
+                while not answer.endswith(b"(qemu) "):
+                    data = control.recv(4096)
+                    if not data:
+                        return
+                    answer += data
 
     def kill(self) -> None:
         if self._process.poll() is None:
