@@ -219,6 +219,9 @@ class Connection(Answer, asyncio.BufferedProtocol):
                 self._answer_error(error)
                 return
             self._unread_at = end + 4
+            if self._unread_at == len(data):
+                self._unread = b""  # a request may take long
+                self._unread_at = 0
             self._begin(head)
 
     def _partial_head(self, data: bytes, at: int, limit: int) -> None:
