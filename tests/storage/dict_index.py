@@ -46,6 +46,10 @@ class DictIndex:
                 self.rows[key] = bytes(value)
         return self.sequence
 
+    def drop_range(self, low, high):
+        for key in [k for k in self.rows if k >= low and (high is None or k < high)]:
+            del self.rows[key]
+
     def get_now(self, key, *, at=None):
         return self.rows.get(key)
 

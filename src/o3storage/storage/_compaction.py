@@ -91,7 +91,11 @@ class Compactor:
         self.bulk = bulk
         self.frames = frames
         self.flusher = flusher
-        self._busy = False
+        self._busy = asyncio.Lock()
+
+    def rest(self) -> asyncio.Lock:
+        """Held while something else must see the volumes at rest."""
+        return self._busy
 
     # --- choosing
 
@@ -145,8 +149,12 @@ class Compactor:
     async def compact(self, volume: Volume) -> int:
         """Move what is needed, free the volume; returns the bytes freed (0: it was kept).
         Raises StoreFull, StoreOutOfService, DiskError."""
-        assert not self._busy
-        self._busy = True
+        async with self._busy:
+            if volume.volume not in self.core.volumes or not self._may_free(volume):
+                return 0
+            return await self._compact(volume)
+
+    async def _compact(self, volume: Volume) -> int:
         reaped: set[bytes] = set()
         self.frames.moving = reaped
         mover = _Mover()
@@ -166,7 +174,6 @@ class Compactor:
             mover.discard()
             self.frames.moving = None
             self.log.place_runs([], [], unless=())
-            self._busy = False
 
     async def _move(self, volume: Volume, mover: _Mover, reaped: set[bytes]) -> bool:
         """Returns whether anything in the volume could not be read."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from o3storage.crypto import FileSealer
@@ -41,7 +41,7 @@ from o3storage.storage._volume import (
 )
 
 if TYPE_CHECKING:
-    from o3storage.storage._rows import RowIndex
+    from o3storage.storage._rows import RowChange, RowIndex
 
 OUT_OF_SERVICE = "OUT_OF_SERVICE"
 """File that start-up obeys; its text says why and what to do."""
@@ -129,6 +129,8 @@ class Core:
         self.store_id = b""
         self.next_volume = 1
         self.out_of_service = ""
+        self.watch: tuple[bytes, bytes | None, dict[bytes, bytes | None]] | None = None
+        """(low, high, what was written there): while a span of the index is being repaired."""
         self.fault_listeners: list[Callable[[StoreOutOfService], None]] = []
         self.mark_task: asyncio.Task[None] | None = None
         self._open_order: dict[int, None] = {}
@@ -173,6 +175,17 @@ class Core:
             finally:
                 await file.close()
             await self.disk.sync_dir("")
+
+    # --- rows
+
+    def write_rows(self, rows: Sequence[RowChange]) -> None:
+        """One atomic batch into the index; everything that changes rows goes through here."""
+        self.index.write(rows)
+        if self.watch is not None:
+            low, high, seen = self.watch
+            for key, value in rows:
+                if key >= low and (high is None or key < high):
+                    seen[key] = value
 
     # --- volumes
 

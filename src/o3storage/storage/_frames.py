@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from o3storage._native import blake3
 from o3storage.runtime.disk import DiskError
@@ -40,7 +40,7 @@ from o3storage.storage._rows import (
 )
 from o3storage.storage._types import STREAM_ID_BYTES, FrameBad, FrameMissing, StoreOutOfService
 from o3storage.storage._volume import align
-from o3storage.storage.index import Miss
+from o3storage.storage.index import BadBlock, Miss
 
 RUNS_PER_STEP = 256
 """Runs of a stream that are taken out of the placement table in one step."""
@@ -60,6 +60,7 @@ class Frames:
         self.core = core
         self.moving: set[bytes] | None = None
         """While compaction moves frames: streams that were reaped meanwhile."""
+        self.on_bad_block: Callable[[BadBlock], None] = _ignore
         self._pins: dict[bytes, int] = {}
         self._waiting: set[bytes] = set()
         """Released streams whose pins hold them."""
@@ -163,6 +164,9 @@ class Frames:
             self._waiting.discard(stream)
             self._reap(stream)
 
+    def is_pinned(self, stream: bytes) -> bool:
+        return stream in self._pins
+
     def released(self, streams: Iterable[bytes]) -> None:
         """Their rows of table 0x03 are written; take them out of placement once unpinned."""
         for stream in streams:
@@ -175,16 +179,23 @@ class Frames:
         """At open: what was released before, pinned or not."""
         low, high = RELEASED_TABLE, bytes([RELEASED_TABLE[0] + 1])
         while True:
-            rows = await self.core.index.scan(low, high, RUNS_PER_STEP)
-            for key, _ in rows:
-                await self._reap_slowly(key[1:])
+            try:
+                rows = await self.core.index.scan(low, high, RUNS_PER_STEP)
+                for key, _ in rows:
+                    await self._reap_slowly(key[1:])
+            except BadBlock as bad:
+                self.on_bad_block(bad)
+                return
             if len(rows) < RUNS_PER_STEP:
                 return
             low = rows[-1][0] + b"\0"
 
     def _reap(self, stream: bytes) -> None:
         low, high = placement_bounds(stream)
-        rows = self.core.index.scan_now(low, high, RUNS_PER_STEP)
+        try:
+            rows = self.core.index.scan_now(low, high, RUNS_PER_STEP)
+        except BadBlock:
+            rows = Miss.MISS  # the slow way meets it again
         if rows is Miss.MISS or len(rows) == RUNS_PER_STEP:
             self._reap_queue.append(stream)
             if self._reaper is None or self._reaper.done():
@@ -198,6 +209,8 @@ class Frames:
                 await self._reap_slowly(self._reap_queue.popleft())
             except StoreOutOfService:
                 return
+            except BadBlock as bad:  # its row of table 0x03 stays: reaped after the repair
+                self.on_bad_block(bad)
 
     async def _reap_slowly(self, stream: bytes) -> None:
         low, high = placement_bounds(stream)
@@ -214,7 +227,7 @@ class Frames:
             changes.append((released_key(stream), None))
         if self.moving is not None:
             self.moving.add(stream)
-        self.core.index.write(changes)
+        self.core.write_rows(changes)
         for _, value in rows:
             run = decode_run(value)
             volume = self.core.volumes.get(run.volume)
@@ -227,6 +240,10 @@ class Frames:
         task, self._reaper = self._reaper, None
         if task is not None:
             await task
+
+
+def _ignore(_: BadBlock) -> None:
+    pass
 
 
 def frame_place(run: Run, at: int) -> tuple[int, int]:

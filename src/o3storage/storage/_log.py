@@ -190,8 +190,10 @@ class LogWriter:
     async def start(self) -> None:
         """Create the first volume of this open, restate the groups in it, and run.
         Raises StoreFull, StoreOutOfService."""
-        volume = await self.core.create_volume(VolumeKind.LOG, self.core.options.log_volume_bytes)
-        self._take_volume(volume, self.core.options.log_volume_bytes)
+        options = self.core.options
+        size = min(options.first_log_volume_bytes, options.log_volume_bytes)
+        volume = await self.core.create_volume(VolumeKind.LOG, size)
+        self._take_volume(volume, size)
         try:
             await self._restate()
         except DiskError as error:
@@ -528,7 +530,7 @@ class LogWriter:
         )
         self._sequence += 1
         if rows:
-            core.index.write(rows)
+            core.write_rows(rows)
         held, self._held = self._held, []
         for held_volume in held:
             held_volume.holds -= 1

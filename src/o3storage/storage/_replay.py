@@ -50,6 +50,7 @@ from o3storage.storage._rows import (
 )
 from o3storage.storage._types import HardState
 from o3storage.storage._walk import FoundRecord
+from o3storage.storage.index import BadBlock
 
 ROWS_PER_WRITE = 512
 """Rows gathered before they go to the index in one batch."""
@@ -229,7 +230,10 @@ class Replay:
     def _place_again(self, key: bytes, value: bytes | None) -> None:
         """A run that grew or moved replaces the one it was."""
         self._write()
-        old = self.core.index.get_now(key) if self._keep_rows else None
+        try:
+            old = self.core.index.get_now(key) if self._keep_rows else None
+        except BadBlock:
+            old = None  # only an estimate of garbage is at stake
         if isinstance(old, bytes) and key[:1] == PLACEMENT_TABLE:
             run = decode_run(old)
             volume = self.core.volumes.get(run.volume)

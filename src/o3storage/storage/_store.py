@@ -41,6 +41,7 @@ from o3storage.storage._rows import (
 )
 from o3storage.storage._scrub import BadFrame, scrub
 from o3storage.storage._space import REFRESH_S, SpaceAccount
+from o3storage.storage._span_repair import SpanRepair
 from o3storage.storage._types import (
     MAX_APPEND_BYTES,
     MAX_ENTRY_BYTES,
@@ -60,7 +61,7 @@ from o3storage.storage._types import (
     StoreStats,
 )
 from o3storage.storage._volume import VolumeKind
-from o3storage.storage.index import Miss, Snapshot
+from o3storage.storage.index import BadBlock, IndexFailure, Miss, Snapshot
 
 INDEX_DIR = "index"
 COMPACT_EVERY_S = 5.0
@@ -81,6 +82,8 @@ class Store:
         self._flusher = Flusher(core, log, mark)
         self._space = SpaceAccount(core)
         self._compactor = Compactor(core, log, bulk, self._frames, self._flusher)
+        self._spans = SpanRepair(core, log, self._frames, self._compactor)
+        self._frames.on_bad_block = self._spans.wanted
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -166,6 +169,7 @@ class Store:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         core = self._core
+        await self._spans.close()
         if not core.out_of_service:
             with contextlib.suppress(StoreError):
                 await self._frames.close()
@@ -188,7 +192,7 @@ class Store:
                 since = 0.0
                 await self._space.refresh()
             if self._flusher.due():
-                with contextlib.suppress(StoreError):
+                with contextlib.suppress(StoreError, IndexFailure):
                     await self._flusher.flush()
             await asyncio.sleep(TICK_S)
 
@@ -205,8 +209,10 @@ class Store:
                 if core.clock.boot_s() - last_scrub_s >= core.options.scrub_every_s:
                     last_scrub_s = core.clock.boot_s()
                     await self.scrub()
-            except StoreError:
+            except (StoreError, DiskError):
                 continue  # full: later; out of service: the loop ends
+            except BadBlock as bad:
+                self._spans.wanted(bad)
 
     # --- raft log
 
@@ -335,11 +341,19 @@ class Store:
     def read_frame_now(self, stream: bytes, number: int) -> Buffer | None:
         """Ciphertext of the frame if no disk I/O is needed, else None. Checked (BLAKE3 and ids).
         Raises FrameMissing, FrameBad."""
-        return self._frames.read_now(stream, number)
+        try:
+            return self._frames.read_now(stream, number)
+        except BadBlock as bad:
+            self._spans.wanted(bad)
+            raise
 
     async def read_frame(self, stream: bytes, number: int) -> Buffer:
         """As read_frame_now, with disk I/O."""
-        return await self._frames.read(stream, number)
+        try:
+            return await self._frames.read(stream, number)
+        except BadBlock as bad:
+            self._spans.wanted(bad)
+            raise
 
     async def stream_frames(self, stream: bytes) -> list[tuple[int, int]]:
         """(first frame, count) runs held here, ascending; for repair."""
@@ -354,32 +368,67 @@ class Store:
         self._frames.unpin(stream)
 
     # --- rows
+    #
+    # A read that meets a bad block of the index raises BadBlock and has its key span repaired from
+    # the volumes in the background; the same read works once that is done.
 
     def get_now(self, key: bytes, *, at: Snapshot | None = None) -> bytes | Miss | None:
-        """The row's value, None, or MISS: then await `get`."""
-        return self._core.index.get_now(key, at=at)
+        """The row's value, None, or MISS: then await `get`. Raises BadBlock."""
+        try:
+            return self._core.index.get_now(key, at=at)
+        except BadBlock as bad:
+            self._spans.wanted(bad)
+            raise
 
     async def get(self, key: bytes, *, at: Snapshot | None = None) -> bytes | None:
-        return await self._core.index.get(key, at=at)
+        """As get_now, with disk I/O."""
+        try:
+            return await self._core.index.get(key, at=at)
+        except BadBlock as bad:
+            self._spans.wanted(bad)
+            raise
 
     def first_now(self, prefix: bytes, *, at: Snapshot | None = None) -> Row | Miss | None:
         """First row whose key starts with `prefix`, which must end where the filter's prefix
-        does."""
-        return self._core.index.first_now(prefix, at=at)
+        does. Raises BadBlock."""
+        try:
+            return self._core.index.first_now(prefix, at=at)
+        except BadBlock as bad:
+            self._spans.wanted(bad)
+            raise
 
     async def first(self, prefix: bytes, *, at: Snapshot | None = None) -> Row | None:
-        return await self._core.index.first(prefix, at=at)
+        """As first_now, with disk I/O."""
+        try:
+            return await self._core.index.first(prefix, at=at)
+        except BadBlock as bad:
+            self._spans.wanted(bad)
+            raise
 
     def scan_now(
         self, lo: bytes, hi: bytes, limit: int, *, at: Snapshot | None = None
     ) -> list[Row] | Miss:
-        """At most `limit` rows with lo <= key < hi, ascending."""
-        return self._core.index.scan_now(lo, hi, limit, at=at)
+        """At most `limit` rows with lo <= key < hi, ascending. Raises BadBlock."""
+        try:
+            return self._core.index.scan_now(lo, hi, limit, at=at)
+        except BadBlock as bad:
+            self._spans.wanted(bad)
+            raise
 
     async def scan(
         self, lo: bytes, hi: bytes, limit: int, *, at: Snapshot | None = None
     ) -> list[Row]:
-        return await self._core.index.scan(lo, hi, limit, at=at)
+        """As scan_now, with disk I/O."""
+        try:
+            return await self._core.index.scan(lo, hi, limit, at=at)
+        except BadBlock as bad:
+            self._spans.wanted(bad)
+            raise
+
+    async def repair_index(self) -> int:
+        """Put right the key spans that reads found bad; it happens by itself unless
+        StoreOptions.background is off. Returns rows written. Raises StoreError, DiskError."""
+        return await self._spans.repair()
 
     def snapshot(self) -> Snapshot:
         """One instant of all rows; release it soon, it holds memory and files."""
@@ -417,7 +466,7 @@ class Store:
         if released:
             rows = [*rows, *((RELEASED_TABLE + stream, b"") for stream in released)]
         if rows:
-            core.index.write(rows)
+            core.write_rows(rows)
         log.applied_index = index
         self._flusher.entries_since += 1
         self._log.queue_outcome(log, index, core.sequence, body)

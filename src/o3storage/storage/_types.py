@@ -119,6 +119,8 @@ class StoreOptions:
 
     log_volume_bytes: int = 64 * MIB
     """A log volume is zero-filled to this size before it is used."""
+    first_log_volume_bytes: int = 16 * MIB
+    """Size of the first log volume of each open: it is waited for."""
     bulk_volume_bytes: int = 256 * MIB
     """A bulk volume is closed when it grew past this."""
     bulk_allocate_bytes: int = 32 * MIB
@@ -188,6 +190,8 @@ class StoreStats:
     rotted_records: int = 0
     lost_entries: int = 0
     index_rebuilt: bool = False
+    spans_repaired: int = 0
+    """Key spans of the index that were bad and were put right from the volumes."""
     out_of_service: str = ""
 
 

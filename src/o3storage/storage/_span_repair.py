@@ -1,0 +1,209 @@
+"""Repair of a span of index rows that cannot be trusted, while the rest serves (DESIGN 4, "Index").
+
+A read that met a bad block told its key span. The rows of the span are gathered from the volumes,
+as a rebuild would, and put in place of the bad ones in one step.
+
+Interface: `SpanRepair.wanted`, `repair`, `close`.
+
+Invariants
+- What is written to the span while the volumes are read is seen too (`Core.write_rows` tells), and
+  counts more than anything that is read.
+- Readers see the bad span or the whole repaired one, never a part.
+- Compaction rests meanwhile: no change is on its way from one volume to another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from o3storage.runtime.disk import DiskError
+from o3storage.storage._compaction import Compactor
+from o3storage.storage._core import Core
+from o3storage.storage._frames import Frames
+from o3storage.storage._log import LogWriter
+from o3storage.storage._records import (
+    FRAME,
+    LOCAL,
+    OUTCOME,
+    STATE,
+    RecordBad,
+    StateRow,
+    decode_rows,
+    decode_state,
+    open_body,
+)
+from o3storage.storage._rows import (
+    PLACEMENT_TABLE,
+    RELEASED_TABLE,
+    RowChange,
+    Run,
+    encode_run,
+    placement_key,
+    released_key,
+)
+from o3storage.storage._scan import Scanned, scan_records
+from o3storage.storage._types import MIB, StoreError
+from o3storage.storage.index import BadBlock
+
+PAUSE_BYTES = 1 * MIB
+MAX_SPAN_ROWS = 400_000
+"""Rows of one span in memory: a whole table of small rows. Beyond it only a rebuild helps."""
+RETRY_S = 5.0
+
+
+class SpanRepair:
+    """One span at a time."""
+
+    def __init__(self, core: Core, log: LogWriter, frames: Frames, compactor: Compactor) -> None:
+        self.core = core
+        self.log = log
+        self.frames = frames
+        self.compactor = compactor
+        self._wanted: list[tuple[bytes, bytes | None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def wanted(self, bad: BadBlock) -> None:
+        """A read met this block. Returns at once."""
+        span = (bad.key_low, bad.key_high)
+        if span not in self._wanted:
+            self._wanted.append(span)
+        if self.core.options.background and (self._task is None or self._task.done()):
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        while self._wanted and not self.core.out_of_service:
+            try:
+                await self.repair()
+            except (StoreError, DiskError, BadBlock):
+                await asyncio.sleep(RETRY_S)
+
+    async def repair(self) -> int:
+        """Repair the first wanted span; returns its rows. Raises StoreError, DiskError."""
+        if not self._wanted:
+            return 0
+        low, high = self._wanted[0]
+        overlay: dict[bytes, bytes | None] = {}
+        async with self.compactor.rest():
+            self.core.watch = (low, high, overlay)
+            try:
+                await self.log.settle()  # outcomes that wait in memory are not in a volume yet
+                gather = _Span(low, high)
+                for number in sorted(self.core.volumes):
+                    await self._gather(number, gather)
+                rows = self._standing(gather)
+                # from here to the write nothing waits: no reader comes in between
+                for key, value in overlay.items():
+                    if value is None:
+                        rows.pop(key, None)
+                    else:
+                        rows[key] = value
+                self.core.index.drop_range(low, high)
+                if rows:
+                    self._write(sorted(rows.items()))
+            finally:
+                self.core.watch = None
+        self._wanted.pop(0)
+        self.core.stats.spans_repaired += 1
+        # streams whose release was met by the bad span, too
+        await self.frames.reap_left_over()
+        return len(rows)
+
+    def _write(self, rows: Sequence[RowChange]) -> None:
+        for at in range(0, len(rows), 1000):
+            self.core.index.write(rows[at : at + 1000])
+
+    async def _gather(self, number: int, gather: _Span) -> None:
+        volume = self.core.volumes.get(number)
+        if volume is None:
+            return
+        sealer = await self.core.sealer_of(volume)
+        since = 0
+        async for found in scan_records(self.core, volume, medium=False):
+            since += found.size_bytes
+            if since >= PAUSE_BYTES:
+                await asyncio.sleep(0)
+                since = 0
+            header = found.header
+            if header is None:
+                continue
+            if header.kind == FRAME:
+                gather.take_frame(number, found)
+                continue
+            if header.kind not in (OUTCOME, LOCAL, STATE):
+                continue
+            try:
+                body = open_body(found.data, header, sealer, found.offset)
+                if header.kind == STATE:
+                    gather.take(decode_state(body))
+                else:
+                    rows, released = decode_rows(body)
+                    rows += [(released_key(stream), b"") for stream in released]
+                    gather.take([(header.sequence, key, value) for key, value in rows])
+            except RecordBad:
+                continue
+            if len(gather.rows) > MAX_SPAN_ROWS:
+                raise StoreError(
+                    "too much of the index is damaged to mend it in place: stop the store, remove "
+                    "its index directory, start it"
+                )
+
+    def _standing(self, gather: _Span) -> dict[bytes, bytes]:
+        """Rows that count: deleted ones and runs of released streams are gone."""
+        rows = {k: value for k, (_, value) in gather.rows.items() if value is not None}
+        for stream in gather.released:
+            low = PLACEMENT_TABLE + stream
+            if not any(key.startswith(low) for key in gather.runs.get(stream, ())):
+                continue
+            if self.frames.is_pinned(stream):
+                continue  # not reaped yet
+            for key in gather.runs[stream]:
+                rows.pop(key, None)
+        return rows
+
+
+class _Span:
+    """The changes of a span, the last of each key."""
+
+    def __init__(self, low: bytes, high: bytes | None) -> None:
+        self.low = low
+        self.high = high
+        self.rows: dict[bytes, tuple[int, bytes | None]] = {}
+        self.runs: dict[bytes, set[bytes]] = {}
+        self.released: set[bytes] = set()
+
+    def covers(self, key: bytes) -> bool:
+        return key >= self.low and (self.high is None or key < self.high)
+
+    def take(self, changes: Sequence[StateRow]) -> None:
+        for sequence, key, value in changes:
+            if key[:1] == RELEASED_TABLE:
+                self._note_release(key)
+            if not self.covers(key):
+                continue
+            old = self.rows.get(key)
+            if old is None or old[0] < sequence:
+                self.rows[key] = (sequence, value)
+            if key[:1] == PLACEMENT_TABLE:
+                self.runs.setdefault(key[1:17], set()).add(key)
+
+    def _note_release(self, key: bytes) -> None:
+        low = PLACEMENT_TABLE + key[1:]
+        if self.low <= low + b"\xff\xff\xff\xff" and (self.high is None or low < self.high):
+            self.released.add(key[1:])
+
+    def take_frame(self, volume: int, found: Scanned) -> None:
+        header = found.header
+        assert header is not None
+        if header.sequence:
+            size = header.size_bytes
+            run = encode_run(Run(volume, found.offset, 1, size, size))
+            self.take([(header.sequence, placement_key(header.a, header.b), run)])

@@ -1,0 +1,118 @@
+"""A bad block of the index: its span is refused, repaired from the volumes, and serves again."""
+
+from __future__ import annotations
+
+import pytest
+
+from o3storage.simulation import SimDisk, run
+from o3storage.storage import BadBlock, FrameMissing
+
+from .support import entry, frame, hard, stream_id
+from .test_verify import opened
+
+
+async def history(disk, count=120):
+    """A store with a flush, a compaction and rows of all sorts; returns what it must hold."""
+    store = await opened(disk)
+    rows, kept = {}, set()
+    for i in range(1, count + 1):
+        await store.append(1, hard(1, 1, i - 1), [entry(i)], [frame(i, size=900)])
+        changes = [(b"\x10key%d" % (i % 50), b"value %d " % i * 9), (b"\x11clock", b"%d" % i)]
+        if i % 9 == 0:
+            changes.append((b"\x10key%d" % ((i + 20) % 50), None))
+        released = [stream_id(i - 1)] if i % 3 == 0 else []
+        store.apply(1, i, changes, released)
+        for key, value in changes:
+            if value is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = value
+        kept.add(i)
+        kept -= {i - 1} if released else set()
+        if i == count // 2:
+            await store.flush()
+            while await store.compact():
+                pass
+    await store.flush()
+    return store, rows, kept
+
+
+async def read_all(store):
+    """Every row and frame by the face; BadBlock passes through."""
+    rows = dict(await store.scan(b"\x10", b"\xff", 1000))
+    for key, value in rows.items():
+        assert await store.get(key) == value
+    return rows
+
+
+async def frames_held(store, count=120):
+    held = set()
+    for i in range(1, count + 1):
+        try:
+            data = await store.read_frame(stream_id(i), 0)
+        except FrameMissing:
+            continue
+        assert bytes(data) == frame(i, size=900).data
+        held.add(i)
+    return held
+
+
+def tables(disk):
+    return [n for n in disk.image.names if n.startswith("index/") and n.endswith(".table")]
+
+
+@pytest.mark.parametrize("at", [5, 60, 4100, 5000, 9000, -700, -20])
+def test_each_bad_block_is_repaired_from_the_volumes(at):
+    async def main():
+        disk = SimDisk(1)
+        store, rows, kept = await history(disk)
+        await store.close()
+        for path in tables(disk):
+            size = len(disk.image.lookup(path).cached)
+            if abs(at) < size:
+                disk.rot(path, at % size, 0x10)
+        store = await opened(disk)
+        met = 0
+        for _ in range(20):
+            try:
+                assert await read_all(store) == rows
+                assert await frames_held(store) == kept
+                break
+            except BadBlock:
+                met += 1
+            # the rest serves meanwhile, and what is written meanwhile counts
+            await store.append(1, None, [entry(120 + met)])
+            change = (b"\x10key%d" % (met % 50), b"meanwhile %d" % met)
+            repair = store.repair_index()
+            task = __import__("asyncio").ensure_future(repair)
+            await __import__("asyncio").sleep(0.0001)
+            store.apply(1, 120 + met, [change])
+            rows[change[0]] = change[1]
+            await task
+        else:
+            raise AssertionError("it is never good again")
+        await store.close()
+        store = await opened(disk)
+        assert await read_all(store) == rows and await frames_held(store) == kept
+        await store.close()
+        return met
+
+    assert run(main(), 1) >= 0
+
+
+def test_some_of_these_bits_do_meet_a_bad_block():
+    async def main():
+        disk = SimDisk(1)
+        store, _, _ = await history(disk)
+        await store.close()
+        for path in tables(disk):
+            disk.rot(path, 5000)
+        store = await opened(disk)
+        with pytest.raises(BadBlock):
+            await read_all(store)
+            await frames_held(store)
+        assert await store.repair_index() > 0
+        assert store.stats().spans_repaired == 1
+        await store.close()
+
+    run(main(), 2)
