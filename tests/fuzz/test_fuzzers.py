@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fuzz
 
 HERE = Path(__file__).resolve().parent
 SECONDS = os.environ.get("O3_FUZZ_SECONDS") or ("60" if os.environ.get("CI") else "10")
-FUZZERS = sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith(("test_", "__")))
+FUZZERS = sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith(("test_", "_")))
 
 
 @pytest.mark.parametrize("name", FUZZERS)

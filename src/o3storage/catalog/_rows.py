@@ -116,6 +116,9 @@ def check_part(value: bytes) -> None:
     body = STREAM_REF_BYTES if value[1] else 0
     if len(value) != PART_HEAD_BYTES + body + checksum_size(value[66]):
         raise ValueError("part row of the wrong size")
+    size = part_size(value)
+    if size > MAX_OBJECT_BYTES or (size and not body):
+        raise ValueError(f"part of {size} bytes, body reference of {body}")
 
 
 def unpack_part(number: int, value: bytes) -> PartInfo:

@@ -56,6 +56,7 @@ from ._rows import (
 )
 from ._version_id import MAX_ORDER, NULL
 from ._versions import (
+    HAS_BODY,
     IS_MARKER,
     IS_MULTIPART,
     IS_NULL,
@@ -63,6 +64,7 @@ from ._versions import (
     pack_version,
     unpack_version,
     version_order,
+    version_size,
 )
 
 FORMAT: Final = 1
@@ -480,6 +482,9 @@ def split_put(data: bytes) -> PutParts:
     check_version(value)
     if value[1] & (IS_NULL | IS_MARKER | IS_MULTIPART) or version_order(value):
         raise ValueError("PutObject carries a placed or foreign version")
+    size = version_size(value)
+    if size > MAX_OBJECT_BYTES or (size and not value[1] & HAS_BODY):
+        raise ValueError(f"PutObject of {size} bytes, or of bytes without a body reference")
     return PutParts(
         bucket_id, epoch, proposed_ns, started_ns, key, data[key_end:condition_end], value
     )
