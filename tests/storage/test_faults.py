@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 
 from o3storage.simulation import Fault
@@ -148,7 +151,12 @@ def test_the_log_waits_for_space_and_goes_on():
                 done = i
         assert done > 5
         disk.capacity_bytes *= 8
-        store._log._spare = None
+        with pytest.raises(StoreFull):
+            store.append(1, None, [entry(done + 1)])
+        await asyncio.sleep(5)
+        with contextlib.suppress(StoreFull):  # the first to ask makes it try again
+            store.append(1, None, [])
+        await asyncio.sleep(1)
         await store.append(1, None, [entry(done + 1, data=b"x" * 2000)])
         await store.close()
         async with store_on(disk) as store:

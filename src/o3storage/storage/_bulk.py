@@ -394,6 +394,7 @@ class BulkWriter:
         elif volume.size_bytes + size > self._allocated:
             assert volume.file is not None
             await volume.file.allocate(self._allocated, step, zero_fill=False)
+            self.core.took_space(step)
             self._allocated += step
         return volume
 
@@ -409,4 +410,4 @@ class BulkWriter:
                 self._dirty = False
         except DiskError as error:
             raise self.core.fault(error) from error
-        volume.sealed = True
+        await self.core.seal(volume)

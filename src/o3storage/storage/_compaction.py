@@ -120,29 +120,9 @@ class Compactor:
             return False
         if volume.kind is VolumeKind.BULK:
             return True
-        return volume.volume < min(self.flusher.mark.floor_volume, self._needed_by_followers())
-
-    def _needed_by_followers(self) -> int:
-        """Lowest log volume with entries that a follower still needs, within the limit."""
-        lowest = self.log.volume.volume
-        logs = sorted(
-            (v.volume for v in self.core.volumes.values() if v.kind is VolumeKind.LOG),
-            reverse=True,
+        return volume.volume < min(
+            self.flusher.mark.floor_volume, self.flusher.needed_by_followers()
         )
-        for group in self.core.groups.values():
-            if group.keep_from is None:
-                continue
-            at = max(group.keep_from, group.first_index) - group.first_index
-            while at < len(group.places) and not group.places[at]:
-                at += 1
-            if at < len(group.places):
-                lowest = min(lowest, unpack_place(group.places[at])[0])
-        kept = 0
-        for number in logs:  # newest first: beyond the limit a follower gets a snapshot
-            kept += self.core.volumes[number].size_bytes
-            if kept > self.core.options.keep_log_bytes:
-                return max(lowest, number)
-        return lowest
 
     # --- one volume
 

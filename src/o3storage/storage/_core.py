@@ -133,6 +133,8 @@ class Core:
         """(low, high, what was written there): while a span of the index is being repaired."""
         self.fault_listeners: list[Callable[[StoreOutOfService], None]] = []
         self.mark_task: asyncio.Task[None] | None = None
+        self.took_space: Callable[[int], None] = lambda _: None
+        """Told the bytes of each allocation (the space account listens)."""
         self._open_order: dict[int, None] = {}
 
     def __repr__(self) -> str:
@@ -227,7 +229,14 @@ class Core:
             raise self.fault(error) from error
         volume.file = file
         self.volumes[volume.volume] = volume
+        self.took_space(size)
         return volume
+
+    async def seal(self, volume: Volume) -> None:
+        """Nothing is written to it any more: its file is open for reading only, as others are."""
+        volume.sealed = True
+        self._open_order[volume.volume] = None
+        await self._close_oldest()
 
     async def _fill(self, file: File, kind: VolumeKind, size: int) -> None:
         if kind is VolumeKind.BULK:

@@ -13,13 +13,15 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import bisect
 
 from o3storage.runtime.disk import DiskError, DiskFull
 from o3storage.storage._core import Core
-from o3storage.storage._groups import unpack_place
+from o3storage.storage._groups import pack_place, unpack_place
 from o3storage.storage._log import LogWriter
 from o3storage.storage._mark import Mark, VolumeCount
 from o3storage.storage._types import StoreFull
+from o3storage.storage._volume import VolumeKind
 
 
 class Flusher:
@@ -95,6 +97,48 @@ class Flusher:
             raise core.fault(error) from error
         self.mark = mark
         core.stats.flushes += 1
+        self._forget_entries()
+
+    def needed_by_followers(self) -> int:
+        """Lowest log volume with entries that a follower still needs, within the limit."""
+        lowest = self.log.volume.volume
+        for group in self.core.groups.values():
+            if group.keep_from is None:
+                continue
+            at = max(group.keep_from, group.first_index) - group.first_index
+            while at < len(group.places) and not group.places[at]:
+                at += 1
+            if at < len(group.places):
+                lowest = min(lowest, unpack_place(group.places[at])[0])
+        # beyond the limit a follower gets a snapshot
+        return max(lowest, self._newest(self.core.options.keep_log_bytes))
+
+    def _newest(self, limit_bytes: int) -> int:
+        """Lowest of the newest log volumes that together hold no more than this."""
+        kept = 0
+        lowest = self.log.volume.volume
+        for number in sorted(self.core.volumes, reverse=True):
+            volume = self.core.volumes[number]
+            if volume.kind is VolumeKind.LOG:
+                kept += volume.size_bytes
+                if kept > limit_bytes:
+                    break
+                lowest = min(lowest, number)
+        return lowest
+
+    def _forget_entries(self) -> None:
+        """Places of entries that nobody asks for any more leave memory (promise P8)."""
+        keep = min(
+            self.mark.floor_volume,
+            self.needed_by_followers(),
+            self._newest(self.core.options.reload_log_bytes),
+        )
+        for group in self.core.groups.values():
+            # applied entries are durable: their places are known and ascend
+            applied = max(0, group.applied_index + 1 - group.first_index)
+            drop = bisect.bisect_left(group.places, pack_place(keep, 0), 0, applied)
+            if drop > 0 and not group.missing:
+                group.forget_below(group.first_index + drop)
 
     async def _settle(self) -> None:
         """All outcomes made before the mark are durable."""

@@ -181,6 +181,9 @@ class LogWriter:
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._spare: asyncio.Task[Volume] | None = None
+        self._spare_tried_s = 0.0
+        self._spare_failing = False
+        """The last try to make a spare failed for want of space, as far as is known."""
         self._closing = False
         self._gathered: list[_Append] = []
         core.fault_listeners.append(self._fail_all)
@@ -241,11 +244,18 @@ class LogWriter:
 
     @property
     def cramped(self) -> bool:
-        """No spare volume could be made and the current one is nearly used up."""
+        """No spare volume could be made and the current one is nearly used up. Asking tries again
+        to make one, at most once in FULL_RETRY_S."""
         spare = self._spare
         if self._room >= min(LOW_ROOM_BYTES, self._capacity // 2) or spare is None:
             return False
-        return spare.done() and not spare.cancelled() and spare.exception() is not None
+        if not spare.done() or spare.cancelled() or spare.exception() is None:
+            return self._spare_failing and not spare.done()
+        self._spare_failing = True
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._spare_tried_s >= FULL_RETRY_S:
+            self._make_spare()
+        return True
 
     def submit(
         self,
@@ -339,11 +349,7 @@ class LogWriter:
         await self._put(data)
         self._complete(entries)
         if self._spare is None and self._room < self._capacity * 3 // 4 and not self._closing:
-            self._spare = asyncio.get_running_loop().create_task(
-                self._prepare(self.core.options.log_volume_bytes)
-            )
-            # `cramped` and `_rotate` look at its error; nobody else has to
-            self._spare.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._make_spare()
 
     async def _put(self, data: bytes) -> None:
         volume = self.volume
@@ -555,7 +561,15 @@ class LogWriter:
 
     # --- volumes
 
+    def _make_spare(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._spare_tried_s = loop.time()
+        self._spare = loop.create_task(self._prepare(self.core.options.log_volume_bytes))
+        # `cramped` and `_rotate` look at its error; nobody else has to
+        self._spare.add_done_callback(lambda task: task.cancelled() or task.exception())
+
     def _take_volume(self, volume: Volume, capacity: int) -> None:
+        self._spare_failing = False
         self.volume = volume
         self._capacity = capacity
         self._room = capacity - HEADER_BYTES
@@ -588,7 +602,7 @@ class LogWriter:
         await self._restate()
         assert old.file is not None
         await old.file.truncate(old.size_bytes)
-        old.sealed = True
+        await self.core.seal(old)
 
 
 def _runs_bytes(runs: Sequence[tuple[bytes, int, Run]]) -> int:

@@ -81,6 +81,7 @@ class Store:
         self._frames = Frames(core)
         self._flusher = Flusher(core, log, mark)
         self._space = SpaceAccount(core)
+        core.took_space = self._space.took
         self._compactor = Compactor(core, log, bulk, self._frames, self._flusher)
         self._spans = SpanRepair(core, log, self._frames, self._compactor)
         self._frames.on_bad_block = self._spans.wanted
@@ -213,6 +214,13 @@ class Store:
                 continue  # full: later; out of service: the loop ends
             except BadBlock as bad:
                 self._spans.wanted(bad)
+
+    def on_out_of_service(self, listener: Callable[[StoreOutOfService], None]) -> None:
+        """`listener` is called once, on the loop, when a write or sync of this disk failed: give
+        up leadership and votes here (promise P6)."""
+        self._core.fault_listeners.append(listener)
+        if self._core.out_of_service:
+            listener(self._core.refusal())
 
     # --- raft log
 
