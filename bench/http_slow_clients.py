@@ -118,7 +118,7 @@ async def main() -> None:
     connections = server.connections
     process.terminate()
     process.join()
-    while server.connections:
+    while server.connections:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     again = await rate(port, options.seconds)
     print(

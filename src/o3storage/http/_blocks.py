@@ -26,11 +26,17 @@ from o3storage.http._limits import (
 
 
 class ByteSource(Protocol):
-    """A stream of bytes: a request body, or a decoder over one."""
+    """A stream of bytes: a request body, or a decoder over one.
+
+    A source may also have what `Body` has, and `frames` then uses it: `ready` (so that no block
+    waits for bytes), `fill_into` (fewer wake-ups; a short count is the end), `whole_now`.
+    """
 
     @property
     def length(self) -> int | None:
-        """Size in bytes of the whole stream if it is known beforehand, else None."""
+        """Size in bytes of the whole stream if it is known beforehand and nothing follows the last
+        byte; else None. A decoder that checks something behind it (a last signature, a trailer)
+        says None, since a reader stops at a known length."""
         ...
 
     async def read_into(self, view: memoryview) -> int:
