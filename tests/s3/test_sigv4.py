@@ -585,6 +585,7 @@ def test_a_missing_content_sha256_is_judged_at_the_end_of_the_body() -> None:
     with pytest.raises(S3Error) as caught:
         pending.check(hashlib.sha256(b"hullo").digest())
     assert caught.value.code == "SignatureDoesNotMatch"
+    assert "UNSIGNED-PAYLOAD" in caught.value.message
 
 
 def test_a_missing_content_sha256_without_a_body_is_judged_at_once() -> None:

@@ -147,3 +147,9 @@ def test_every_error_code_makes_a_document(code: str) -> None:
     assert document.findtext("Extra") == "a<b"
     assert document.findtext("Resource") == "/b/k&"
     assert 400 <= error.status < 600
+
+
+def test_line_ends_in_the_details_of_an_error_stay_readable() -> None:
+    error = S3Error("SignatureDoesNotMatch", details=(("StringToSign", "a\nb<\r"),))
+    document = error_document(error, resource="/", request_id="1", host_id="2")
+    assert b"<StringToSign>a\nb&lt;&#xd;</StringToSign>" in document

@@ -225,7 +225,11 @@ class NotModified(Exception):
 
 def error_document(error: S3Error, *, resource: str, request_id: str, host_id: str) -> bytes:
     """The XML body of an error answer, UTF-8."""
-    details = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in error.details)
+    # Line ends stay: people read StringToSign and CanonicalRequest.
+    details = "".join(
+        f"<{name}>{escape(value).replace('&#xa;', chr(10))}</{name}>"
+        for name, value in error.details
+    )
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message>{details}"

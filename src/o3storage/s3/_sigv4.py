@@ -143,6 +143,12 @@ class ChunkSigner:
         self._previous = expected
 
 
+_PENDING_HINT: Final = (
+    " Without an x-amz-content-sha256 header the signature must cover the SHA-256 of the body; "
+    "with curl -T, add: -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD'."
+)
+
+
 class PendingSignature:
     """A signature whose last line is the SHA-256 of a body that has not arrived yet."""
 
@@ -155,7 +161,13 @@ class PendingSignature:
 
     def check(self, body_sha256: bytes) -> None:
         """Raises S3Error SignatureDoesNotMatch."""
-        _check_signature(self._parts, f"{self._canonical}\n{body_sha256.hex()}", self._signing_key)
+        try:
+            _check_signature(
+                self._parts, f"{self._canonical}\n{body_sha256.hex()}", self._signing_key
+            )
+        except S3Error as error:
+            error.message += _PENDING_HINT
+            raise
 
 
 @dataclass(slots=True)
