@@ -210,3 +210,28 @@ def test_reset_after_a_snapshot():
             assert store.term(1, 100) == 5
 
     run(main(), 10)
+
+
+def test_a_sync_does_not_starve_behind_other_streams():
+    async def main():
+        async with store_on(SimDisk(1), bulk_queue_bytes=200_000) as store:
+            stop = False
+
+            async def busy(number):
+                writer = store.open_stream(stream_id(number))
+                n = 0
+                while not stop:
+                    await writer.write(frame(number, n, 30_000, last=False))
+                    n += 1
+                return n
+
+            others = [asyncio.ensure_future(busy(100 + i)) for i in range(8)]
+            for n in range(5):
+                writer = store.open_stream(stream_id(n))
+                await writer.write(frame(n, 0, 1000))
+                await asyncio.wait_for(writer.sync(), 1.0)  # virtual seconds
+            stop = True
+            counts = await asyncio.gather(*others)
+            assert min(counts) > 0
+
+    run(main(), 11)

@@ -197,7 +197,11 @@ class BulkWriter:
         self.written_bytes = 0
         self._queue: deque[_Item] = deque()
         self._allocated = 0
-        self._syncs: list[asyncio.Future[None]] = []
+        self._syncs: deque[tuple[int, asyncio.Future[None]]] = deque()
+        """(items that must be written first, future), ascending."""
+        self._items_queued = 0
+        self._items_done = 0
+        """Written, or given up for want of space."""
         self._room_waiters: deque[asyncio.Future[None]] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -242,14 +246,16 @@ class BulkWriter:
             raise owner.error
         item = _Item(owner, frame, body)
         self._queue.append(item)
+        self._items_queued += 1
         self.queued_bytes += item.size
         self._kick()
+        self._free_waiters()
 
     async def sync(self) -> None:
         """Everything that `write` took before this call is durable, or its writer has an error."""
         self.core.check_service()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._syncs.append(done)
+        self._syncs.append((self._items_queued, done))
         self._kick()
         await done
 
@@ -259,8 +265,8 @@ class BulkWriter:
             wake.set_result(None)
 
     def _fail(self, error: StoreError) -> None:
-        waiting = [*self._syncs, *self._room_waiters]
-        self._syncs = []
+        waiting = [*(future for _, future in self._syncs), *self._room_waiters]
+        self._syncs.clear()
         self._room_waiters.clear()
         self._queue.clear()
         self.queued_bytes = 0
@@ -274,10 +280,10 @@ class BulkWriter:
     async def _run(self) -> None:
         while not self.core.out_of_service:
             try:
-                if self._queue:
+                if self._syncs and self._syncs[0][0] <= self._items_done:
+                    await self._sync_some()  # first: a steady stream of writes must not starve it
+                elif self._queue:
                     await self._write_some()
-                elif self._syncs:
-                    await self._sync_all()
                 elif self._closing:
                     return
                 else:
@@ -297,6 +303,7 @@ class BulkWriter:
         queue = list(self._queue)
         self._queue.clear()
         self.queued_bytes = 0
+        self._items_done += len(queue)
         for item in queue:
             item.owner.error = error
         self._free_waiters()
@@ -348,6 +355,7 @@ class BulkWriter:
                 item.owner.placed(item.frame, volume, start + at, item.size)
                 volume.row_bytes += item.size
             self.queued_bytes -= item.size
+        self._items_done += len(items)
         self._free_waiters()
 
     @staticmethod
@@ -360,16 +368,19 @@ class BulkWriter:
             seal_record(parts, volume.sealer, offset, STATE, 0, 0, 0, 0, 0, item.body)
         return parts
 
-    async def _sync_all(self) -> None:
-        waiting, self._syncs = self._syncs, []
-        try:
-            if self.volume is not None and self._dirty:
-                assert self.volume.file is not None
+    async def _sync_some(self) -> None:
+        """One sync for all whose records are written."""
+        waiting: list[asyncio.Future[None]] = []
+        while self._syncs and self._syncs[0][0] <= self._items_done:
+            waiting.append(self._syncs.popleft()[1])
+        if self.volume is not None and self._dirty:
+            assert self.volume.file is not None
+            try:
                 await self.volume.file.sync()
-                self._dirty = False
-        except DiskError:
-            self._syncs = waiting + self._syncs  # `fault` refuses them all
-            raise
+            except DiskError:
+                self._syncs.extendleft((0, future) for future in waiting)
+                raise  # `fault` refuses them all
+            self._dirty = False
         for future in waiting:
             if not future.done():
                 future.set_result(None)

@@ -57,7 +57,7 @@ STATE_BODY_BYTES = 48 * KIB
 """Rows of one state record: below the size that is aligned on its own."""
 PLACE_RUNS = 500
 """Runs that one log record places: each is a row that one step on the loop writes."""
-PAUSE_BYTES = 256 * KIB
+PAUSE_BYTES = 64 * KIB
 """After so much was read the compaction yields, and sleeps to keep its rate."""
 MIN_GARBAGE_BYTES = 64 * KIB
 """A volume with less garbage is left alone whatever its ratio."""

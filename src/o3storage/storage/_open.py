@@ -5,7 +5,7 @@ Interface: `prepare`, `read_log`, `settle_tail`, `drop_spares`, `cut_bulk`.
 Order of things (DESIGN 4)
 1. OUT_OF_SERVICE is obeyed. Volume headers are read and the key is tried: with a wrong key nothing
    has been written or created.
-2. The log is read past the page cache from the replay floor on and walked.
+2. The log is walked from the replay floor on, its tail past the page cache.
 3. The last batch is written again, byte by byte the same, a torn one behind it is cut off, and both
    are synced: only then is anything that was found acted on (a vote, an answer to a read).
 4. A new epoch begins: new volumes, never an extended old one.
@@ -21,6 +21,7 @@ from o3storage.storage._mark import Mark
 from o3storage.storage._scan import bulk_end
 from o3storage.storage._types import StoreDamaged, StoreOutOfService
 from o3storage.storage._volume import (
+    BLOCK_BYTES,
     HEADER_BYTES,
     STORE_ID_BYTES,
     VOLUME_DIR,
@@ -139,12 +140,16 @@ def volumes_to_walk(core: Core, volumes: list[Volume], floor: int) -> list[Volum
 async def read_log(
     core: Core, volumes: list[Volume], sink: Sink, floor: int, progress: Progress | None
 ) -> WalkResult:
-    """Walk these log volumes, oldest first, from the medium. Raises DiskError."""
+    """Walk these log volumes, oldest first; the tail from the medium. Raises DiskError.
+
+    All batches but the last were synced before the next was begun, so the page cache may be
+    believed for them; the volume of the last is read past it."""
     walk = start_walk(sink, floor=floor)
+    tail = await _tail_volume(core, volumes)
     total = sum(volume.size_bytes for volume in volumes) or 1
     done = 0
     for volume in volumes:
-        await feed_volume(core, walk, volume)
+        await feed_volume(core, walk, volume, medium=volume.volume >= tail)
         done += volume.size_bytes
         if progress is not None:
             progress("replay", done / total)
@@ -155,10 +160,24 @@ def start_walk(sink: Sink, *, floor: int) -> LogWalk:
     return LogWalk(sink, floor_volume=floor)
 
 
-async def feed_volume(core: Core, walk: LogWalk, volume: Volume) -> None:
-    """The next log volume, from the medium. Raises DiskError."""
+async def _tail_volume(core: Core, volumes: list[Volume]) -> int:
+    """The last of these volumes in which anything was written."""
+    for volume in reversed(volumes):
+        block = await core.disk.read_direct(volume.path, HEADER_BYTES, BLOCK_BYTES)
+        if block.strip(b"\0"):
+            return volume.volume
+    return 0
+
+
+async def feed_volume(core: Core, walk: LogWalk, volume: Volume, *, medium: bool) -> None:
+    """The next log volume, past the page cache if `medium`. Raises DiskError."""
     await core.sealer_of(volume)
-    data = await core.disk.read_direct(volume.path, 0, volume.size_bytes)
+    if medium:
+        data = await core.disk.read_direct(volume.path, 0, volume.size_bytes)
+    else:
+        held = await core.open_for_read(volume.volume)
+        assert held.file is not None
+        data = await held.file.read(0, volume.size_bytes)
     walk.feed(volume.volume, volume.header.epoch, data)
 
 

@@ -209,7 +209,7 @@ async def _collect(
     done = 0
     for volume in volumes:
         if volume.kind is VolumeKind.LOG:
-            await _open.feed_volume(core, walk, volume)
+            await _open.feed_volume(core, walk, volume, medium=True)
         else:
             await _gather_state(core, volume, gather, staging)
         await _store_staged(gather, staging)

@@ -16,9 +16,9 @@ from o3storage.storage._core import Core, Volume
 from o3storage.storage._frames import check_frame_record, frame_place
 from o3storage.storage._rows import PLACEMENT_TABLE, decode_run, split_placement_key
 from o3storage.storage._scan import scan_records
-from o3storage.storage._types import MIB, FrameBad
+from o3storage.storage._types import KIB, FrameBad
 
-PAUSE_BYTES = 1 * MIB
+PAUSE_BYTES = 256 * KIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,7 @@ class Store:
         core = self._core
         await self._spans.close()
         if not core.out_of_service:
-            with contextlib.suppress(StoreError):
+            with contextlib.suppress(StoreError, IndexFailure):
                 await self._frames.close()
                 await self._bulk.close()
                 await self._flusher.flush()
