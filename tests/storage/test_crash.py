@@ -228,8 +228,8 @@ operations = st.lists(
 )
 
 
-async def play(script, seed):
-    driver = Driver(SimDisk(seed), **OPTIONS)
+async def play(script, seed, **options):
+    driver = Driver(SimDisk(seed), **OPTIONS, **options)
     await driver.start()
     term = 1
     for name, *args in [*script, ("crash", seed)]:
@@ -263,3 +263,9 @@ async def play(script, seed):
 @given(script=operations, seed=st.integers(0, 1000))
 def test_random_work_with_crashes(script, seed):
     run(play(script, seed), seed)
+
+
+@settings(max_examples=25, deadline=None)
+@given(script=operations, seed=st.integers(0, 1000))
+def test_random_work_with_crashes_on_the_real_index(script, seed):
+    run(play(script, seed, index=None), seed)

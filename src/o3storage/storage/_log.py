@@ -181,6 +181,8 @@ class LogWriter:
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._spare: asyncio.Task[Volume] | None = None
+        self._writing = False
+        """A batch is on its way."""
         self._spare_tried_s = 0.0
         self._spare_failing = False
         """The last try to make a spare failed for want of space, as far as is known."""
@@ -270,6 +272,9 @@ class LogWriter:
     ) -> asyncio.Future[None]:
         """Queue for the next batch; the future resolves when it is durable."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.core.out_of_service:
+            future.set_exception(self.core.refusal())
+            return future
         self._queue.append(
             _Append(group, hard, entries, frames, future, previous_term, replaces, reset)
         )
@@ -304,7 +309,11 @@ class LogWriter:
 
     def settle(self) -> asyncio.Future[None]:
         """Resolves when everything that was queued before is durable, outcomes too."""
-        return self.submit(None, None, (), ())
+        if self._writing or self._queue or self._outcomes or self._runs or self._held:
+            return self.submit(None, None, (), ())
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     def _kick(self) -> None:
         wake, self._wake = self._wake, None
@@ -342,11 +351,13 @@ class LogWriter:
     async def _write_batch(self) -> None:
         if self.core.out_of_service:
             raise self.core.refusal()
+        self._writing = True
         infos, outcomes, runs, payload = self._gather()
         if batch_bytes(MAX_BATCH_GROUPS, payload) > self._room:
             await self._rotate(batch_bytes(MAX_BATCH_GROUPS, payload))
         data, entries = self._encode(infos, outcomes, runs, payload)
         await self._put(data)
+        self._writing = False
         self._complete(entries)
         if self._spare is None and self._room < self._capacity * 3 // 4 and not self._closing:
             self._make_spare()
