@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from o3storage.catalog import BeginDeleteBucket, RevertDeleteBucket, get_bucket
+from o3storage.catalog import (
+    BeginDeleteBucket,
+    CreateBucket,
+    RevertDeleteBucket,
+    SyncBucket,
+    create_bucket,
+    delete_bucket,
+    get_bucket,
+    set_versioning,
+)
 from tests.s3.harness import OTHER_OWNER, Store
 from tests.s3.support import OWNER
 
@@ -419,8 +428,6 @@ def test_a_write_made_with_stale_settings_is_made_anew(store: Store) -> None:
     store.bucket()
 
     def enable(_command: object) -> None:
-        from o3storage.catalog import set_versioning
-
         store.node.drive_now(set_versioning("bucket", "Enabled", store.clock.wall_ns()))
 
     store.node.before = [enable]
@@ -429,82 +436,71 @@ def test_a_write_made_with_stale_settings_is_made_anew(store: Store) -> None:
     assert answer.headers["x-amz-version-id"] != "null"
 
 
-@pytest.mark.s3(op="PutObject", errors=["NoSuchBucket"])
-def test_a_write_that_meets_a_fence_waits_for_the_decision(store: Store) -> None:
-    from o3storage.catalog import SyncBucket
+def fence(store: Store) -> None:
+    """As the first steps of a deletion leave the bucket."""
+    begun = store.node.submit_now(BeginDeleteBucket("bucket"))
+    now_ns = store.clock.wall_ns()
+    store.node.submit_now(SyncBucket(begun.bucket_id, begun.epoch, "", "fenced", now_ns))
 
+
+def revert(store: Store) -> None:
+    """The deletion ends with the bucket as it was."""
+    begun = store.node.rows.query(get_bucket("bucket"))
+    back = store.node.submit_now(RevertDeleteBucket("bucket", begun.bucket_id, begun.epoch))
+    now_ns = store.clock.wall_ns()
+    store.node.submit_now(SyncBucket(back.bucket_id, back.epoch, "", "active", now_ns))
+
+
+@pytest.mark.s3(op="PutObject")
+def test_a_write_that_meets_a_fence_waits_for_the_decision(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("o3storage.s3._context.FENCE_POLL_S", 0)
     store.bucket()
-    bucket = store.node.rows.query(get_bucket("bucket"))
+    looked = store.node.query_now
+    looks = []
 
-    def fence(_command: object) -> None:
-        begun = store.node.submit_now(BeginDeleteBucket("bucket"))
-        store.node.submit_now(
-            SyncBucket(begun.bucket_id, begun.epoch, "", "fenced", store.clock.wall_ns())
-        )
-        store.node.before.append(None)
+    def look(query: object) -> object:
+        found = looked(query)
+        looks.append(getattr(found, "deleting", None))
+        if looks.count(True) == 3:
+            revert(store)
+        return found
 
-    def revert(_command: object) -> None:
-        begun = store.node.rows.query(get_bucket("bucket"))
-        back = store.node.submit_now(RevertDeleteBucket("bucket", begun.bucket_id, begun.epoch))
-        store.node.submit_now(
-            SyncBucket(back.bucket_id, back.epoch, "", "active", store.clock.wall_ns())
-        )
+    def meet(_command: object) -> None:
+        fence(store)
+        monkeypatch.setattr(store.node, "query_now", look)
 
-    async def later() -> None:
-        import asyncio
-
-        await asyncio.sleep(0.02)
-        revert(None)
-
-    def fence_then_revert(command: object) -> None:
-        fence(command)
-        store.node.before.clear()
-        import asyncio
-
-        store.tasks = [asyncio.get_running_loop().create_task(later())]
-
-    store.node.before = [fence_then_revert]
+    store.node.before = [meet]
     assert store.put("/bucket/k", b"x").status == 200
+    assert looks.count(True) == 3
+    monkeypatch.setattr(store.node, "query_now", looked)
     assert store.objects() == ["k"]
-    assert store.node.rows.query(get_bucket("bucket")).bucket_id == bucket.bucket_id
 
-    # The bucket goes, and another takes its name, while the body was on its way.
+
+@pytest.mark.s3(op="PutObject", errors=["NoSuchBucket"])
+def test_a_body_for_a_bucket_that_went_is_not_given_to_its_successor(store: Store) -> None:
+    store.bucket()
+
     def replace(_command: object) -> None:
-        from o3storage.catalog import CreateBucket, create_bucket, delete_bucket
-
-        store.node.before.clear()
-        store.delete_now = True
-        for key in ("k",):
-            store.node.submit_now(_delete(store, key))
         store.node.drive_now(delete_bucket("bucket", store.clock.wall_ns()))
         store.node.drive_now(create_bucket(CreateBucket("bucket", OWNER, store.clock.wall_ns())))
 
     store.node.before = [replace]
-    gone = store.put("/bucket/k2", b"x")
+    gone = store.put("/bucket/k", b"x")
     assert (gone.status, gone.code) == (404, "NoSuchBucket")
     assert store.objects() == []
-
-
-def _delete(store: Store, key: str) -> object:
-    from o3storage.catalog import DeleteObject
-
-    bucket = store.node.rows.query(get_bucket("bucket"))
-    return DeleteObject(bucket.bucket_id, bucket.epoch, key.encode(), store.clock.wall_ns(), OWNER)
+    assert store.node.streams == {}
 
 
 @pytest.mark.s3(op="CreateBucket", errors=["OperationAborted", "ServiceUnavailable"])
 def test_while_a_bucket_is_being_deleted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.bucket()
-    from o3storage.catalog import SyncBucket
-
-    begun = store.node.submit_now(BeginDeleteBucket("bucket"))
-    store.node.submit_now(
-        SyncBucket(begun.bucket_id, begun.epoch, "", "fenced", store.clock.wall_ns())
-    )
+    fence(store)
     busy = store.put("/bucket")
     assert (busy.status, busy.code) == (409, "OperationAborted")
-    monkeypatch.setattr("o3storage.s3._context.FENCE_WAIT_S", 0.01)
-    monkeypatch.setattr("o3storage.s3._context.FENCE_POLL_S", 0.005)
+    monkeypatch.setattr("o3storage.s3._context.FENCE_WAIT_S", 0)
+    monkeypatch.setattr("o3storage.s3._context.FENCE_POLL_S", 0)
     fenced = store.put("/bucket/k", b"x")
     assert (fenced.status, fenced.code) == (503, "ServiceUnavailable")
     assert fenced.headers["retry-after"] == "1"
