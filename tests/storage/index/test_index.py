@@ -195,12 +195,16 @@ def test_a_flush_covers_what_was_written_before_it_and_nothing_else():
         second = loop.create_task(index.flush(b"second"))
         await asyncio.sleep(0)
         index.write([(b"c", b"3")])
-        await asyncio.gather(first, second)
-        assert await all_rows(index) == {b"a": b"1", b"b": b"2", b"c": b"3"}
+        third = loop.create_task(index.flush(b"third"))
+        await asyncio.sleep(0)
+        index.write([(b"d", b"4")])
+        await asyncio.gather(first, second, third)
+        assert await all_rows(index) == {b"a": b"1", b"b": b"2", b"c": b"3", b"d": b"4"}
         states = {
             b"": {},
             b"first": {b"a": b"1", b"x": b"1"},
             b"second": {b"a": b"1", b"b": b"2"},
+            b"third": {b"a": b"1", b"b": b"2", b"c": b"3"},
         }
         seen = set()
         for state in recorder.crash_states(1, subsets=5):
@@ -211,6 +215,24 @@ def test_a_flush_covers_what_was_written_before_it_and_nothing_else():
         assert seen == set(states)
 
     run(main(), 1)
+
+
+def test_deleted_rows_leave_the_disk():
+    async def main() -> None:
+        options = IndexOptions(**{**vars_of(SMALL), "level1_bytes": 1 << 20})
+        index = await open_index(SimDisk(2), options=options)
+        keys = [b"%04d" % n for n in range(300)]
+        for value in (b"v" * 30, None):
+            for at in range(3):
+                index.write([(key, value) for key in keys[at::3]])
+                await index.flush(b"")
+            while await index.merge():
+                pass
+            assert (index.disk_bytes > 0) == (value is not None)
+        assert await all_rows(index) == {}
+        await index.close()
+
+    run(main(), 2)
 
 
 def test_many_small_writes_and_one_large_batch():
