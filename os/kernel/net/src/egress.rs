@@ -9,6 +9,10 @@ use alloc::vec::Vec;
 const NEIGHBOUR_AGE_US: u64 = 60_000_000;
 /// Between two questions for the same neighbour.
 const ARP_RETRY_US: u64 = 500_000;
+/// Between two ICMP errors of ours (RFC 1812, 4.3.2.8): a hundred in a second.
+const ICMP_ERROR_US: u64 = 10_000;
+/// Frames whose memory is kept to be used again.
+const SPARE_FRAMES: usize = 64;
 
 struct Neighbour {
     mac: Option<[u8; 6]>,
@@ -23,9 +27,15 @@ pub struct Egress {
     pub lease: Option<Lease>,
     neighbours: BTreeMap<Ipv4Addr, Neighbour>,
     pub queue: VecDeque<Vec<u8>>,
-    /// Packets to ourselves; they come back in by [`Stack::poll`](crate::Stack::poll).
+    /// Frames to ourselves; they come back in by [`Stack::poll`](crate::Stack::poll).
     pub loopback: VecDeque<Vec<u8>>,
     next_id: u16,
+    /// Bytes that all sockets' buffers hold; the stack keeps it.
+    pub memory: usize,
+    /// Segments sent again.
+    pub resent: u64,
+    spare: Vec<Vec<u8>>,
+    error_at: u64,
 }
 
 impl Egress {
@@ -38,6 +48,30 @@ impl Egress {
             queue: VecDeque::new(),
             loopback: VecDeque::new(),
             next_id: 1,
+            memory: 0,
+            resent: 0,
+            spare: Vec::new(),
+            error_at: 0,
+        }
+    }
+
+    /// Whether senders may go on. The other half of the queue is for answers and for what one
+    /// step more brings, so that nothing is dropped inside.
+    pub fn has_room(&self) -> bool {
+        self.queue.len().max(self.loopback.len()) < MAX_TRANSMIT_QUEUE / 2
+    }
+
+    fn frame(&mut self) -> Vec<u8> {
+        let mut frame = self.spare.pop().unwrap_or_default();
+        frame.clear();
+        frame.reserve_exact(ETHERNET_HEADER + self.mtu);
+        frame
+    }
+
+    /// Takes back a frame that was sent.
+    pub fn recycle(&mut self, frame: Vec<u8>) {
+        if self.spare.len() < SPARE_FRAMES {
+            self.spare.push(frame);
         }
     }
 
@@ -66,8 +100,12 @@ impl Egress {
         Some(Ipv4Addr::from(u32::from(lease.address) | !Self::mask(lease.prefix)))
     }
 
+    pub fn is_broadcast(&self, target: Ipv4Addr) -> bool {
+        target.is_broadcast() || self.broadcast() == Some(target)
+    }
+
     pub fn is_for_us(&self, target: Ipv4Addr) -> bool {
-        self.is_local(target) || target.is_broadcast() || self.broadcast() == Some(target)
+        self.is_local(target) || self.is_broadcast(target)
     }
 
     fn next_hop(&self, target: Ipv4Addr) -> Option<Ipv4Addr> {
@@ -89,18 +127,18 @@ impl Egress {
         now_us: u64,
         build: impl FnOnce(&mut Vec<u8>),
     ) -> bool {
-        let mut frame = Vec::with_capacity(ETHERNET_HEADER + self.mtu);
+        let mut frame = self.frame();
         frame.resize(ETHERNET_HEADER + IPV4_HEADER, 0);
         build(&mut frame);
         self.next_id = self.next_id.wrapping_add(1);
         fill_ipv4(&mut frame[ETHERNET_HEADER..], source, target, protocol, self.next_id);
         if self.is_local(target) {
             if self.loopback.len() < MAX_TRANSMIT_QUEUE {
-                self.loopback.push_back(frame.split_off(ETHERNET_HEADER));
+                self.loopback.push_back(frame);
             }
             return true;
         }
-        if target.is_broadcast() || self.broadcast() == Some(target) {
+        if self.is_broadcast(target) {
             self.enqueue(frame, [255; 6], TYPE_IPV4);
             return true;
         }
@@ -132,7 +170,10 @@ impl Egress {
 
     fn make_room(&mut self) {
         while self.neighbours.len() >= MAX_NEIGHBOURS {
-            let oldest = self.neighbours.iter().min_by_key(|(_, n)| n.seen_us).map(|(a, _)| *a);
+            // Those that never answered go first: a flood from addresses that are not there
+            // must not push out the gateway.
+            let age = |n: &Neighbour| (n.mac.is_some(), n.seen_us);
+            let oldest = self.neighbours.iter().min_by_key(|(_, n)| age(n)).map(|(a, _)| *a);
             if let Some(address) = oldest {
                 self.neighbours.remove(&address);
             }
@@ -141,7 +182,7 @@ impl Egress {
 
     fn enqueue(&mut self, mut frame: Vec<u8>, target: [u8; 6], kind: u16) {
         if self.queue.len() >= MAX_TRANSMIT_QUEUE {
-            return;
+            return self.recycle(frame);
         }
         frame[..6].copy_from_slice(&target);
         frame[6..12].copy_from_slice(&self.mac);
@@ -150,7 +191,7 @@ impl Egress {
     }
 
     fn send_arp(&mut self, operation: u16, target_mac: [u8; 6], target: Ipv4Addr) {
-        let mut frame = Vec::with_capacity(60);
+        let mut frame = self.frame();
         frame.resize(ETHERNET_HEADER, 0);
         frame.extend_from_slice(&[0, 1, 8, 0, 6, 4]);
         frame.extend_from_slice(&operation.to_be_bytes());
@@ -190,6 +231,58 @@ impl Egress {
         if for_us && be16(data, 6) == 1 {
             self.send_arp(2, mac, sender);
         }
+    }
+
+    /// Sends one segment, whose data is `a` and then `b`.
+    pub fn send_tcp(
+        &mut self,
+        source: Ipv4Addr,
+        target: Ipv4Addr,
+        head: &Segment,
+        a: &[u8],
+        b: &[u8],
+        now_us: u64,
+    ) {
+        self.send(source, target, PROTO_TCP, now_us, |frame| {
+            let start = frame.len();
+            head.push(frame);
+            frame.extend_from_slice(a);
+            frame.extend_from_slice(b);
+            let length = frame.len() - start;
+            let sum = pseudo_sum(source, target, PROTO_TCP, length);
+            fill_checksum(&mut frame[start..], 16, sum);
+        });
+    }
+
+    /// Sends an ICMP message: `kind` and `code`, then `rest`.
+    pub fn send_icmp(
+        &mut self,
+        source: Ipv4Addr,
+        target: Ipv4Addr,
+        (kind, code): (u8, u8),
+        rest: &[u8],
+        now_us: u64,
+    ) {
+        self.send(source, target, PROTO_ICMP, now_us, |frame| {
+            let start = frame.len();
+            frame.extend_from_slice(&[kind, code, 0, 0]);
+            frame.extend_from_slice(rest);
+            fill_checksum(&mut frame[start..], 2, 0);
+        });
+    }
+
+    /// Says that nobody takes `packet` (RFC 1122, 3.2.2.1), a limited number of times.
+    pub fn send_unreachable(&mut self, packet: &Packet, code: u8, now_us: u64) {
+        if !self.is_local(packet.target) || now_us < self.error_at {
+            return;
+        }
+        self.error_at = now_us + ICMP_ERROR_US;
+        let mut rest = [0; 4 + 60 + 8];
+        let header = packet.whole.len() - packet.payload.len();
+        let size = packet.whole.len().min(header + 8);
+        rest[4..4 + size].copy_from_slice(&packet.whole[..size]);
+        let (source, target) = (packet.target, packet.source);
+        self.send_icmp(source, target, (3, code), &rest[..4 + size], now_us);
     }
 
     /// Sends one UDP datagram.

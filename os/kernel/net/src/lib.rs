@@ -14,12 +14,14 @@
 
 extern crate alloc;
 
+mod buffer;
 mod dhcp;
 mod egress;
+mod recovery;
 mod stack;
 mod tcp;
 #[cfg(test)]
-#[path = "../../../tests/host/net.rs"]
+#[path = "../../../tests/net/tests.rs"]
 mod tests;
 mod udp;
 mod wire;
@@ -29,14 +31,19 @@ pub use stack::Stack;
 
 /// Connections in any state, the closing ones too: the product's stated limit.
 pub const MAX_CONNECTIONS: usize = 4096;
-/// Bytes buffered over all sockets: an eighth of the machine's 512 MB.
+/// Bytes held for data over all sockets: an eighth of the machine's 512 MB.
 pub const MAX_SOCKET_MEMORY: usize = 64 << 20;
 /// Unsent and unacknowledged bytes of one connection: 100 ms at 20 MB/s.
 pub const SEND_BUFFER: usize = 512 << 10;
 /// Received and unread bytes of one connection; the largest window ever offered.
 pub const RECEIVE_BUFFER: usize = 512 << 10;
-/// Connections waiting to be accepted or in the handshake, for one listener.
+/// Connections waiting to be accepted, for one listener.
 pub const MAX_BACKLOG: usize = 512;
+/// Handshakes under way, of which little is kept: less than 1 MB together. Each new one past it
+/// pushes out the oldest, so that under a flood of 10,000/s a handshake may still take 400 ms.
+pub const MAX_HANDSHAKES: usize = 4096;
+/// Sockets of all kinds, handshakes too.
+pub const MAX_SOCKETS: usize = 2 * MAX_CONNECTIONS + MAX_HANDSHAKES;
 /// Datagrams waiting in one UDP socket: enough for the answers to a name lookup.
 pub const MAX_DATAGRAMS: usize = 64;
 /// Neighbours remembered; the oldest goes first, so that a scan cannot grow it.
@@ -81,6 +88,19 @@ pub struct Lease {
     pub gateway: Option<Ipv4Addr>,
     /// Name servers, at most [`MAX_NAME_SERVERS`].
     pub name_servers: alloc::vec::Vec<Ipv4Addr>,
+}
+
+impl Lease {
+    /// What `/etc/resolv.conf` says.
+    pub fn resolv_conf(&self) -> alloc::string::String {
+        let line = |server| alloc::format!("nameserver {server}\n");
+        self.name_servers.iter().map(line).collect()
+    }
+
+    /// What `/etc/hosts` says of the machine called `name`.
+    pub fn hosts(&self, name: &str) -> alloc::string::String {
+        alloc::format!("127.0.0.1 localhost\n{} {name}\n", self.address)
+    }
 }
 
 /// As many as a resolver reads from its file.
@@ -158,7 +178,9 @@ pub struct Statistics {
     pub frames_dropped: u64,
     pub segments_resent: u64,
     pub connections: usize,
+    /// Handshakes that peers began.
+    pub handshakes: usize,
     pub sockets: usize,
-    /// Bytes held in send and receive buffers.
+    /// Bytes that send and receive buffers hold.
     pub memory: usize,
 }

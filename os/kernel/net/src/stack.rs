@@ -1,21 +1,20 @@
 //! The stack: frames in and out, the table of sockets, and the calls on them.
 
+use crate::buffer::{MEMORY_LEAN, MEMORY_SHARED};
 use crate::dhcp::{self, Dhcp};
 use crate::egress::Egress;
-use crate::tcp::{send_reset, State, Tcp};
+use crate::tcp::{after, send_reset, State, Tcp, MAX_SYN_RESENDS, RTO_INITIAL_US};
 use crate::udp::{self, Udp};
 use crate::wire::*;
 use crate::*;
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 struct Listener {
     local: SocketAddrV4,
     backlog: usize,
     waiting: VecDeque<SocketId>,
-    /// Connections in the handshake.
-    opening: usize,
 }
 
 struct Fresh {
@@ -24,21 +23,46 @@ struct Fresh {
     keep_alive: bool,
 }
 
+/// A connection whose handshake a peer began: what is needed to make it, should that end.
+struct Handshake {
+    local: SocketAddrV4,
+    remote: SocketAddrV4,
+    listener: SocketId,
+    syn: Segment<'static>,
+    /// Our initial sequence number and the offset of our clock.
+    numbers: (u32, u32),
+    sent_us: u64,
+    resends: u32,
+    resend_at: u64,
+}
+
 enum Socket {
     /// A stream socket that neither listens nor connects yet.
     Fresh(Fresh),
     Listener(Listener),
+    Handshake(Box<Handshake>),
     Tcp(Box<Tcp>),
     Udp(Udp),
 }
 
+#[derive(Default)]
 struct Slot {
     generation: u32,
     socket: Option<Socket>,
+    /// Whether the socket stands in the stack's lists of these names.
+    dirty: bool,
+    event: bool,
+    /// Its place in `timers`: never later than what is due.
+    timer: Option<u64>,
 }
 
-/// Local and remote address of a connection.
-type Key = (SocketAddrV4, SocketAddrV4);
+/// Local port, local address, remote address and port of a connection, in this order.
+type Key = u128;
+
+fn key_of(local: SocketAddrV4, remote: SocketAddrV4) -> Key {
+    let ends = u128::from(u32::from(*local.ip())) << 80 | u128::from(u32::from(*remote.ip())) << 48;
+    u128::from(local.port()) << 112 | ends | u128::from(remote.port()) << 32
+}
 
 /// One interface's TCP/IP. See the crate's head for how it is driven.
 pub struct Stack {
@@ -46,14 +70,19 @@ pub struct Stack {
     dhcp: Option<Dhcp>,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Connections and handshakes.
     connections: BTreeMap<Key, SocketId>,
     listeners: BTreeMap<u16, SocketId>,
     datagrams: BTreeMap<u16, SocketId>,
     events: VecDeque<SocketId>,
     /// Connections with something to send.
     dirty: VecDeque<SocketId>,
+    timers: BTreeSet<(u64, SocketId)>,
+    /// Handshakes from the oldest, with some that have ended since.
+    handshakes: VecDeque<SocketId>,
+    handshakes_open: usize,
     secret: [u8; 32],
-    next_port: u16,
+    drawn: u64,
     lease_changed: bool,
     statistics: Statistics,
 }
@@ -61,7 +90,7 @@ pub struct Stack {
 impl Stack {
     pub fn new(config: Config) -> Stack {
         let mut egress = Egress::new(config.mac, config.mtu.clamp(576, 65535));
-        let transaction = be32(&config.secret, 0);
+        let transaction = siphash(&config.secret, b"dhcp") as u32;
         let dhcp = match config.address {
             AddressSource::Static(lease) => {
                 egress.lease = Some(lease);
@@ -79,8 +108,11 @@ impl Stack {
             datagrams: BTreeMap::new(),
             events: VecDeque::new(),
             dirty: VecDeque::new(),
-            next_port: be16(&config.secret, 4) | EPHEMERAL_FIRST,
+            timers: BTreeSet::new(),
+            handshakes: VecDeque::new(),
+            handshakes_open: 0,
             secret: config.secret,
+            drawn: 0,
             lease_changed: true,
             statistics: Statistics::default(),
         }
@@ -88,20 +120,31 @@ impl Stack {
 
     /// Runs the timers that are due and takes in packets that were sent to ourselves.
     pub fn poll(&mut self, now_us: u64) {
-        if let Some(dhcp) = &mut self.dhcp {
-            let before = self.egress.lease.is_some();
+        if let Some(dhcp) = self.dhcp.as_mut().filter(|dhcp| dhcp.deadline_us <= now_us) {
+            let before = self.egress.lease.clone();
             dhcp.poll(&mut self.egress, now_us);
-            self.lease_changed |= before != self.egress.lease.is_some();
+            self.after_lease(before, now_us);
         }
-        for index in 0..self.slots.len() {
-            let due = match &self.slots[index].socket {
-                Some(Socket::Tcp(tcp)) => tcp.deadline().is_some_and(|t| t <= now_us),
-                _ => false,
-            };
-            if due {
-                let id = self.id_of(index);
-                self.with_tcp(id, |tcp, egress| tcp.poll(egress, now_us));
-                self.after_change(id, now_us);
+        while let Some(&(due, id)) = self.timers.first().filter(|(due, _)| *due <= now_us) {
+            self.timers.remove(&(due, id));
+            if self.socket(id).is_none() {
+                continue;
+            }
+            self.slots[id.index as usize].timer = None;
+            if matches!(self.socket(id), Some(Socket::Handshake(_))) {
+                self.resend_answer(id, now_us);
+            } else {
+                let due = |tcp: &Tcp| tcp.deadline().is_some_and(|t| t <= now_us);
+                let ran = self.with_tcp(id, |tcp, egress| {
+                    let due = due(tcp);
+                    if due {
+                        tcp.poll(egress, now_us);
+                    }
+                    due
+                });
+                if ran == Some(true) {
+                    self.after_change(id);
+                }
             }
         }
         self.run_loopback(now_us);
@@ -111,26 +154,20 @@ impl Stack {
         // Bounded: each packet can answer with more, and the rest waits for the next call.
         for _ in 0..MAX_TRANSMIT_QUEUE {
             self.flush(now_us);
-            let Some(packet) = self.egress.loopback.pop_front() else { break };
-            self.receive_ipv4(&packet, now_us);
+            let Some(frame) = self.egress.loopback.pop_front() else { break };
+            self.receive_ipv4(&frame[ETHERNET_HEADER..], now_us);
+            self.egress.recycle(frame);
         }
     }
 
     /// When `poll` must be called at the latest; `None` where nothing is timed.
     pub fn next_deadline(&self) -> Option<u64> {
-        let mut next = self.dhcp.as_ref().map(|d| d.deadline_us);
         if !self.egress.loopback.is_empty() || !self.dirty.is_empty() {
             return Some(0);
         }
-        for id in self.connections.values() {
-            if let Some(Socket::Tcp(tcp)) = self.socket(*id) {
-                next = match (next, tcp.deadline()) {
-                    (Some(a), Some(b)) => Some(a.min(b)),
-                    (a, b) => a.or(b),
-                };
-            }
-        }
-        next
+        let timer = self.timers.first().map(|(due, _)| *due);
+        let dhcp = self.dhcp.as_ref().map(|d| d.deadline_us);
+        timer.into_iter().chain(dhcp).min()
     }
 
     /// Hands out up to `max_frames` frames; returns how many.
@@ -145,6 +182,7 @@ impl Stack {
         while sent < max_frames {
             let Some(frame) = self.egress.queue.pop_front() else { break };
             emit(&frame);
+            self.egress.recycle(frame);
             sent += 1;
         }
         self.statistics.frames_out += sent as u64;
@@ -152,31 +190,39 @@ impl Stack {
     }
 
     fn flush(&mut self, now_us: u64) {
-        // A full queue to the driver stops the senders, so that nothing is dropped inside.
         for _ in 0..self.dirty.len() {
-            if self.egress.queue.len() > MAX_TRANSMIT_QUEUE / 2 {
+            if !self.egress.has_room() {
                 break;
             }
             let Some(id) = self.dirty.pop_front() else { break };
-            self.with_tcp(id, |tcp, egress| tcp.flush(egress, now_us));
+            if self.socket(id).is_some() {
+                self.slots[id.index as usize].dirty = false;
+            }
+            if self.with_tcp(id, |tcp, egress| tcp.flush(egress, now_us)) == Some(true) {
+                self.mark_dirty(id);
+            }
         }
     }
 
     /// Takes in one Ethernet frame.
     pub fn receive_frame(&mut self, frame: &[u8], now_us: u64) {
         self.statistics.frames_in += 1;
-        if frame.len() < ETHERNET_HEADER {
-            self.statistics.frames_dropped += 1;
-            return;
-        }
-        let target = &frame[..6];
-        if target != self.egress.mac && target != [255; 6] {
-            self.statistics.frames_dropped += 1;
-            return;
-        }
-        match be16(frame, 12) {
-            TYPE_ARP => self.egress.receive_arp(&frame[ETHERNET_HEADER..], now_us),
-            TYPE_IPV4 => self.receive_ipv4(&frame[ETHERNET_HEADER..], now_us),
+        let for_us = frame.len() >= ETHERNET_HEADER
+            && (frame[..6] == self.egress.mac || frame[..6] == [255; 6]);
+        match for_us.then(|| be16(frame, 12)) {
+            Some(TYPE_ARP) => self.egress.receive_arp(&frame[ETHERNET_HEADER..], now_us),
+            Some(TYPE_IPV4) => {
+                let data = &frame[ETHERNET_HEADER..];
+                // Nobody outside has our own addresses (RFC 1122, 3.2.1.3).
+                let ours =
+                    |at| data.len() >= IPV4_HEADER && self.egress.is_local(address(data, at));
+                let inside = data.len() >= IPV4_HEADER && address(data, 16).is_loopback();
+                if ours(12) || inside {
+                    self.statistics.frames_dropped += 1;
+                } else {
+                    self.receive_ipv4(data, now_us);
+                }
+            }
             _ => self.statistics.frames_dropped += 1,
         }
         if !self.egress.loopback.is_empty() {
@@ -193,7 +239,7 @@ impl Stack {
         let source = packet.source;
         if !(asking || self.egress.is_for_us(packet.target))
             || source.is_multicast()
-            || source.is_broadcast()
+            || self.egress.is_broadcast(source)
         {
             self.statistics.frames_dropped += 1;
             return;
@@ -202,43 +248,94 @@ impl Stack {
             PROTO_ICMP => self.receive_icmp(&packet, now_us),
             PROTO_UDP => self.receive_udp(&packet, now_us),
             PROTO_TCP if self.egress.is_local(packet.target) => self.receive_tcp(&packet, now_us),
-            _ => self.statistics.frames_dropped += 1,
+            PROTO_TCP => self.statistics.frames_dropped += 1,
+            _ => self.egress.send_unreachable(&packet, 2, now_us),
         }
     }
 
     fn receive_icmp(&mut self, packet: &Packet, now_us: u64) {
         let data = packet.payload;
-        // Echo requests only, and never to a broadcast (RFC 1122, 3.2.2.6).
-        if data.len() < 8
-            || data[0] != 8
-            || !self.egress.is_local(packet.target)
-            || checksum_finish(checksum_add(0, data)) != 0
-        {
+        if data.len() < 8 || checksum_finish(checksum_add(0, data)) != 0 {
+            self.statistics.frames_dropped += 1;
             return;
         }
-        self.egress.send(packet.target, packet.source, PROTO_ICMP, now_us, |frame| {
-            let start = frame.len();
-            frame.extend_from_slice(data);
-            frame[start..start + 4].fill(0);
-            fill_checksum(&mut frame[start..], 2, 0);
-        });
+        // Echo requests, but none to a broadcast (RFC 1122, 3.2.2.6).
+        let fits = packet.whole.len() <= self.egress.mtu;
+        if data[0] == 8 && self.egress.is_local(packet.target) && fits {
+            self.egress.send_icmp(packet.target, packet.source, (0, 0), &data[4..], now_us);
+        } else if data[0] == 3 {
+            self.receive_unreachable(data[1], usize::from(be16(data, 6)), &data[8..]);
+        }
+    }
+
+    /// `quote` is the beginning of a packet that we are said to have sent.
+    fn receive_unreachable(&mut self, code: u8, mtu: usize, quote: &[u8]) {
+        let header = quote.first().map_or(0, |first| usize::from(first & 15) * 4);
+        if header < IPV4_HEADER || quote.len() < header + 8 {
+            return;
+        }
+        let local = SocketAddrV4::new(address(quote, 12), be16(quote, header));
+        let remote = SocketAddrV4::new(address(quote, 16), be16(quote, header + 2));
+        if quote[9] == PROTO_TCP {
+            let Some(&id) = self.connections.get(&key_of(local, remote)) else { return };
+            let seq = be32(quote, header + 4);
+            if self.with_tcp(id, |tcp, _| tcp.on_unreachable(seq, code, mtu)).is_some() {
+                self.after_change(id);
+            }
+        } else if quote[9] == PROTO_UDP && code != 4 {
+            let Some(&id) = self.datagrams.get(&local.port()) else { return };
+            if let Some(Socket::Udp(udp)) = self.socket_mut(id) {
+                if udp.remote == Some(remote) {
+                    udp.error = Some(Error::ConnectionRefused);
+                    self.mark_event(id);
+                }
+            }
+        }
     }
 
     fn receive_udp(&mut self, packet: &Packet, now_us: u64) {
-        let Some((source_port, target_port, data)) = udp::parse(packet) else { return };
+        let Some((source_port, target_port, data)) = udp::parse(packet) else {
+            self.statistics.frames_dropped += 1;
+            return;
+        };
         if let (Some(dhcp), dhcp::CLIENT_PORT) = (&mut self.dhcp, target_port) {
             let before = self.egress.lease.clone();
             dhcp.receive(&mut self.egress, data, now_us);
-            self.lease_changed |= before != self.egress.lease;
-            return;
+            return self.after_lease(before, now_us);
         }
-        let Some(&id) = self.datagrams.get(&target_port) else { return };
+        let Some(&id) = self.datagrams.get(&target_port) else {
+            return self.egress.send_unreachable(packet, 3, now_us);
+        };
         let from = SocketAddrV4::new(packet.source, source_port);
-        if let Some(Socket::Udp(udp)) = self.socket_mut(id) {
+        let room = self.egress.memory + data.len() <= MEMORY_SHARED;
+        if let Some(Socket::Udp(udp)) = self.socket_mut(id).filter(|_| room) {
             if udp.deliver(from, data) {
-                self.events.push_back(id);
+                self.egress.memory += data.len();
+                self.mark_event(id);
             }
         }
+    }
+
+    /// Ends the connections of an address that is no longer ours.
+    fn after_lease(&mut self, before: Option<Lease>, now_us: u64) {
+        if before == self.egress.lease {
+            return;
+        }
+        self.lease_changed = true;
+        if before.is_none_or(|lease| self.egress.is_local(lease.address)) {
+            return;
+        }
+        let ids: Vec<SocketId> = self.connections.values().copied().collect();
+        for id in ids {
+            let gone = |tcp: &Tcp, egress: &Egress| !egress.is_local(*tcp.local.ip());
+            self.with_tcp(id, |tcp, egress| {
+                if gone(tcp, egress) {
+                    tcp.fail(Some(Error::AddressNotAvailable));
+                }
+            });
+            self.after_change(id);
+        }
+        self.flush(now_us);
     }
 
     fn receive_tcp(&mut self, packet: &Packet, now_us: u64) {
@@ -248,79 +345,178 @@ impl Stack {
         };
         let local = SocketAddrV4::new(packet.target, segment.target_port);
         let remote = SocketAddrV4::new(packet.source, segment.source_port);
-        let is_syn = segment.flags & (SYN | ACK | RST) == SYN;
-        if let Some(&id) = self.connections.get(&(local, remote)) {
-            let replace = is_syn
-                && matches!(self.socket(id), Some(Socket::Tcp(t)) if t.may_be_replaced(&segment));
-            if !replace {
-                self.with_tcp(id, |tcp, egress| tcp.on_segment(egress, &segment, now_us));
-                return self.after_change(id, now_us);
+        let key = key_of(local, remote);
+        let is_syn = segment.flags & (SYN | ACK | RST | FIN) == SYN;
+        let mut above = None;
+        if let Some(&id) = self.connections.get(&key) {
+            match self.socket(id) {
+                Some(Socket::Handshake(handshake)) => {
+                    if !is_syn || segment.seq == handshake.syn.seq {
+                        return self.continue_handshake(id, &segment, now_us);
+                    }
+                    self.forget_handshake(id); // The peer began anew.
+                }
+                Some(Socket::Tcp(tcp)) => {
+                    above = tcp.may_be_replaced(&segment).filter(|_| is_syn);
+                    if above.is_none() {
+                        self.with_tcp(id, |tcp, egress| tcp.on_segment(egress, &segment, now_us));
+                        return self.after_change(id);
+                    }
+                    self.with_tcp(id, |tcp, _| tcp.fail(None));
+                    self.after_change(id);
+                }
+                _ => {}
             }
-            self.connections.remove(&(local, remote));
-            self.release_if(id, |tcp| tcp.orphan);
         }
-        let listener = self.listeners.get(&local.port()).copied();
-        let Some(listener_id) = listener else {
-            return send_reset(&mut self.egress, packet, &segment, now_us);
-        };
-        let bound = match self.socket(listener_id) {
-            Some(Socket::Listener(l)) => {
-                let here = l.local.ip().is_unspecified() || l.local.ip() == local.ip();
-                here.then_some(l.waiting.len() + l.opening < l.backlog)
-            }
-            _ => None,
-        };
-        match bound {
-            Some(room) if is_syn => {
-                if !room || !self.has_room() {
-                    return; // Dropped: the peer asks again.
+        let listener = match self.listeners.get(&local.port()) {
+            Some(&id) => match self.socket(id) {
+                Some(Socket::Listener(l)) => {
+                    let here = l.local.ip().is_unspecified() || l.local.ip() == local.ip();
+                    (here && is_syn).then_some(id)
                 }
-                let seq = self.initial_sequence(local, remote, now_us);
-                let mut tcp =
-                    Tcp::new(local, remote, seq, self.egress.mtu, now_us).passive(&segment);
-                tcp.listener = Some(listener_id);
-                let id = self.insert(Socket::Tcp(Box::new(tcp)));
-                self.connections.insert((local, remote), id);
-                if let Some(Socket::Listener(l)) = self.socket_mut(listener_id) {
-                    l.opening += 1;
-                }
-                self.dirty.push_back(id);
+                _ => None,
+            },
+            None => None,
+        };
+        let Some(listener) = listener else {
+            return send_reset(&mut self.egress, *local.ip(), *remote.ip(), &segment, now_us);
+        };
+        // Answers to a flood leave most of the way out to others.
+        if self.egress.queue.len() > MAX_TRANSMIT_QUEUE / 4 || remote.port() == 0 {
+            return;
+        }
+        if self.handshakes.len() >= MAX_HANDSHAKES {
+            if let Some(oldest) = self.handshakes.pop_front() {
+                self.forget_handshake(oldest);
             }
-            _ => send_reset(&mut self.egress, packet, &segment, now_us),
+        }
+        if self.slots.len() - self.free.len() >= MAX_SOCKETS {
+            return;
+        }
+        let mut numbers = self.initial_numbers(local, remote, now_us);
+        if above.is_some_and(|above| !after(numbers.0, above)) {
+            numbers.0 = above.unwrap_or(0).wrapping_add(0x1_0000);
+        }
+        let (syn, resend_at) = (segment.head(), now_us + RTO_INITIAL_US);
+        let id = self.insert(Socket::Handshake(Box::new(Handshake {
+            local,
+            remote,
+            listener,
+            syn,
+            numbers,
+            sent_us: now_us,
+            resends: 0,
+            resend_at,
+        })));
+        self.connections.insert(key, id);
+        self.handshakes.push_back(id);
+        self.handshakes_open += 1;
+        self.answer(id, now_us);
+        self.set_timer(id, Some(resend_at));
+    }
+
+    /// The connection that a handshake is about.
+    fn embryo(&self, id: SocketId, now_us: u64) -> Option<Tcp> {
+        let Some(Socket::Handshake(h)) = self.socket(id) else { return None };
+        let tcp = Tcp::new(h.local, h.remote, h.numbers, self.egress.mtu, now_us);
+        Some(tcp.passive(&h.syn, now_us))
+    }
+
+    fn answer(&mut self, id: SocketId, now_us: u64) {
+        if let Some(mut tcp) = self.embryo(id, now_us) {
+            tcp.flush(&mut self.egress, now_us);
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.connections.len() < MAX_CONNECTIONS
-            && self.statistics.memory < MAX_SOCKET_MEMORY
-            && self.slots.len() - self.free.len() < 2 * MAX_CONNECTIONS
+    fn resend_answer(&mut self, id: SocketId, now_us: u64) {
+        let Some(Socket::Handshake(h)) = self.socket_mut(id) else { return };
+        h.resends += 1;
+        h.resend_at = now_us + (RTO_INITIAL_US << h.resends);
+        let (resends, at) = (h.resends, h.resend_at);
+        if resends > MAX_SYN_RESENDS {
+            return self.forget_handshake(id);
+        }
+        self.egress.resent += 1;
+        self.answer(id, now_us);
+        self.set_timer(id, Some(at));
+    }
+
+    fn continue_handshake(&mut self, id: SocketId, segment: &Segment, now_us: u64) {
+        let Some(embryo) = self.embryo(id, now_us) else { return };
+        let Some(Socket::Handshake(h)) = self.socket(id) else { return };
+        let (listener_id, mut tcp) = (h.listener, embryo.answered(h.sent_us, h.resends));
+        let room = match self.socket(listener_id) {
+            Some(Socket::Listener(l)) => Some(l.waiting.len() < l.backlog),
+            _ => None,
+        };
+        let begins = segment.flags & (SYN | RST | ACK) == ACK;
+        if begins && room != None && (room == Some(false) || !self.make_room()) {
+            return; // Dropped: our answer goes again, and the peer's with it.
+        }
+        tcp.on_segment(&mut self.egress, segment, now_us);
+        match tcp.state {
+            State::SynReceived => {
+                tcp.flush(&mut self.egress, now_us);
+            }
+            State::Closed => self.forget_handshake(id),
+            _ if room.is_none() => {
+                tcp.abort(&mut self.egress, now_us); // The listener has gone.
+                self.forget_handshake(id);
+            }
+            _ => {
+                self.handshakes_open -= 1;
+                self.egress.memory += tcp.memory();
+                if let Some(socket) = self.socket_mut(id) {
+                    *socket = Socket::Tcp(Box::new(tcp));
+                }
+                if let Some(Socket::Listener(l)) = self.socket_mut(listener_id) {
+                    l.waiting.push_back(id);
+                }
+                self.mark_event(listener_id);
+                self.with_tcp(id, |_, _| ());
+                self.after_change(id);
+            }
+        }
+    }
+
+    fn forget_handshake(&mut self, id: SocketId) {
+        if let Some(Socket::Handshake(h)) = self.socket(id) {
+            self.connections.remove(&key_of(h.local, h.remote));
+            self.handshakes_open -= 1;
+            self.release(id);
+        }
+    }
+
+    /// Whether there is room for one more connection. Those that only wait out their time, with
+    /// nobody holding them, make room.
+    fn make_room(&mut self) -> bool {
+        if self.connections.len() - self.handshakes_open < MAX_CONNECTIONS {
+            return true;
+        }
+        let over = |tcp: &Tcp| {
+            tcp.orphan && matches!(tcp.state, State::TimeWait | State::FinWait2 | State::Closed)
+        };
+        let waits = |id: &&SocketId| matches!(self.socket(**id), Some(Socket::Tcp(t)) if over(t));
+        // Several at once, since the search is long.
+        let ids: Vec<SocketId> =
+            self.connections.values().filter(waits).take(64).copied().collect();
+        for id in &ids {
+            self.with_tcp(*id, |tcp, _| tcp.fail(None));
+            self.collect(*id);
+        }
+        !ids.is_empty()
     }
 
     /// Looks after a connection whose state may have changed.
-    fn after_change(&mut self, id: SocketId, now_us: u64) {
+    fn after_change(&mut self, id: SocketId) {
+        let memory = self.egress.memory;
         let Some(Socket::Tcp(tcp)) = self.socket_mut(id) else { return };
-        let (state, listener) = (tcp.state, tcp.listener);
-        if let (Some(listener_id), false) = (listener, state == State::SynReceived) {
-            tcp.listener = None;
-            let failed = state == State::Closed;
-            let key = (tcp.local, tcp.remote);
-            match self.socket_mut(listener_id) {
-                Some(Socket::Listener(l)) => {
-                    l.opening -= 1;
-                    if !failed {
-                        l.waiting.push_back(id);
-                        self.events.push_back(listener_id);
-                    }
-                }
-                _ => self.with_tcp(id, |tcp, egress| tcp.abort(egress, now_us)),
-            }
-            if failed {
-                self.connections.remove(&key);
-                return self.release(id);
-            }
+        let readiness = tcp.readiness(memory);
+        if core::mem::take(&mut tcp.news) || readiness != tcp.shown {
+            tcp.shown = readiness;
+            self.mark_event(id);
         }
-        self.dirty.push_back(id);
-        self.events.push_back(id);
+        self.mark_dirty(id);
         self.collect(id);
     }
 
@@ -328,57 +524,57 @@ impl Stack {
     fn collect(&mut self, id: SocketId) {
         let Some(Socket::Tcp(tcp)) = self.socket(id) else { return };
         if tcp.state == State::Closed {
-            let key = (tcp.local, tcp.remote);
+            let (key, orphan) = (key_of(tcp.local, tcp.remote), tcp.orphan);
             if self.connections.get(&key) == Some(&id) {
                 self.connections.remove(&key);
             }
-            self.release_if(id, |tcp| tcp.orphan);
-        }
-    }
-
-    fn release_if(&mut self, id: SocketId, condition: impl FnOnce(&Tcp) -> bool) {
-        if matches!(self.socket(id), Some(Socket::Tcp(tcp)) if condition(tcp)) {
-            self.release(id);
+            if orphan {
+                self.release(id);
+            }
         }
     }
 
     /// The initial sequence number of RFC 6528: a clock of 4 us plus a keyed hash of the four
-    /// addresses, so that it cannot be guessed from another connection's.
-    fn initial_sequence(&self, local: SocketAddrV4, remote: SocketAddrV4, now_us: u64) -> u32 {
-        let mut input = [0u8; 12];
-        input[..4].copy_from_slice(&local.ip().octets());
-        input[4..6].copy_from_slice(&local.port().to_be_bytes());
-        input[6..10].copy_from_slice(&remote.ip().octets());
-        input[10..12].copy_from_slice(&remote.port().to_be_bytes());
-        ((now_us / 4) as u32).wrapping_add(siphash(&self.secret, &input) as u32)
+    /// addresses, so that it cannot be guessed from another connection's; and the offset that
+    /// hides our clock from the peer (RFC 7323, 7.1).
+    fn initial_numbers(
+        &self,
+        local: SocketAddrV4,
+        remote: SocketAddrV4,
+        now_us: u64,
+    ) -> (u32, u32) {
+        let hash = siphash(&self.secret, &key_of(local, remote).to_le_bytes());
+        (((now_us / 4) as u32).wrapping_add(hash as u32), (hash >> 32) as u32)
     }
 
-    fn id_of(&self, index: usize) -> SocketId {
-        SocketId { index: index as u32, generation: self.slots[index].generation }
+    /// A number that cannot be foreseen.
+    fn draw(&mut self) -> u64 {
+        self.drawn += 1;
+        siphash(&self.secret, &self.drawn.to_le_bytes())
     }
 
     fn insert(&mut self, socket: Socket) -> SocketId {
-        let index = match self.free.pop() {
-            Some(index) => index as usize,
-            None => {
-                self.slots.push(Slot { generation: 0, socket: None });
-                self.slots.len() - 1
-            }
-        };
+        let index = self.free.pop().map_or(self.slots.len(), |index| index as usize);
+        if index == self.slots.len() {
+            self.slots.push(Slot::default());
+        }
         self.slots[index].socket = Some(socket);
-        self.id_of(index)
+        SocketId { index: index as u32, generation: self.slots[index].generation }
     }
 
     fn release(&mut self, id: SocketId) {
-        let slot = &mut self.slots[id.index as usize];
-        if slot.generation == id.generation {
-            if let Some(Socket::Tcp(tcp)) = slot.socket.take() {
-                self.statistics.memory -= tcp.memory();
-                self.statistics.segments_resent += tcp.resent;
-            }
-            slot.generation = slot.generation.wrapping_add(1);
-            self.free.push(id.index);
+        if self.socket(id).is_none() {
+            return;
         }
+        self.set_timer(id, None);
+        let slot = &mut self.slots[id.index as usize];
+        self.egress.memory -= match &slot.socket {
+            Some(Socket::Tcp(tcp)) => tcp.memory(),
+            Some(Socket::Udp(udp)) => udp.held,
+            _ => 0,
+        };
+        *slot = Slot { generation: slot.generation.wrapping_add(1), ..Slot::default() };
+        self.free.push(id.index);
     }
 
     fn socket(&self, id: SocketId) -> Option<&Socket> {
@@ -391,22 +587,65 @@ impl Stack {
         slot.socket.as_mut().filter(|_| slot.generation == id.generation)
     }
 
-    /// Runs `change` on a connection and keeps the sum of buffered bytes right.
-    fn with_tcp(&mut self, id: SocketId, change: impl FnOnce(&mut Tcp, &mut Egress)) {
-        let Some(slot) = self.slots.get_mut(id.index as usize) else { return };
+    /// Runs `change` on a connection and keeps its timer and the sum of held bytes right.
+    fn with_tcp<T>(
+        &mut self,
+        id: SocketId,
+        change: impl FnOnce(&mut Tcp, &mut Egress) -> T,
+    ) -> Option<T> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        let Some(Socket::Tcp(tcp)) = &mut slot.socket else { return None };
         if slot.generation != id.generation {
-            return;
+            return None;
         }
-        if let Some(Socket::Tcp(tcp)) = &mut slot.socket {
-            let before = tcp.memory();
-            change(tcp, &mut self.egress);
-            self.statistics.memory = self.statistics.memory + tcp.memory() - before;
+        let before = tcp.memory();
+        let result = change(tcp, &mut self.egress);
+        if self.egress.memory > MEMORY_LEAN {
+            tcp.trim();
+        }
+        self.egress.memory = self.egress.memory + tcp.memory() - before;
+        let due = tcp.deadline();
+        if due.is_some_and(|due| slot.timer.is_none_or(|timer| due < timer)) {
+            self.set_timer(id, due);
+        }
+        Some(result)
+    }
+
+    fn set_timer(&mut self, id: SocketId, due: Option<u64>) {
+        let timer = &mut self.slots[id.index as usize].timer;
+        if let Some(old) = core::mem::replace(timer, due) {
+            self.timers.remove(&(old, id));
+        }
+        if let Some(due) = due {
+            self.timers.insert((due, id));
+        }
+    }
+
+    fn mark_dirty(&mut self, id: SocketId) {
+        if self.socket(id).is_some() {
+            let slot = &mut self.slots[id.index as usize];
+            if !core::mem::replace(&mut slot.dirty, true) {
+                self.dirty.push_back(id);
+            }
+        }
+    }
+
+    fn mark_event(&mut self, id: SocketId) {
+        if self.socket(id).is_some() {
+            let slot = &mut self.slots[id.index as usize];
+            if !core::mem::replace(&mut slot.event, true) {
+                self.events.push_back(id);
+            }
         }
     }
 
     /// A socket whose readiness may have changed since it was last named.
     pub fn take_event(&mut self) -> Option<SocketId> {
-        self.events.pop_front()
+        let id = self.events.pop_front()?;
+        if self.socket(id).is_some() {
+            self.slots[id.index as usize].event = false;
+        }
+        Some(id)
     }
 
     /// The lease, once after each change of it.
@@ -416,14 +655,18 @@ impl Stack {
 
     pub fn statistics(&self) -> Statistics {
         let mut statistics = self.statistics;
-        statistics.connections = self.connections.len();
-        statistics.sockets = self.slots.len() - self.free.len();
+        statistics.connections = self.connections.len() - self.handshakes_open;
+        statistics.handshakes = self.handshakes_open;
+        statistics.sockets = self.slots.len() - self.free.len() - self.handshakes_open;
+        statistics.memory = self.egress.memory;
+        statistics.segments_resent = self.egress.resent;
         statistics
     }
 
     /// Makes a socket.
     pub fn open(&mut self, kind: Kind) -> Result<SocketId, Error> {
-        if !self.has_room() {
+        let held = self.slots.len() - self.free.len() - self.handshakes_open;
+        if held >= 2 * MAX_CONNECTIONS {
             return Err(Error::NoMemory);
         }
         Ok(self.insert(match kind {
@@ -469,15 +712,20 @@ impl Stack {
             })
     }
 
+    /// A free port from a start that cannot be foreseen (RFC 6056, 3.3.1).
     fn choose_port(&mut self, datagram: bool) -> Result<u16, Error> {
-        for _ in EPHEMERAL_FIRST..=u16::MAX {
-            let port = self.next_port;
-            self.next_port = port.wrapping_add(1).max(EPHEMERAL_FIRST);
-            let taken = if datagram {
-                self.datagrams.contains_key(&port)
-            } else {
-                self.stream_port_taken(port)
-                    || self.connections.keys().any(|(local, _)| local.port() == port)
+        let count = u64::from(u16::MAX - EPHEMERAL_FIRST) + 1;
+        let start = self.draw() % count;
+        for i in 0..count {
+            let port = EPHEMERAL_FIRST + ((start + i) % count) as u16;
+            let first = Key::from(port) << 112;
+            let taken = match datagram {
+                true => self.datagrams.contains_key(&port),
+                false => {
+                    let last = first | (Key::MAX >> 16);
+                    self.connections.range(first..=last).next().is_some()
+                        || self.stream_port_taken(port)
+                }
             };
             if !taken {
                 return Ok(port);
@@ -500,7 +748,7 @@ impl Stack {
             None => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.choose_port(false)?),
         };
         let backlog = backlog.clamp(1, MAX_BACKLOG);
-        let listener = Listener { local, backlog, waiting: VecDeque::new(), opening: 0 };
+        let listener = Listener { local, backlog, waiting: VecDeque::new() };
         self.listeners.insert(local.port(), id);
         if let Some(socket) = self.socket_mut(id) {
             *socket = Socket::Listener(listener);
@@ -552,7 +800,7 @@ impl Stack {
             }
             _ => return Err(Error::Invalid),
         };
-        if remote.port() == 0 || self.connections.len() >= MAX_CONNECTIONS {
+        if remote.port() == 0 || !self.make_room() {
             return Err(Error::AddressNotAvailable);
         }
         let port = match bound {
@@ -561,50 +809,31 @@ impl Stack {
         };
         let ip = bound.map(|l| *l.ip()).filter(|ip| !ip.is_unspecified()).unwrap_or(source);
         let local = SocketAddrV4::new(ip, port);
-        if self.connections.contains_key(&(local, remote)) {
+        let key = key_of(local, remote);
+        if self.connections.contains_key(&key) {
             return Err(Error::AddressInUse);
         }
-        let seq = self.initial_sequence(local, remote, now_us);
-        let mut tcp = Tcp::new(local, remote, seq, self.egress.mtu, now_us);
+        let numbers = self.initial_numbers(local, remote, now_us);
+        let mut tcp = Tcp::new(local, remote, numbers, self.egress.mtu, now_us);
         tcp.no_delay = no_delay;
         tcp.keep_alive = keep_alive;
-        self.connections.insert((local, remote), id);
+        self.connections.insert(key, id);
         if let Some(socket) = self.socket_mut(id) {
             *socket = Socket::Tcp(Box::new(tcp));
         }
-        self.dirty.push_back(id);
+        self.mark_dirty(id);
         Err(Error::InProgress)
     }
 
     /// Takes what fits of `data` into the send buffer.
     pub fn send(&mut self, id: SocketId, data: &[u8]) -> Result<usize, Error> {
-        let total = self.statistics.memory;
-        match self.socket_mut(id) {
-            Some(Socket::Tcp(tcp)) => {
-                if let Some(error) = tcp.error.take() {
-                    return Err(error);
-                }
-                if matches!(tcp.state, State::SynSent | State::SynReceived) {
-                    return Err(Error::WouldBlock);
-                }
-                if !tcp.can_send() {
-                    return Err(Error::BrokenPipe);
-                }
-                let room = SEND_BUFFER - tcp.transmit.len().min(SEND_BUFFER);
-                let taken = data.len().min(room).min(MAX_SOCKET_MEMORY.saturating_sub(total));
-                if taken == 0 && !data.is_empty() {
-                    return Err(Error::WouldBlock);
-                }
-                tcp.transmit.extend(&data[..taken]);
-                self.statistics.memory += taken;
-                self.dirty.push_back(id);
-                Ok(taken)
-            }
-            Some(Socket::Udp(udp)) if udp.remote.is_some() => {
-                Err(Error::Invalid) // Datagrams go by `send_to`, which knows the time.
-            }
-            // Linux's answer for a stream that was never connected.
-            Some(Socket::Fresh(_) | Socket::Listener(_)) => Err(Error::BrokenPipe),
+        if let Some(result) = self.with_tcp(id, |tcp, egress| tcp.write(data, egress.memory)) {
+            self.mark_dirty(id);
+            return result;
+        }
+        match self.socket(id) {
+            // Datagrams go by `send_to`, which knows the time.
+            Some(Socket::Udp(udp)) if udp.remote.is_some() => Err(Error::Invalid),
             Some(_) => Err(Error::NotConnected),
             None => Err(Error::Invalid),
         }
@@ -646,39 +875,26 @@ impl Stack {
         out: &mut [u8],
         peek: bool,
     ) -> Result<(usize, Option<SocketAddrV4>), Error> {
+        if let Some(result) = self.with_tcp(id, |tcp, egress| tcp.read(out, peek, egress.memory)) {
+            self.mark_dirty(id);
+            return result.map(|taken| (taken, None));
+        }
         match self.socket_mut(id) {
-            Some(Socket::Tcp(tcp)) => {
-                let taken = tcp.receive.len().min(out.len());
-                if taken == 0 && !(out.is_empty() && !tcp.receive.is_empty()) {
-                    if let Some(error) = tcp.error.take() {
-                        return Err(error);
-                    }
-                    let opening = matches!(tcp.state, State::SynSent | State::SynReceived);
-                    return match tcp.readiness().read_closed && !opening {
-                        true => Ok((0, None)),
-                        false => Err(Error::WouldBlock),
-                    };
-                }
-                let (a, b) = tcp.receive.as_slices();
-                let first = a.len().min(taken);
-                out[..first].copy_from_slice(&a[..first]);
-                out[first..taken].copy_from_slice(&b[..taken - first]);
-                if !peek {
-                    tcp.receive.drain(..taken);
-                    tcp.window_opened();
-                    self.statistics.memory -= taken;
-                    self.dirty.push_back(id);
-                }
-                Ok((taken, None))
-            }
             Some(Socket::Udp(udp)) => {
                 let Some((from, data)) = udp.received.front() else {
-                    return if udp.closed { Ok((0, None)) } else { Err(Error::WouldBlock) };
+                    return match udp.error.take() {
+                        Some(error) => Err(error),
+                        None if udp.closed => Ok((0, None)),
+                        None => Err(Error::WouldBlock),
+                    };
                 };
                 let (from, taken) = (*from, data.len().min(out.len()));
                 out[..taken].copy_from_slice(&data[..taken]);
                 if !peek {
+                    let held = data.len();
                     udp.received.pop_front();
+                    udp.held -= held;
+                    self.egress.memory -= held;
                 }
                 Ok((taken, Some(from)))
             }
@@ -690,20 +906,14 @@ impl Stack {
     pub fn shutdown(&mut self, id: SocketId, how: Shutdown) -> Result<(), Error> {
         match self.socket_mut(id) {
             Some(Socket::Tcp(tcp)) if tcp.state != State::Closed => {
-                if how != Shutdown::Write {
-                    tcp.read_shut = true;
-                }
-                if how != Shutdown::Read {
-                    tcp.finish();
-                }
-                self.dirty.push_back(id);
-                self.events.push_back(id);
-                self.collect(id);
+                let (read, write) = (how != Shutdown::Write, how != Shutdown::Read);
+                self.with_tcp(id, |tcp, _| tcp.shutdown(read, write));
+                self.after_change(id);
                 Ok(())
             }
             Some(Socket::Udp(udp)) if udp.remote.is_some() => {
                 udp.closed = how != Shutdown::Write;
-                self.events.push_back(id);
+                self.mark_event(id);
                 Ok(())
             }
             Some(Socket::Listener(_)) if how != Shutdown::Write => Ok(()),
@@ -717,7 +927,7 @@ impl Stack {
         match self.socket_mut(id) {
             Some(Socket::Tcp(_)) => {
                 self.with_tcp(id, |tcp, egress| tcp.orphan(egress, now_us));
-                self.dirty.push_back(id);
+                self.mark_dirty(id);
                 self.collect(id);
             }
             Some(Socket::Listener(listener)) => {
@@ -740,13 +950,13 @@ impl Stack {
                 self.release(id);
             }
             Some(Socket::Fresh(_)) => self.release(id),
-            None => {}
+            Some(Socket::Handshake(_)) | None => {}
         }
     }
 
     pub fn readiness(&self, id: SocketId) -> Readiness {
         match self.socket(id) {
-            Some(Socket::Tcp(tcp)) => tcp.readiness(),
+            Some(Socket::Tcp(tcp)) => tcp.readiness(self.egress.memory),
             Some(Socket::Listener(listener)) => {
                 Readiness { readable: !listener.waiting.is_empty(), ..Readiness::default() }
             }
@@ -755,7 +965,7 @@ impl Stack {
             Some(Socket::Fresh(_)) => {
                 Readiness { writable: true, hung_up: true, ..Readiness::default() }
             }
-            None => Readiness::default(),
+            Some(Socket::Handshake(_)) | None => Readiness::default(),
         }
     }
 
@@ -763,6 +973,7 @@ impl Stack {
     pub fn take_error(&mut self, id: SocketId) -> Option<Error> {
         match self.socket_mut(id) {
             Some(Socket::Tcp(tcp)) => tcp.error.take(),
+            Some(Socket::Udp(udp)) => udp.error.take(),
             _ => None,
         }
     }
@@ -773,6 +984,7 @@ impl Stack {
             Socket::Listener(listener) => Some(listener.local),
             Socket::Fresh(fresh) => fresh.local,
             Socket::Udp(udp) => udp.local,
+            Socket::Handshake(_) => None,
         }
     }
 
@@ -803,7 +1015,7 @@ impl Stack {
     /// Buffered bytes not yet read, for FIONREAD.
     pub fn pending(&self, id: SocketId) -> usize {
         match self.socket(id) {
-            Some(Socket::Tcp(tcp)) => tcp.receive.len(),
+            Some(Socket::Tcp(tcp)) => tcp.pending(),
             Some(Socket::Udp(udp)) => udp.received.front().map_or(0, |(_, data)| data.len()),
             _ => 0,
         }

@@ -1,30 +1,38 @@
-//! One TCP connection (RFC 9293): its states, windows, retransmission and congestion control.
+//! One TCP connection (RFC 9293): its states, windows, acknowledgements and timers.
 //!
-//! Segments that come out of order are dropped and acknowledged again, so that the peer resends
-//! them; loss is found by three duplicate acknowledgements (RFC 5681) or the timer (RFC 6298).
+//! What was sent and when is kept by `recovery`, which also finds losses and sets the pace.
 
+use crate::buffer::Buffer;
 use crate::egress::Egress;
+use crate::recovery::Recovery;
 use crate::wire::*;
 use crate::*;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-const RTO_MIN_US: u64 = 200_000;
-const RTO_INITIAL_US: u64 = 1_000_000;
-const RTO_MAX_US: u64 = 60_000_000;
+pub const RTO_MIN_US: u64 = 200_000;
+pub const RTO_INITIAL_US: u64 = 1_000_000;
+pub const RTO_MAX_US: u64 = 60_000_000;
 const DELAYED_ACK_US: u64 = 40_000;
 /// Twice the longest time that a segment is taken to live; Linux's figure.
 const TIME_WAIT_US: u64 = 60_000_000;
-/// A connection that nobody holds any more may wait this long for its peer's end.
+/// A connection that nobody holds any more may go without progress for this long.
 const ORPHAN_US: u64 = 60_000_000;
 /// Resendings of one segment, about three minutes: then the connection is given up.
 const MAX_RESENDS: u32 = 12;
 /// Resendings of a SYN or of its answer.
-const MAX_SYN_RESENDS: u32 = 5;
-
+pub const MAX_SYN_RESENDS: u32 = 5;
+/// Between two challenge acknowledgements of one connection. The limit is per connection: a
+/// shared one would let a stranger count what others caused (RFC 5961's errata).
+const CHALLENGE_US: u64 = 500_000;
 const KEEP_ALIVE_US: u64 = KEEP_ALIVE_S * 1_000_000;
 /// Our shift of the window: 512 KiB fit in 16 bits shifted by 4.
 const WINDOW_SHIFT: u8 = 4;
+/// Ranges received past a hole: more holes than this within one window are not kept.
+pub const MAX_ISLANDS: usize = 64;
+/// After this time without a segment the peer's clock may have turned (RFC 7323, 5.5).
+const STAMP_AGE_US: u64 = 24 * 86_400 * 1_000_000;
+/// A smaller packet size than IPv4's least, told by a router, is not believed.
+const PATH_MTU_MIN: usize = 576;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -48,24 +56,34 @@ pub struct Tcp {
     pub state: State,
     pub local: SocketAddrV4,
     pub remote: SocketAddrV4,
-    /// The listener that waits for this connection's handshake.
-    pub listener: Option<SocketId>,
     /// No holder is left: the connection ends by itself.
     pub orphan: bool,
     pub error: Option<Error>,
     pub no_delay: bool,
     pub keep_alive: bool,
-    pub read_shut: bool,
-    pub transmit: VecDeque<u8>,
-    pub receive: VecDeque<u8>,
+    read_shut: bool,
+    /// What the holder was last told, and whether data came since.
+    pub shown: Readiness,
+    pub news: bool,
+    transmit: Buffer,
+    /// From the first unread byte; what lies past `ready` is known by `islands`.
+    receive: Buffer,
+    ready: usize,
+    /// Received ranges past a hole, that of the latest segment first, disjoint.
+    islands: Vec<(u32, u32)>,
+    /// A range that came twice, to be told once (RFC 2883).
+    duplicate: Option<(u32, u32)>,
     /// The FIN follows the last byte of `transmit`.
     fin_wanted: bool,
+    fin_sent: bool,
+    /// Where the peer's FIN stands, once it was seen.
+    fin_at: Option<u32>,
     fin_received: bool,
-    snd_una: u32,
-    snd_nxt: u32,
-    /// The highest sequence number ever sent.
-    snd_max: u32,
+    syn_due: bool,
+    recovery: Recovery,
     snd_wnd: u32,
+    /// The largest window the peer ever offered.
+    snd_wnd_max: u32,
     snd_wl1: u32,
     snd_wl2: u32,
     snd_shift: u8,
@@ -73,49 +91,63 @@ pub struct Tcp {
     rcv_shift: u8,
     /// The right edge of the window that the peer was told of; it never moves back.
     rcv_edge: u32,
+    /// The largest segment the peer takes, its options included.
     mss: usize,
     own_mss: u16,
-    congestion: usize,
-    threshold: usize,
-    duplicates: u32,
-    recover: u32,
-    in_recovery: bool,
-    srtt_us: u64,
-    rttvar_us: u64,
-    rto_us: u64,
-    timed: Option<(u32, u64)>,
-    resends: u32,
-    pub resent: u64,
-    resend_at: Option<u64>,
+    scaled: bool,
+    sack: bool,
+    stamps: bool,
+    stamp_offset: u32,
+    /// The peer's clock, when it was taken, and what was acknowledged last (RFC 7323, 4.3).
+    stamp_recent: u32,
+    stamp_us: u64,
+    acked: u32,
+    pub resends: u32,
+    rto_at: Option<u64>,
+    probe_at: Option<u64>,
     ack_at: Option<u64>,
     ack_now: bool,
     segments_unacked: u32,
     end_at: Option<u64>,
     heard_us: u64,
     probes: u32,
+    challenge_at: u64,
+    syn_us: u64,
 }
 
 impl Tcp {
-    pub fn new(local: SocketAddrV4, remote: SocketAddrV4, seq: u32, mtu: usize, now: u64) -> Tcp {
+    pub fn new(
+        local: SocketAddrV4,
+        remote: SocketAddrV4,
+        (seq, stamp_offset): (u32, u32),
+        mtu: usize,
+        now: u64,
+    ) -> Tcp {
         let own_mss = (mtu - IPV4_HEADER - TCP_HEADER) as u16;
         Tcp {
             state: State::SynSent,
             local,
             remote,
-            listener: None,
             orphan: false,
             error: None,
             no_delay: false,
             keep_alive: false,
             read_shut: false,
-            transmit: VecDeque::new(),
-            receive: VecDeque::new(),
+            shown: Readiness::default(),
+            news: false,
+            transmit: Buffer::default(),
+            receive: Buffer::default(),
+            ready: 0,
+            islands: Vec::new(),
+            duplicate: None,
             fin_wanted: false,
+            fin_sent: false,
+            fin_at: None,
             fin_received: false,
-            snd_una: seq,
-            snd_nxt: seq,
-            snd_max: seq,
+            syn_due: true,
+            recovery: Recovery::new(seq, usize::from(own_mss)),
             snd_wnd: 0,
+            snd_wnd_max: 0,
             snd_wl1: 0,
             snd_wl2: 0,
             snd_shift: 0,
@@ -124,69 +156,109 @@ impl Tcp {
             rcv_edge: 0,
             mss: 536,
             own_mss,
-            congestion: 10 * usize::from(own_mss),
-            threshold: usize::MAX,
-            duplicates: 0,
-            recover: seq,
-            in_recovery: false,
-            srtt_us: 0,
-            rttvar_us: 0,
-            rto_us: RTO_INITIAL_US,
-            timed: None,
+            scaled: true,
+            sack: true,
+            stamps: true,
+            stamp_offset,
+            stamp_recent: 0,
+            stamp_us: now,
+            acked: 0,
             resends: 0,
-            resent: 0,
-            resend_at: None,
+            rto_at: None,
+            probe_at: None,
             ack_at: None,
             ack_now: false,
             segments_unacked: 0,
             end_at: None,
             heard_us: now,
             probes: 0,
+            challenge_at: 0,
+            syn_us: now,
         }
     }
 
     /// Makes the connection that answers `syn`.
-    pub fn passive(mut self, syn: &Segment) -> Tcp {
+    pub fn passive(mut self, syn: &Segment, now: u64) -> Tcp {
         self.state = State::SynReceived;
-        self.take_syn(syn);
-        self.snd_wnd = u32::from(syn.window);
-        self.snd_wl1 = syn.seq;
+        self.take_syn(syn, now);
         self
     }
 
-    fn take_syn(&mut self, syn: &Segment) {
-        self.rcv_nxt = syn.seq.wrapping_add(1);
-        self.rcv_edge = self.rcv_nxt;
-        self.mss = usize::from(syn.mss.unwrap_or(536).clamp(64, self.own_mss));
-        match syn.window_scale {
-            Some(shift) => self.snd_shift = shift,
-            None => self.rcv_shift = 0,
-        }
+    /// As if the answer had been sent at `sent_us`, of which nothing was kept but its numbers.
+    pub fn answered(mut self, sent_us: u64, resends: u32) -> Tcp {
+        self.recovery.snd_nxt = self.recovery.snd_una.wrapping_add(1);
+        self.rcv_edge = self.rcv_nxt.wrapping_add(self.window(0).min(0xffff));
+        self.syn_due = false;
+        self.syn_us = sent_us;
+        self.resends = resends;
+        self
     }
 
+    fn take_syn(&mut self, syn: &Segment, now: u64) {
+        self.rcv_nxt = syn.seq.wrapping_add(1);
+        self.rcv_edge = self.rcv_nxt;
+        self.acked = self.rcv_nxt;
+        self.mss = usize::from(syn.options.mss.unwrap_or(536).clamp(64, self.own_mss));
+        self.scaled = syn.options.window_scale.is_some();
+        self.snd_shift = syn.options.window_scale.unwrap_or(0);
+        if !self.scaled {
+            self.rcv_shift = 0;
+        }
+        self.sack &= syn.options.sack_permitted;
+        self.stamps &= syn.options.timestamps.is_some();
+        if let Some((value, _)) = syn.options.timestamps {
+            (self.stamp_recent, self.stamp_us) = (value, now);
+        }
+        self.recovery.begin(self.payload_size(), self.sack);
+        self.snd_wnd = u32::from(syn.window);
+        self.snd_wnd_max = self.snd_wnd;
+        self.snd_wl1 = syn.seq;
+        self.snd_wl2 = syn.ack;
+    }
+
+    fn payload_size(&self) -> usize {
+        self.mss - if self.stamps { 12 } else { 0 }
+    }
+
+    fn stamp(&self, now: u64) -> u32 {
+        ((now / 1000) as u32).wrapping_add(self.stamp_offset)
+    }
+
+    /// The room that the buffers hold.
     pub fn memory(&self) -> usize {
-        self.transmit.len() + self.receive.len()
+        self.transmit.capacity() + self.receive.capacity()
+    }
+
+    pub fn trim(&mut self) {
+        self.transmit.trim();
+        self.receive.trim();
     }
 
     pub fn deadline(&self) -> Option<u64> {
         let keep_alive = (self.keep_alive && self.state == State::Established)
             .then(|| self.heard_us + KEEP_ALIVE_US * u64::from(self.probes + 1));
-        [self.resend_at, self.ack_at, self.end_at, keep_alive].into_iter().flatten().min()
+        let reorder = self.recovery.reorder_at;
+        let timers = [self.rto_at, self.probe_at, reorder, self.ack_at, self.end_at, keep_alive];
+        timers.into_iter().flatten().min()
     }
 
-    pub fn can_send(&self) -> bool {
+    fn can_send(&self) -> bool {
         matches!(self.state, State::Established | State::CloseWait) && !self.fin_wanted
     }
 
-    pub fn readiness(&self) -> Readiness {
-        let open = !matches!(self.state, State::SynSent | State::SynReceived);
+    fn is_open(&self) -> bool {
+        !matches!(self.state, State::SynSent | State::SynReceived)
+    }
+
+    pub fn readiness(&self, memory: usize) -> Readiness {
         let ended = self.fin_received || self.state == State::Closed;
+        let limit = self.transmit.limit(SEND_BUFFER, memory);
+        let room = self.transmit.len() < limit * 2 / 3;
         Readiness {
-            readable: !self.receive.is_empty()
-                || (open && (ended || self.read_shut))
+            readable: self.ready > 0
+                || (self.is_open() && (ended || self.read_shut))
                 || self.error.is_some(),
-            writable: (open && (self.transmit.len() < SEND_BUFFER * 2 / 3 || !self.can_send()))
-                || self.error.is_some(),
+            writable: (self.is_open() && (room || !self.can_send())) || self.error.is_some(),
             read_closed: ended || self.read_shut,
             hung_up: self.state == State::Closed
                 || (self.fin_received && self.fin_wanted)
@@ -199,8 +271,64 @@ impl Tcp {
         self.state == State::SynSent
     }
 
-    /// Queues the FIN.
-    pub fn finish(&mut self) {
+    /// Bytes that a read finds.
+    pub fn pending(&self) -> usize {
+        self.ready
+    }
+
+    /// Takes what fits of `data` to be sent.
+    pub fn write(&mut self, data: &[u8], memory: usize) -> Result<usize, Error> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        if !self.is_open() {
+            return Err(Error::WouldBlock);
+        }
+        if !self.can_send() {
+            return Err(Error::BrokenPipe);
+        }
+        let limit = self.transmit.limit(SEND_BUFFER, memory);
+        let taken = data.len().min(limit.saturating_sub(self.transmit.len()));
+        if taken == 0 && !data.is_empty() {
+            self.shown.writable = false;
+            return Err(Error::WouldBlock);
+        }
+        self.transmit.write(self.transmit.len(), &data[..taken], limit);
+        self.shown = self.readiness(memory);
+        Ok(taken)
+    }
+
+    /// Takes received bytes; 0 is the peer's end.
+    pub fn read(&mut self, out: &mut [u8], peek: bool, memory: usize) -> Result<usize, Error> {
+        let taken = self.ready.min(out.len());
+        if taken == 0 && !(out.is_empty() && self.ready > 0) {
+            if let Some(error) = self.error.take() {
+                return Err(error);
+            }
+            let ended = self.readiness(memory).read_closed && self.is_open();
+            return if ended { Ok(0) } else { Err(Error::WouldBlock) };
+        }
+        let (a, b) = self.receive.slices(0, taken);
+        out[..a.len()].copy_from_slice(a);
+        out[a.len()..taken].copy_from_slice(b);
+        if !peek {
+            self.receive.consume(taken);
+            self.ready -= taken;
+            self.window_opened(memory);
+            self.shown = self.readiness(memory);
+        }
+        Ok(taken)
+    }
+
+    /// Ends directions as the holder asks.
+    pub fn shutdown(&mut self, read: bool, write: bool) {
+        self.read_shut |= read;
+        if write {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
         if self.fin_wanted {
             return;
         }
@@ -216,7 +344,7 @@ impl Tcp {
     /// The holder is gone. Unread data means that the peer must learn that it was not taken.
     pub fn orphan(&mut self, egress: &mut Egress, now: u64) {
         self.orphan = true;
-        if !self.receive.is_empty() && !self.fin_received {
+        if self.ready > 0 && !self.fin_received {
             return self.abort(egress, now);
         }
         self.finish();
@@ -227,36 +355,46 @@ impl Tcp {
 
     pub fn abort(&mut self, egress: &mut Egress, now: u64) {
         if !matches!(self.state, State::SynSent | State::Closed | State::TimeWait) {
-            self.emit(egress, now, self.snd_nxt, RST | ACK, 0, 0);
+            self.emit(egress, now, self.recovery.snd_nxt, RST | ACK, 0, 0);
         }
         self.fail(None);
     }
 
-    fn fail(&mut self, error: Option<Error>) {
+    pub fn fail(&mut self, error: Option<Error>) {
         self.state = State::Closed;
         self.error = self.error.or(error);
-        self.transmit = VecDeque::new();
-        self.resend_at = None;
+        self.end_sending();
         self.ack_at = None;
         self.end_at = None;
+        self.islands = Vec::new();
+        self.receive.truncate(self.ready);
     }
 
-    fn window(&self) -> u32 {
-        let room = (RECEIVE_BUFFER - self.receive.len().min(RECEIVE_BUFFER)) as u32;
-        let limit = 0xffffu32 << self.rcv_shift;
-        let edge = self.rcv_nxt.wrapping_add(room.min(limit) >> self.rcv_shift << self.rcv_shift);
+    fn end_sending(&mut self) {
+        self.transmit = Buffer::default();
+        self.recovery.clear();
+        self.rto_at = None;
+        self.probe_at = None;
+    }
+
+    /// The window to offer. It grows only by steps that are worth a segment (RFC 1122, 4.2.3.3).
+    fn window(&self, memory: usize) -> u32 {
+        let largest = self.receive.limit(RECEIVE_BUFFER, memory);
+        let room = largest.saturating_sub(self.ready) as u32;
+        let room = room.min(0xffff << self.rcv_shift) >> self.rcv_shift << self.rcv_shift;
         let told = self.rcv_edge.wrapping_sub(self.rcv_nxt);
-        if after(edge, self.rcv_edge) {
-            edge.wrapping_sub(self.rcv_nxt)
+        let step = self.mss.min(largest / 2) as u32;
+        if room >= told.saturating_add(step) {
+            room
         } else {
             told
         }
     }
 
-    /// After a read: tells the peer when the window grew by two segments or by half.
-    pub fn window_opened(&mut self) {
+    /// After a read: tells the peer when the window grew by two segments and was getting short.
+    fn window_opened(&mut self, memory: usize) {
         let told = self.rcv_edge.wrapping_sub(self.rcv_nxt);
-        let grown = self.window().wrapping_sub(told) as usize;
+        let grown = self.window(memory).wrapping_sub(told) as usize;
         if grown >= (2 * self.mss).min(RECEIVE_BUFFER / 2)
             && (told as usize) < RECEIVE_BUFFER / 2
             && !matches!(self.state, State::Closed | State::TimeWait)
@@ -267,177 +405,221 @@ impl Tcp {
 
     fn emit(&mut self, egress: &mut Egress, now: u64, seq: u32, flags: u8, at: usize, n: usize) {
         let syn = flags & SYN != 0;
-        let window = self.window();
-        self.rcv_edge = self.rcv_nxt.wrapping_add(window);
-        let shown = if syn { window.min(0xffff) } else { window >> self.rcv_shift };
-        let header = Header {
+        let window = self.window(egress.memory);
+        let mut options = Options::default();
+        if syn {
+            options.mss = Some(self.own_mss);
+            options.window_scale = self.scaled.then_some(WINDOW_SHIFT);
+            options.sack_permitted = self.sack;
+        }
+        if self.stamps {
+            options.timestamps = Some((self.stamp(now), self.stamp_recent));
+        }
+        let mut told = true;
+        if self.sack && !syn && (self.duplicate.is_some() || !self.islands.is_empty()) {
+            let room = (self.mss - n).min(MAX_OPTIONS).saturating_sub(options.length() + 4) / 8;
+            let blocks = self.duplicate.iter().chain(&self.islands);
+            for (i, block) in blocks.take(room.min(4)).enumerate() {
+                options.sacks[i] = *block;
+                options.sack_count = i + 1;
+            }
+            told = options.sack_count > 0;
+        }
+        let shown = if syn { window } else { window >> self.rcv_shift };
+        self.rcv_edge = self.rcv_nxt.wrapping_add(if syn { window.min(0xffff) } else { window });
+        let head = Segment {
             source_port: self.local.port(),
             target_port: self.remote.port(),
             seq,
             ack: if flags & ACK != 0 { self.rcv_nxt } else { 0 },
             flags,
-            window: shown as u16,
-            mss: syn.then_some(self.own_mss),
-            window_scale: (syn && self.rcv_shift > 0).then_some(self.rcv_shift),
+            window: shown.min(0xffff) as u16,
+            options,
+            data: &[],
         };
-        let (source, target) = (*self.local.ip(), *self.remote.ip());
-        let data = &self.transmit;
-        egress.send(source, target, PROTO_TCP, now, |frame| {
-            let start = frame.len();
-            push_tcp(frame, &header);
-            let (a, b) = data.as_slices();
-            if at < a.len() {
-                let part = &a[at..a.len().min(at + n)];
-                frame.extend_from_slice(part);
-                frame.extend_from_slice(&b[..n - part.len()]);
-            } else if n > 0 {
-                frame.extend_from_slice(&b[at - a.len()..at - a.len() + n]);
-            }
-            let length = frame.len() - start;
-            let sum = pseudo_sum(source, target, PROTO_TCP, length);
-            fill_checksum(&mut frame[start..], 16, sum);
-        });
+        let (a, b) = self.transmit.slices(at, n);
+        egress.send_tcp(*self.local.ip(), *self.remote.ip(), &head, a, b, now);
         if flags & ACK != 0 {
-            self.ack_now = false;
+            // Received ranges that did not fit beside the data go alone, afterwards.
+            self.ack_now &= !told;
+            self.duplicate = self.duplicate.filter(|_| !told);
             self.ack_at = None;
             self.segments_unacked = 0;
+            self.acked = self.rcv_nxt;
         }
     }
 
-    /// Sends what the windows allow, then a bare acknowledgement where one is due.
-    pub fn flush(&mut self, egress: &mut Egress, now: u64) {
-        match self.state {
-            State::Closed => return,
-            State::SynSent if self.snd_nxt == self.snd_una => self.send_syn(egress, now, SYN),
-            State::SynReceived if self.snd_nxt == self.snd_una => {
-                self.send_syn(egress, now, SYN | ACK)
-            }
-            State::SynSent | State::SynReceived => {}
+    /// Sends what the windows allow, then a bare acknowledgement where one is due. True where
+    /// the way out is full and more waits.
+    pub fn flush(&mut self, egress: &mut Egress, now: u64) -> bool {
+        let more = match self.state {
+            State::Closed => return false,
+            State::SynSent => self.send_syn(egress, now, SYN),
+            State::SynReceived => self.send_syn(egress, now, SYN | ACK),
             _ => self.send_data(egress, now),
-        }
+        };
         if self.ack_now && self.state != State::SynSent {
-            self.emit(egress, now, self.snd_nxt, ACK, 0, 0);
+            self.emit(egress, now, self.recovery.snd_nxt, ACK, 0, 0);
         }
+        more
     }
 
-    fn send_syn(&mut self, egress: &mut Egress, now: u64, flags: u8) {
-        self.emit(egress, now, self.snd_una, flags, 0, 0);
-        self.snd_nxt = self.snd_una.wrapping_add(1);
-        self.snd_max = self.snd_nxt;
-        if self.resends == 0 {
-            self.timed = Some((self.snd_nxt, now));
+    fn send_syn(&mut self, egress: &mut Egress, now: u64, flags: u8) -> bool {
+        if self.syn_due {
+            self.syn_due = false;
+            self.emit(egress, now, self.recovery.snd_una, flags, 0, 0);
+            self.recovery.snd_nxt = self.recovery.snd_una.wrapping_add(1);
+            self.rto_at = Some(now + self.recovery.rto_us);
         }
-        self.resend_at = Some(now + self.rto_us);
+        false
     }
 
-    fn fin_sent(&self) -> bool {
-        let end = self.snd_una.wrapping_add(self.transmit.len() as u32);
-        self.fin_wanted && after(self.snd_max, end)
+    fn send_data(&mut self, egress: &mut Egress, now: u64) -> bool {
+        let mut sent = false;
+        let full = loop {
+            if !egress.has_room() {
+                break true;
+            }
+            if let Some(index) = self.recovery.next_lost(self.payload_size()) {
+                self.resend(egress, index, now);
+                sent = true;
+            } else if self.send_new(egress, now) {
+                sent = true;
+            } else {
+                break false;
+            }
+        };
+        if sent {
+            self.arm_probe(now);
+        }
+        // The same timer asks for a closed window again.
+        if self.rto_at.is_none() && (!self.transmit.is_empty() || self.recovery.in_flight() > 0) {
+            self.rto_at = Some(now + self.recovery.rto_us);
+        }
+        full
     }
 
-    fn send_data(&mut self, egress: &mut Egress, now: u64) {
-        loop {
-            let flight = self.snd_nxt.wrapping_sub(self.snd_una) as usize;
-            let allowed = (self.snd_wnd as usize).min(self.congestion).saturating_sub(flight);
-            let offset = flight.min(self.transmit.len());
-            let unsent = self.transmit.len() - offset;
-            let size = unsent.min(self.mss).min(allowed);
-            let last = size == unsent;
-            let fin = self.fin_wanted && last && flight <= self.transmit.len();
-            if size == 0 && !fin {
-                break;
-            }
-            // Small pieces wait for the acknowledgement of what is under way (Nagle), and a
-            // part of a segment waits for the window to open (silly window, RFC 1122 4.2.3.4).
-            let small = size < self.mss && !fin;
-            if small && flight > 0 && (!last || !self.no_delay) {
-                break;
-            }
-            let mut flags = ACK;
-            if last {
-                flags |= PSH;
-            }
-            if fin {
-                flags |= FIN;
-            }
-            self.emit(egress, now, self.snd_nxt, flags, offset, size);
-            self.snd_nxt = self.snd_nxt.wrapping_add(size as u32 + u32::from(fin));
-            if after(self.snd_nxt, self.snd_max) {
-                self.snd_max = self.snd_nxt;
-                if self.timed.is_none() {
-                    self.timed = Some((self.snd_nxt, now));
-                }
-            }
-            if self.resend_at.is_none() {
-                self.resend_at = Some(now + self.rto_us);
-            }
+    /// Sends the next new segment where windows, Nagle and the list of what is under way allow.
+    fn send_new(&mut self, egress: &mut Egress, now: u64) -> bool {
+        let flight = self.recovery.in_flight();
+        let unsent = self.transmit.len().saturating_sub(flight);
+        let want = unsent.min(self.payload_size());
+        let open = (self.snd_wnd as usize).saturating_sub(flight);
+        let size = want.min(open);
+        let last = size == unsent;
+        let fin = self.fin_wanted && !self.fin_sent && last;
+        if (size == 0 && !fin) || !self.recovery.allows(size, self.transmit.capacity()) {
+            return false;
         }
-        // A closed window is probed by the same timer.
-        if self.resend_at.is_none() && !self.transmit.is_empty() {
-            self.resend_at = Some(now + self.rto_us);
+        // A part of a segment waits for the window to open (RFC 9293, 3.8.6.2.1), a small last
+        // piece for the acknowledgement of what is under way (Nagle).
+        let cut = size < want && size < self.snd_wnd_max as usize / 2;
+        let small = last && size < self.payload_size() && !self.no_delay && !self.fin_wanted;
+        if flight > 0 && (cut || small) {
+            return false;
         }
+        self.send_range(egress, flight, size, fin, now);
+        true
+    }
+
+    fn send_range(&mut self, egress: &mut Egress, at: usize, size: usize, fin: bool, now: u64) {
+        let last = at + size == self.transmit.len();
+        let flags = ACK | if last { PSH } else { 0 } | if fin { FIN } else { 0 };
+        self.emit(egress, now, self.recovery.snd_nxt, flags, at, size);
+        self.recovery.sent(size as u32, fin, now);
+        self.fin_sent |= fin;
+        self.rto_at = self.rto_at.or(Some(now + self.recovery.rto_us));
+    }
+
+    fn resend(&mut self, egress: &mut Egress, index: usize, now: u64) {
+        let (start, size, fin) = self.recovery.resent(index, self.payload_size(), now);
+        let at = start.wrapping_sub(self.recovery.snd_una) as usize;
+        egress.resent += 1;
+        self.emit(egress, now, start, if fin { ACK | FIN } else { ACK }, at, size);
+        self.rto_at = Some(now + self.recovery.rto_us);
+    }
+
+    /// Sets the timer that finds the loss of the last segments before the long one does (the
+    /// tail loss probe of RFC 8985, 7).
+    fn arm_probe(&mut self, now: u64) {
+        let at = self.recovery.probe_after().map(|pause| now + pause);
+        self.probe_at = at.filter(|at| self.snd_wnd > 0 && self.rto_at.is_none_or(|rto| *at < rto));
     }
 
     pub fn poll(&mut self, egress: &mut Egress, now: u64) {
-        if self.end_at.is_some_and(|t| t <= now) {
-            if self.state != State::TimeWait {
-                self.abort(egress, now);
-            }
-            return self.fail(None);
+        let due = |timer: Option<u64>| timer.is_some_and(|t| t <= now);
+        if due(self.end_at) {
+            return match self.state {
+                State::TimeWait => self.fail(None),
+                _ => self.abort(egress, now),
+            };
         }
-        if self.ack_at.is_some_and(|t| t <= now) {
+        if due(self.ack_at) {
             self.ack_now = true;
             self.ack_at = None;
         }
         if self.keep_alive && self.state == State::Established {
-            let due = self.heard_us + KEEP_ALIVE_US * u64::from(self.probes + 1);
-            if due <= now {
+            let at = self.heard_us + KEEP_ALIVE_US * u64::from(self.probes + 1);
+            if at <= now {
                 if self.probes >= KEEP_ALIVE_PROBES {
+                    self.emit(egress, now, self.recovery.snd_nxt, RST | ACK, 0, 0);
                     return self.fail(Some(Error::TimedOut));
                 }
                 self.probes += 1;
-                self.emit(egress, now, self.snd_una.wrapping_sub(1), ACK, 0, 0);
+                self.emit(egress, now, self.recovery.snd_una.wrapping_sub(1), ACK, 0, 0);
             }
         }
-        if self.resend_at.is_some_and(|t| t <= now) {
+        if due(self.recovery.reorder_at) {
+            self.recovery.detect_losses(now);
+        }
+        if due(self.probe_at) {
+            self.probe_at = None;
+            if self.recovery.may_probe() {
+                let new = self.send_new(egress, now);
+                self.recovery.probing(!new);
+                if !new {
+                    self.resend(egress, self.recovery.last(), now);
+                }
+                self.rto_at = Some(now + self.recovery.rto_us);
+            }
+        }
+        if due(self.rto_at) {
             self.on_timeout(egress, now);
         }
     }
 
     fn on_timeout(&mut self, egress: &mut Egress, now: u64) {
-        let opening = matches!(self.state, State::SynSent | State::SynReceived);
+        self.rto_at = None;
+        self.probe_at = None;
+        let opening = !self.is_open();
+        let closed = self.snd_wnd == 0;
+        let flight = self.recovery.in_flight();
+        if flight == 0 && !closed {
+            return; // The way out was full; the flush that follows sends.
+        }
+        // A peer that answers with a closed window is waited for without end: see `on_ack`.
         self.resends += 1;
         if self.resends > if opening { MAX_SYN_RESENDS } else { MAX_RESENDS } {
             return self.fail(Some(Error::TimedOut));
         }
-        self.rto_us = (self.rto_us * 2).min(RTO_MAX_US);
-        self.timed = None;
-        self.resent += 1;
-        self.resend_at = Some(now + self.rto_us);
+        self.recovery.back_off();
         if opening {
-            self.snd_nxt = self.snd_una;
+            self.syn_due = true;
             return;
         }
-        if self.snd_wnd == 0 && self.snd_nxt == self.snd_una && !self.transmit.is_empty() {
-            self.emit(egress, now, self.snd_una, ACK, 0, 1); // A window probe of one byte.
-            self.snd_max = self.snd_una.wrapping_add(1).max(self.snd_max);
-            return;
+        if flight > 0 {
+            // Losses while the window is closed say nothing about the path.
+            self.recovery.on_timeout(self.resends, closed);
+        } else if !self.transmit.is_empty() {
+            self.send_range(egress, 0, 1, false, now); // A window probe of one byte.
         }
-        let flight = self.snd_nxt.wrapping_sub(self.snd_una) as usize;
-        self.threshold = (flight / 2).max(2 * self.mss);
-        self.congestion = self.mss;
-        self.in_recovery = false;
-        self.duplicates = 0;
-        self.recover = self.snd_max;
-        self.snd_nxt = self.snd_una;
+        self.rto_at = Some(now + self.recovery.rto_us);
     }
 
-    /// Takes a segment of this connection.
+    /// Takes a segment of this connection (RFC 9293, 3.10.7).
     pub fn on_segment(&mut self, egress: &mut Egress, segment: &Segment, now: u64) {
-        self.heard_us = now;
-        self.probes = 0;
         if self.state == State::SynSent {
-            return self.on_segment_syn_sent(segment, now);
+            return self.on_segment_syn_sent(egress, segment, now);
         }
         let window = self.rcv_edge.wrapping_sub(self.rcv_nxt);
         let length = segment.length();
@@ -448,21 +630,42 @@ impl Tcp {
             _ => end > 0 && (start < 0 || (start as u32) < window.max(1)),
         };
         if segment.flags & RST != 0 {
-            // RFC 5961: only the exact next number resets; one elsewhere in the window is asked.
-            if segment.seq == self.rcv_nxt {
-                let refused = self.state == State::SynReceived;
-                let error = if refused { Error::ConnectionRefused } else { Error::ConnectionReset };
-                let quiet = matches!(self.state, State::TimeWait | State::LastAck);
-                self.fail((!quiet).then_some(error));
-            } else if acceptable {
-                self.ack_now = true;
+            // Only the exact next number resets; one elsewhere in the window is asked about
+            // (RFC 5961, 3.2). In TIME-WAIT none does (RFC 1337).
+            if segment.seq != self.rcv_nxt {
+                if acceptable {
+                    self.challenge(now);
+                }
+            } else if self.state != State::TimeWait {
+                let quiet = self.state == State::LastAck;
+                self.fail((!quiet).then_some(Error::ConnectionReset));
             }
             return;
         }
-        if !acceptable || segment.flags & SYN != 0 {
+        if !self.take_stamp(segment, now) {
+            return;
+        }
+        if segment.flags & SYN != 0 {
+            if self.state == State::SynReceived && segment.seq.wrapping_add(1) == self.rcv_nxt {
+                self.syn_due = true; // Their SYN again: our answer was lost.
+            } else {
+                self.challenge(now); // RFC 5961, 4.2.
+            }
+            return;
+        }
+        self.heard_us = now;
+        self.probes = 0;
+        if !acceptable {
+            if segment.data.is_empty() && segment.flags & FIN == 0 {
+                // Old acknowledgements overtaken by newer ones; also keep-alive probes.
+                return self.challenge(now);
+            }
             self.ack_now = true;
-            if self.state == State::SynReceived && segment.flags & SYN != 0 {
-                self.snd_nxt = self.snd_una; // Their SYN again: our answer was lost.
+            if end <= 0 {
+                self.duplicate = Some((segment.seq, segment.seq.wrapping_add(length)));
+            }
+            if self.state == State::TimeWait {
+                self.end_at = Some(now + TIME_WAIT_US);
             }
             return;
         }
@@ -470,22 +673,60 @@ impl Tcp {
             return;
         }
         if self.state == State::SynReceived {
-            if segment.ack != self.snd_max {
-                return self.emit(egress, now, segment.ack, RST, 0, 0);
+            if segment.ack != self.recovery.snd_nxt {
+                return send_reset(egress, *self.local.ip(), *self.remote.ip(), segment, now);
             }
-            self.state = State::Established;
+            self.opened(now);
+            self.recovery.snd_una = segment.ack;
             self.snd_wl1 = segment.seq.wrapping_sub(1);
         }
-        if !self.on_ack(egress, segment, now) {
-            return;
+        if self.on_ack(segment, now) {
+            self.on_data(egress, segment, start, now);
         }
-        self.on_data(segment, start, now);
     }
 
-    fn on_segment_syn_sent(&mut self, segment: &Segment, now: u64) {
+    fn opened(&mut self, now: u64) {
+        self.state = State::Established;
+        if self.resends == 0 {
+            self.recovery.take_rtt(now.saturating_sub(self.syn_us));
+        }
+        self.resends = 0;
+        self.rto_at = None;
+    }
+
+    fn challenge(&mut self, now: u64) {
+        if now >= self.challenge_at {
+            self.challenge_at = now + CHALLENGE_US;
+            self.ack_now = true;
+        }
+    }
+
+    /// Checks and takes the peer's clock (PAWS, RFC 7323, 5.3); false for a segment that is old.
+    fn take_stamp(&mut self, segment: &Segment, now: u64) -> bool {
+        if !self.stamps {
+            return true;
+        }
+        let Some((value, _)) = segment.options.timestamps else { return false };
+        let fresh = now.saturating_sub(self.stamp_us) <= STAMP_AGE_US;
+        if after(self.stamp_recent, value) && fresh {
+            if segment.length() > 0 {
+                self.ack_now = true;
+            } else {
+                self.challenge(now);
+            }
+            return false;
+        }
+        let end = segment.seq.wrapping_add(segment.length());
+        if !after(segment.seq, self.acked) && !after(self.acked, end) {
+            (self.stamp_recent, self.stamp_us) = (value, now);
+        }
+        true
+    }
+
+    fn on_segment_syn_sent(&mut self, egress: &mut Egress, segment: &Segment, now: u64) {
         let acks = segment.flags & ACK != 0;
-        if acks && segment.ack != self.snd_nxt {
-            return;
+        if acks && segment.ack != self.recovery.snd_nxt {
+            return send_reset(egress, *self.local.ip(), *self.remote.ip(), segment, now);
         }
         if segment.flags & RST != 0 {
             if acks {
@@ -496,95 +737,66 @@ impl Tcp {
         if segment.flags & SYN == 0 {
             return;
         }
-        self.take_syn(segment);
-        self.snd_wnd = u32::from(segment.window);
-        self.snd_wl1 = segment.seq;
-        self.snd_wl2 = segment.ack;
+        self.heard_us = now;
+        self.take_syn(segment, now);
         if acks {
-            self.take_rtt_sample(segment.ack, now);
-            self.snd_una = segment.ack;
-            self.resend_at = None;
-            self.resends = 0;
-            self.state = State::Established;
+            self.recovery.snd_una = segment.ack;
+            self.opened(now);
             self.ack_now = true;
         } else {
             self.state = State::SynReceived; // Both sides opened at once.
-            self.snd_nxt = self.snd_una;
+            self.syn_due = true;
         }
-    }
-
-    fn take_rtt_sample(&mut self, ack: u32, now: u64) {
-        let Some((seq, sent)) = self.timed else { return };
-        if after(seq, ack) {
-            return;
-        }
-        self.timed = None;
-        let sample = now.saturating_sub(sent);
-        if self.srtt_us == 0 {
-            self.srtt_us = sample;
-            self.rttvar_us = sample / 2;
-        } else {
-            self.rttvar_us = (3 * self.rttvar_us + self.srtt_us.abs_diff(sample)) / 4;
-            self.srtt_us = (7 * self.srtt_us + sample) / 8;
-        }
-        self.rto_us = (self.srtt_us + (4 * self.rttvar_us).max(1000)).clamp(RTO_MIN_US, RTO_MAX_US);
     }
 
     /// Takes the acknowledgement; false where the segment must go no further.
-    fn on_ack(&mut self, egress: &mut Egress, segment: &Segment, now: u64) -> bool {
-        if after(segment.ack, self.snd_max) {
-            self.ack_now = true;
+    fn on_ack(&mut self, segment: &Segment, now: u64) -> bool {
+        let (ack, old) = (segment.ack, self.recovery.snd_una);
+        // RFC 5961, 5.2: an acknowledgement that could not come from this peer.
+        if after(ack, self.recovery.snd_nxt) || after(old.wrapping_sub(self.snd_wnd_max), ack) {
+            self.challenge(now);
             return false;
         }
-        if after(segment.seq, self.snd_wl1)
-            || (segment.seq == self.snd_wl1 && !after(self.snd_wl2, segment.ack))
-        {
-            let window = u32::from(segment.window) << self.snd_shift;
-            let same = window == self.snd_wnd;
-            if self.snd_wnd == 0 && window > 0 {
-                self.resends = 0;
-            }
-            self.snd_wnd = window;
-            self.snd_wl1 = segment.seq;
-            self.snd_wl2 = segment.ack;
-            let outstanding = self.snd_nxt != self.snd_una;
-            if segment.ack == self.snd_una && segment.length() == 0 && same && outstanding {
-                self.on_duplicate_ack(egress, now);
-            }
-        }
-        if !after(segment.ack, self.snd_una) {
+        if after(old, ack) {
             return true;
         }
-        let fin_sent = self.fin_sent();
-        let acked = segment.ack.wrapping_sub(self.snd_una) as usize;
-        let data = acked.min(self.transmit.len());
-        self.take_rtt_sample(segment.ack, now);
-        self.transmit.drain(..data);
-        self.snd_una = segment.ack;
-        if after(self.snd_una, self.snd_nxt) {
-            self.snd_nxt = self.snd_una;
+        let before = self.snd_wnd;
+        if after(segment.seq, self.snd_wl1)
+            || (segment.seq == self.snd_wl1 && !after(self.snd_wl2, ack))
+        {
+            self.snd_wnd = u32::from(segment.window) << self.snd_shift;
+            self.snd_wnd_max = self.snd_wnd_max.max(self.snd_wnd);
+            self.snd_wl1 = segment.seq;
+            self.snd_wl2 = ack;
         }
+        let echo = segment.options.timestamps.filter(|_| self.stamps).map(|(_, echo)| {
+            // How long ago the echoed clock was read, in its own unit.
+            u64::from(self.stamp(now).wrapping_sub(echo)) * 1000
+        });
+        let same = self.snd_wnd == before && segment.length() == 0;
+        let (advanced, all) = self.recovery.on_ack(ack, segment.options.sacks(), same, echo, now);
+        if before == 0 && self.snd_wnd > 0 {
+            self.resends = 0;
+            self.recovery.window_reopened();
+            self.rto_at = None;
+        }
+        if self.snd_wnd == 0 {
+            self.resends = 0; // It answers; see `on_timeout`.
+        }
+        if !advanced {
+            return true;
+        }
+        let data = ack.wrapping_sub(old) as usize;
+        self.transmit.consume(data.min(self.transmit.len()));
         self.resends = 0;
-        self.duplicates = 0;
-        if self.in_recovery && after(self.recover, segment.ack) {
-            self.resend_first(egress, now); // A partial acknowledgement: the next hole (NewReno).
-            self.congestion = self.congestion.saturating_sub(data).max(self.mss) + self.mss;
-        } else if self.in_recovery {
-            self.in_recovery = false;
-            self.congestion = self.threshold;
-        } else if self.congestion < self.threshold {
-            self.congestion += data.min(2 * self.mss);
-        } else {
-            self.congestion += (self.mss * self.mss / self.congestion).max(1);
+        self.rto_at = (!all).then(|| now + self.recovery.rto_us);
+        self.arm_probe(now);
+        if self.orphan && self.state != State::TimeWait {
+            self.end_at = Some(now + ORPHAN_US);
         }
-        self.congestion = self.congestion.min(4 * SEND_BUFFER);
-        let all = self.snd_una == self.snd_max;
-        self.resend_at = if all { None } else { Some(now + self.rto_us) };
-        if all && fin_sent {
+        if all && self.fin_sent {
             match self.state {
-                State::FinWait1 => {
-                    self.state = State::FinWait2;
-                }
+                State::FinWait1 => self.state = State::FinWait2,
                 State::Closing => self.enter_time_wait(now),
                 State::LastAck => {
                     self.fail(None);
@@ -596,111 +808,170 @@ impl Tcp {
         true
     }
 
-    fn resend_first(&mut self, egress: &mut Egress, now: u64) {
-        let size = self.transmit.len().min(self.mss);
-        let fin = size == self.transmit.len() && self.fin_sent();
-        self.resent += 1;
-        self.timed = None;
-        self.emit(egress, now, self.snd_una, if fin { ACK | FIN } else { ACK }, 0, size);
-    }
-
-    fn on_duplicate_ack(&mut self, egress: &mut Egress, now: u64) {
-        self.duplicates += 1;
-        if self.in_recovery {
-            self.congestion += self.mss;
-        } else if self.duplicates == 3 && after(self.snd_una, self.recover.wrapping_sub(1)) {
-            let flight = self.snd_nxt.wrapping_sub(self.snd_una) as usize;
-            self.threshold = (flight / 2).max(2 * self.mss);
-            self.recover = self.snd_max;
-            self.in_recovery = true;
-            self.resend_first(egress, now);
-            self.congestion = self.threshold + 3 * self.mss;
-        }
-    }
-
-    fn on_data(&mut self, segment: &Segment, start: i32, now: u64) {
+    fn on_data(&mut self, egress: &mut Egress, segment: &Segment, start: i32, now: u64) {
         let receiving =
             matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
-        if !receiving {
-            if segment.length() > 0 {
-                self.ack_now = true;
-                if self.state == State::TimeWait {
-                    self.end_at = Some(now + TIME_WAIT_US);
-                }
-            }
+        if segment.length() == 0 || !receiving {
+            self.ack_now |= segment.length() > 0;
             return;
         }
-        if segment.length() == 0 {
-            return;
-        }
-        if start > 0 {
-            self.ack_now = true; // A hole before it: ask for the missing part again.
-            return;
-        }
-        let skip = (start.unsigned_abs() as usize).min(segment.data.len());
-        let fresh = &segment.data[skip..];
-        let room = self.rcv_edge.wrapping_sub(self.rcv_nxt) as usize;
-        let taken = &fresh[..fresh.len().min(room)];
-        if self.orphan && !taken.is_empty() {
+        if self.orphan && !segment.data.is_empty() {
             // Nobody will read it: the peer must learn that (RFC 1122, 4.2.2.13).
-            self.read_shut = true;
+            return self.abort(egress, now);
         }
-        if !self.read_shut {
-            self.receive.extend(taken);
-        }
-        self.rcv_nxt = self.rcv_nxt.wrapping_add(taken.len() as u32);
-        self.segments_unacked += 1;
-        if self.segments_unacked >= 2 || taken.len() < fresh.len() {
-            self.ack_now = true;
-        } else if self.ack_at.is_none() {
-            self.ack_at = Some(now + DELAYED_ACK_US);
+        let skip = (start.min(0).unsigned_abs() as usize).min(segment.data.len());
+        let offset = start.max(0) as usize;
+        let from = self.rcv_nxt.wrapping_add(offset as u32);
+        let limit = self.receive.limit(RECEIVE_BUFFER, egress.memory);
+        let window = self.rcv_edge.wrapping_sub(self.rcv_nxt) as usize;
+        let room = window.min(limit.saturating_sub(self.ready)).saturating_sub(offset);
+        let fresh = &segment.data[skip..];
+        let taken = &fresh[..fresh.len().min(room)];
+        let to = from.wrapping_add(taken.len() as u32);
+        if skip > 0 {
+            self.duplicate = Some((segment.seq, self.rcv_nxt));
         }
         if segment.flags & FIN != 0 && taken.len() == fresh.len() {
-            self.rcv_nxt = self.rcv_nxt.wrapping_add(1);
-            self.rcv_edge = self.rcv_edge.wrapping_add(1);
-            self.fin_received = true;
-            self.ack_now = true;
-            match self.state {
-                State::Established => self.state = State::CloseWait,
-                State::FinWait1 => self.state = State::Closing,
-                _ => self.enter_time_wait(now),
+            self.fin_at = Some(to);
+        }
+        self.ack_now |= taken.len() < fresh.len() || skip > 0;
+        if offset > 0 {
+            self.ack_now = true; // A hole before it: at once, so that the peer finds the loss.
+            return self.take_island(from, to, taken, limit);
+        }
+        if !taken.is_empty() {
+            self.ack_now |= !self.islands.is_empty();
+            if !self.read_shut {
+                self.receive.write(self.ready, taken, limit);
             }
+            self.advance(to);
+            self.segments_unacked += 1;
+            if self.segments_unacked >= 2 {
+                self.ack_now = true;
+            } else if self.ack_at.is_none() {
+                self.ack_at = Some(now + DELAYED_ACK_US);
+            }
+        }
+        if self.fin_at == Some(self.rcv_nxt) {
+            self.on_fin(now);
+        }
+    }
+
+    /// Keeps data that lies past a hole.
+    fn take_island(&mut self, from: u32, to: u32, data: &[u8], limit: usize) {
+        if data.is_empty() || self.read_shut {
+            return;
+        }
+        let (mut low, mut high) = (from, to);
+        let touches = |&(start, end): &(u32, u32)| !after(start, to) && !after(from, end);
+        let known = self.islands.iter().any(|&(s, e)| !after(s, from) && !after(to, e));
+        if known {
+            self.duplicate = Some((from, to));
+        } else if self.islands.len() >= MAX_ISLANDS && !self.islands.iter().any(touches) {
+            return;
+        }
+        self.islands.retain(|island| {
+            if touches(island) {
+                low = if after(low, island.0) { island.0 } else { low };
+                high = if after(island.1, high) { island.1 } else { high };
+            }
+            !touches(island)
+        });
+        self.islands.insert(0, (low, high));
+        let at = self.ready + from.wrapping_sub(self.rcv_nxt) as usize;
+        self.receive.write(at, data, limit);
+    }
+
+    /// Moves the next expected number to `to`, and on over what was received past it.
+    fn advance(&mut self, mut to: u32) {
+        let touched = |island: &(u32, u32), to| !after(island.0, to);
+        while let Some(i) = self.islands.iter().position(|island| touched(island, to)) {
+            let (_, end) = self.islands.swap_remove(i);
+            to = if after(end, to) { end } else { to };
+        }
+        if !self.read_shut {
+            self.ready += to.wrapping_sub(self.rcv_nxt) as usize;
+        } else {
+            self.receive.truncate(self.ready);
+        }
+        self.rcv_nxt = to;
+        self.news = true;
+    }
+
+    fn on_fin(&mut self, now: u64) {
+        self.rcv_nxt = self.rcv_nxt.wrapping_add(1);
+        if after(self.rcv_nxt, self.rcv_edge) {
+            self.rcv_edge = self.rcv_nxt;
+        }
+        self.receive.truncate(self.ready);
+        self.islands = Vec::new();
+        self.fin_received = true;
+        self.ack_now = true;
+        match self.state {
+            State::Established => self.state = State::CloseWait,
+            State::FinWait1 => self.state = State::Closing,
+            _ => self.enter_time_wait(now),
         }
     }
 
     fn enter_time_wait(&mut self, now: u64) {
         self.state = State::TimeWait;
-        self.resend_at = None;
+        self.end_sending();
         self.end_at = Some(now + TIME_WAIT_US);
     }
 
     /// A new SYN may take the place of a connection that only waits out its time (RFC 9293,
-    /// 3.6.1) where its number is past all that the old one received.
-    pub fn may_be_replaced(&self, syn: &Segment) -> bool {
-        self.state == State::TimeWait && after(syn.seq, self.rcv_nxt)
+    /// 3.6.1) where its number or its clock is past all that the old one received. The answer
+    /// is the number that the new connection must begin above.
+    pub fn may_be_replaced(&self, syn: &Segment) -> Option<u32> {
+        let newer =
+            syn.options.timestamps.is_some_and(|(v, _)| self.stamps && after(v, self.stamp_recent));
+        (self.state == State::TimeWait && (newer || after(syn.seq, self.rcv_nxt)))
+            .then_some(self.recovery.snd_nxt)
+    }
+
+    /// A router or the peer's host says that segment `seq` did not arrive (RFC 1122, 4.2.3.9).
+    /// It is believed only of what is under way (RFC 5927, 4.1).
+    pub fn on_unreachable(&mut self, seq: u32, code: u8, mtu: usize) {
+        let flight = self.recovery.snd_nxt.wrapping_sub(self.recovery.snd_una);
+        if seq.wrapping_sub(self.recovery.snd_una) >= flight {
+            return;
+        }
+        if code == 4 {
+            let mss = mtu.max(PATH_MTU_MIN) - IPV4_HEADER - TCP_HEADER;
+            if mss < self.mss && self.is_open() {
+                self.mss = mss;
+                self.recovery.smaller(self.payload_size());
+            }
+        } else if self.state == State::SynSent {
+            // An open connection outlives it: only the timer ends that one (RFC 5927, 5.2).
+            let refused = matches!(code, 2 | 3);
+            self.fail(Some(if refused { Error::ConnectionRefused } else { Error::Unreachable }));
+        }
     }
 }
 
 /// The answer to a segment that belongs to no connection (RFC 9293, 3.10.7.1).
-pub fn send_reset(egress: &mut Egress, packet: &Packet, segment: &Segment, now: u64) {
+pub fn send_reset(
+    egress: &mut Egress,
+    local: Ipv4Addr,
+    remote: Ipv4Addr,
+    segment: &Segment,
+    now: u64,
+) {
     if segment.flags & RST != 0 {
         return;
     }
     let acks = segment.flags & ACK != 0;
-    let header = Header {
+    let head = Segment {
         source_port: segment.target_port,
         target_port: segment.source_port,
         seq: if acks { segment.ack } else { 0 },
         ack: if acks { 0 } else { segment.seq.wrapping_add(segment.length()) },
         flags: if acks { RST } else { RST | ACK },
         window: 0,
-        mss: None,
-        window_scale: None,
+        options: Options::default(),
+        data: &[],
     };
-    let (source, target) = (packet.target, packet.source);
-    egress.send(source, target, PROTO_TCP, now, |frame: &mut Vec<u8>| {
-        let start = frame.len();
-        push_tcp(frame, &header);
-        fill_checksum(&mut frame[start..], 16, pseudo_sum(source, target, PROTO_TCP, TCP_HEADER));
-    });
+    egress.send_tcp(local, remote, &head, &[], &[], now);
 }

@@ -9,12 +9,23 @@ pub struct Udp {
     pub local: Option<SocketAddrV4>,
     pub remote: Option<SocketAddrV4>,
     pub received: VecDeque<(SocketAddrV4, Vec<u8>)>,
+    /// Bytes in `received`.
+    pub held: usize,
     pub closed: bool,
+    /// The peer's host said that nobody listens there.
+    pub error: Option<Error>,
 }
 
 impl Udp {
     pub fn new() -> Udp {
-        Udp { local: None, remote: None, received: VecDeque::new(), closed: false }
+        Udp {
+            local: None,
+            remote: None,
+            received: VecDeque::new(),
+            held: 0,
+            closed: false,
+            error: None,
+        }
     }
 
     pub fn deliver(&mut self, from: SocketAddrV4, data: &[u8]) -> bool {
@@ -22,14 +33,16 @@ impl Udp {
             return false;
         }
         self.received.push_back((from, data.to_vec()));
+        self.held += data.len();
         true
     }
 
     pub fn readiness(&self) -> Readiness {
         Readiness {
-            readable: !self.received.is_empty() || self.closed,
+            readable: !self.received.is_empty() || self.closed || self.error.is_some(),
             writable: true,
             read_closed: self.closed,
+            error: self.error.is_some(),
             ..Readiness::default()
         }
     }

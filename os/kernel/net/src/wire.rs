@@ -74,6 +74,8 @@ pub struct Packet<'a> {
     pub source: Ipv4Addr,
     pub target: Ipv4Addr,
     pub protocol: u8,
+    /// The packet with its header.
+    pub whole: &'a [u8],
     pub payload: &'a [u8],
 }
 
@@ -95,6 +97,7 @@ pub fn parse_ipv4(data: &[u8]) -> Option<Packet<'_>> {
         source: address(data, 12),
         target: address(data, 16),
         protocol: data[9],
+        whole: &data[..total],
         payload: &data[header..total],
     })
 }
@@ -116,7 +119,96 @@ pub fn fill_ipv4(packet: &mut [u8], source: Ipv4Addr, target: Ipv4Addr, protocol
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// A checked TCP segment.
+/// The options of a segment, read or to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub mss: Option<u16>,
+    pub window_scale: Option<u8>,
+    pub sack_permitted: bool,
+    /// The sender's clock, and the last one it had from the other side.
+    pub timestamps: Option<(u32, u32)>,
+    /// Received ranges, first and past-the-last number; the first `sack_count` count.
+    pub sacks: [(u32, u32); 4],
+    pub sack_count: usize,
+}
+
+/// All the options of one segment together, as the header's length field allows.
+pub const MAX_OPTIONS: usize = 40;
+
+impl Options {
+    pub fn sacks(&self) -> &[(u32, u32)] {
+        &self.sacks[..self.sack_count]
+    }
+
+    /// Bytes in the header, filled up to words.
+    pub fn length(&self) -> usize {
+        let sacks = if self.sack_count > 0 { 4 + 8 * self.sack_count } else { 0 };
+        let flags = [self.mss.is_some(), self.window_scale.is_some(), self.sack_permitted];
+        let words = flags.iter().filter(|set| **set).count();
+        4 * words + if self.timestamps.is_some() { 12 } else { 0 } + sacks
+    }
+
+    fn push(&self, out: &mut Vec<u8>) {
+        if let Some(mss) = self.mss {
+            out.extend_from_slice(&[2, 4]);
+            out.extend_from_slice(&mss.to_be_bytes());
+        }
+        if self.sack_permitted {
+            out.extend_from_slice(&[1, 1, 4, 2]);
+        }
+        if let Some(shift) = self.window_scale {
+            out.extend_from_slice(&[1, 3, 3, shift]);
+        }
+        if let Some((value, echo)) = self.timestamps {
+            out.extend_from_slice(&[1, 1, 8, 10]);
+            out.extend_from_slice(&value.to_be_bytes());
+            out.extend_from_slice(&echo.to_be_bytes());
+        }
+        if self.sack_count > 0 {
+            out.extend_from_slice(&[1, 1, 5, (2 + 8 * self.sack_count) as u8]);
+            for (start, end) in self.sacks() {
+                out.extend_from_slice(&start.to_be_bytes());
+                out.extend_from_slice(&end.to_be_bytes());
+            }
+        }
+    }
+
+    fn parse(mut left: &[u8]) -> Option<Options> {
+        let mut options = Options::default();
+        while let Some(&kind) = left.first() {
+            if kind == 0 {
+                break;
+            }
+            if kind == 1 {
+                left = &left[1..];
+                continue;
+            }
+            let length = usize::from(*left.get(1)?);
+            if length < 2 || length > left.len() {
+                return None;
+            }
+            match (kind, length) {
+                (2, 4) => options.mss = Some(be16(left, 2)),
+                // A larger shift than 14 is taken as 14 (RFC 7323, 2.3).
+                (3, 3) => options.window_scale = Some(left[2].min(14)),
+                (4, 2) => options.sack_permitted = true,
+                (8, 10) => options.timestamps = Some((be32(left, 2), be32(left, 6))),
+                (5, 10 | 18 | 26 | 34) => {
+                    options.sack_count = (length - 2) / 8;
+                    for (i, block) in left[2..length].chunks_exact(8).enumerate() {
+                        options.sacks[i] = (be32(block, 0), be32(block, 4));
+                    }
+                }
+                _ => {}
+            }
+            left = &left[length..];
+        }
+        Some(options)
+    }
+}
+
+/// A TCP segment: one that was checked, or the head of one to be sent.
+#[derive(Clone, Debug)]
 pub struct Segment<'a> {
     pub source_port: u16,
     pub target_port: u16,
@@ -124,8 +216,7 @@ pub struct Segment<'a> {
     pub ack: u32,
     pub flags: u8,
     pub window: u16,
-    pub mss: Option<u16>,
-    pub window_scale: Option<u8>,
+    pub options: Options,
     pub data: &'a [u8],
 }
 
@@ -134,6 +225,24 @@ impl Segment<'_> {
     pub fn length(&self) -> u32 {
         let control = u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0);
         self.data.len() as u32 + control
+    }
+
+    /// The segment without its data.
+    pub fn head(&self) -> Segment<'static> {
+        Segment { data: &[], ..*self }
+    }
+
+    /// Appends the header and its options; the checksum is filled by [`fill_checksum`].
+    pub fn push(&self, out: &mut Vec<u8>) {
+        let words = (TCP_HEADER + self.options.length()) / 4;
+        out.extend_from_slice(&self.source_port.to_be_bytes());
+        out.extend_from_slice(&self.target_port.to_be_bytes());
+        out.extend_from_slice(&self.seq.to_be_bytes());
+        out.extend_from_slice(&self.ack.to_be_bytes());
+        out.extend_from_slice(&[(words << 4) as u8, self.flags]);
+        out.extend_from_slice(&self.window.to_be_bytes());
+        out.extend_from_slice(&[0; 4]);
+        self.options.push(out);
     }
 }
 
@@ -150,73 +259,16 @@ pub fn parse_tcp<'a>(packet: &Packet<'a>) -> Option<Segment<'a>> {
     if checksum_finish(checksum_add(sum, data)) != 0 {
         return None;
     }
-    let mut segment = Segment {
+    Some(Segment {
         source_port: be16(data, 0),
         target_port: be16(data, 2),
         seq: be32(data, 4),
         ack: be32(data, 8),
         flags: data[13],
         window: be16(data, 14),
-        mss: None,
-        window_scale: None,
+        options: Options::parse(&data[TCP_HEADER..header])?,
         data: &data[header..],
-    };
-    let mut options = &data[TCP_HEADER..header];
-    while let Some(&kind) = options.first() {
-        if kind == 0 {
-            break;
-        }
-        if kind == 1 {
-            options = &options[1..];
-            continue;
-        }
-        let length = usize::from(*options.get(1)?);
-        if length < 2 || length > options.len() {
-            return None;
-        }
-        match (kind, length) {
-            (2, 4) => segment.mss = Some(be16(options, 2)),
-            (3, 3) => segment.window_scale = Some(options[2].min(14)),
-            _ => {}
-        }
-        options = &options[length..];
-    }
-    Some(segment)
-}
-
-/// The fields of a segment to be sent; its data is written by the caller.
-pub struct Header {
-    pub source_port: u16,
-    pub target_port: u16,
-    pub seq: u32,
-    pub ack: u32,
-    pub flags: u8,
-    pub window: u16,
-    pub mss: Option<u16>,
-    pub window_scale: Option<u8>,
-}
-
-/// Appends the TCP header and its options; the checksum is filled by [`fill_checksum`].
-pub fn push_tcp(out: &mut Vec<u8>, header: &Header) {
-    let mut options = [1u8; 8];
-    let mut length = 0;
-    if let Some(mss) = header.mss {
-        options[..2].copy_from_slice(&[2, 4]);
-        options[2..4].copy_from_slice(&mss.to_be_bytes());
-        length = 4;
-    }
-    if let Some(shift) = header.window_scale {
-        options[length..length + 3].copy_from_slice(&[3, 3, shift]);
-        length += 4;
-    }
-    out.extend_from_slice(&header.source_port.to_be_bytes());
-    out.extend_from_slice(&header.target_port.to_be_bytes());
-    out.extend_from_slice(&header.seq.to_be_bytes());
-    out.extend_from_slice(&header.ack.to_be_bytes());
-    out.extend_from_slice(&[(((TCP_HEADER + length) / 4) << 4) as u8, header.flags]);
-    out.extend_from_slice(&header.window.to_be_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&options[..length]);
+    })
 }
 
 /// Writes the TCP, UDP or ICMP checksum at `at` over `payload`.
