@@ -44,6 +44,37 @@ def decode(
     return asyncio.run(run()), body.trailers
 
 
+def test_a_slow_upload_owns_no_memory_before_its_first_byte() -> None:
+    """`ready` waits for a byte of the content: heads of chunks are not content."""
+
+    class Slow(BytesBody):
+        async def ready(self) -> bool:
+            waited.append(self.at)
+            return self.at < len(self.data)
+
+    waited: list[int] = []
+    data = plain_chunks([b"hello"])
+    body = ChunkedBody(Slow(data, step=3), 5)
+
+    async def run() -> None:
+        view = memoryview(bytearray(10))
+        assert await body.ready()
+        assert waited == [3]
+        count = await body.read_into(view)
+        while count < 5:
+            assert await body.ready()
+            count += await body.read_into(view[count:])
+        assert view[:5] == b"hello"
+        assert not body.ended
+        assert not await body.ready()
+        assert body.ended and not await body.ready()
+        cut = ChunkedBody(Slow(b"5\r\n", step=3), 5)
+        with pytest.raises(S3Error):
+            await cut.ready()
+
+    asyncio.run(run())
+
+
 def refused(data: bytes, length: int, **kwargs: object) -> S3Error:
     with pytest.raises(S3Error) as caught:
         decode(data, length, **kwargs)  # type: ignore[arg-type]

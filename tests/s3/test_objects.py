@@ -291,6 +291,43 @@ def test_a_trailer_behind_several_blocks_is_read_and_checked(
     assert store.objects() == (["k"] if good else [])
 
 
+@pytest.mark.parametrize("size", [0, 1, 16 * 1024, FRAME - 1, FRAME, FRAME + 1, 3 * FRAME])
+@pytest.mark.parametrize("chunk", [7 * 1024, FRAME])
+@pytest.mark.s3(op="PutObject", headers=["x-amz-trailer"], errors=["BadDigest"])
+def test_a_trailer_is_checked_whatever_the_size(store: Store, size: int, chunk: int) -> None:
+    """Also where the body ends with a frame, and nothing asks for more of it."""
+    store.bucket()
+    body = (bytes(range(256)) * (size // 256 + 1))[:size]
+    chunks = b"".join(
+        f"{len(body[at : at + chunk]):x}\r\n".encode() + body[at : at + chunk] + b"\r\n"
+        for at in range(0, size, chunk)
+    )
+    good = f"x-amz-checksum-crc32:{crc32_base64(body)}\r\n".encode()
+    for ending, code in (
+        (b"0\r\nx-amz-checksum-crc32:AAAAAQ==\r\n\r\n", "BadDigest"),
+        (b"0\r\n\r\n", "MalformedTrailerError"),
+        (b"0\r\n" + good + good + b"\r\n", "MalformedTrailerError"),
+        (b"", "IncompleteBody"),
+        (b"0\r\n", "IncompleteBody"),
+        (b"0\r\n" + good, "IncompleteBody"),
+        (b"0\r\n" + good + b"\r\nmore", "InvalidRequest"),
+        (b"0\r\n" + good + b"\r\n", ""),
+    ):
+        answer = store.put(
+            "/bucket/k",
+            chunks + ending,
+            {
+                "x-amz-decoded-content-length": str(size),
+                "x-amz-trailer": "x-amz-checksum-crc32",
+            },
+            payload="STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+        )
+        assert answer.code == code, (ending, answer)
+        assert store.objects() == ([] if code else ["k"])
+        assert len(store.node.streams) == (0 if code or not size else 1)
+    assert store.get("/bucket/k").body == body
+
+
 @pytest.mark.s3(op=["DeleteObjects", "PutBucketVersioning"], errors=["InvalidRequest"])
 def test_a_streaming_body_is_only_for_put_object_and_upload_part(store: Store) -> None:
     store.bucket()

@@ -90,6 +90,7 @@ async def store_body(
                         await upload.write(block.view, last, digester)
                 finally:
                     block.release()
+        await body.reach_end()
         digests = digester.finish()
         body.verify(digests, size)
     except BaseException:

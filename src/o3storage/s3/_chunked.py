@@ -15,6 +15,7 @@ declared trailers were right.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from o3storage._native import Digester, sha256
@@ -51,6 +52,7 @@ class ChunkedBody:
         "_signature",
         "_signer",
         "_source",
+        "_source_ready",
         "_start",
         "_total",
         "_view",
@@ -69,6 +71,7 @@ class ChunkedBody:
         """`length`: the decoded length in bytes. `declared`: trailer names, lower case, that must
         arrive, no more and no fewer. `signer`: checks the chunks; None for unsigned ones."""
         self._source = source
+        self._source_ready: Callable[[], Awaitable[bool]] | None = getattr(source, "ready", None)
         # Unknown to readers on purpose: one that stops at a known length would never read, and so
         # never check, the last chunk's signature and the trailers.
         self.length: int | None = None
@@ -110,6 +113,27 @@ class ChunkedBody:
             self._digest.update(view[:count])
         self._left -= count
         return count
+
+    @property
+    def ended(self) -> bool:
+        """The end was reached, and with it every signature, the length and the trailers."""
+        return self._done
+
+    async def ready(self) -> bool:
+        """Wait until a byte can be read (True) or the verified end is reached (False), without
+        memory of the caller's: a slow upload owns no block before its first byte."""
+        if self._done:
+            return False
+        while self._left == 0:
+            if self._in_chunk:
+                await self._end_chunk()
+            if not await self._begin_chunk():
+                return False
+        if self._end > self._start or self._source_ready is None:
+            return True
+        if not await self._source_ready():
+            raise S3Error("IncompleteBody")
+        return True
 
     async def _begin_chunk(self) -> bool:
         """Read a chunk head; False when it was the last and the end is right."""

@@ -102,8 +102,15 @@ class RequestBody:
             crc64nvme="crc64nvme" in fields,
         )
 
+    async def reach_end(self) -> None:
+        """Read past the last byte: only there are the last signature and the trailers checked.
+        Raises S3Error, and what the source raises."""
+        if await self.source.read_into(memoryview(bytearray(1))):
+            raise self.too_long(self.length + 1)
+
     def verify(self, digests: Digests, size: int) -> None:
-        """Everything promised was kept, else S3Error; call after the last byte of `source`."""
+        """Everything promised was kept, else S3Error; call after `source` ended."""
+        assert self._chunks is None or self._chunks.ended, "the body was not read to its end"
         if self.exact and size != self.length:
             raise S3Error("IncompleteBody")
         if self._md5 is not None and digests["md5"] != self._md5:
