@@ -1,2 +1,1 @@
 """O3Storage: a durable, verified, sealed object store driven over the S3 API."""
-

@@ -15,7 +15,7 @@ for _name in ("_ssl", "_hashlib", "ssl"):
 
 
 def main() -> int:
-    """Run the command line; the exit code is 0, 1 (failed, with one line on stderr) or 2 (usage)."""
+    """Run the command line. Exit code 0, 1 (failed, one line on stderr says why) or 2 (usage)."""
     from o3storage.cli import run
 
     return run(sys.argv[1:])
