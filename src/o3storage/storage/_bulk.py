@@ -353,7 +353,9 @@ class BulkWriter:
         for item, at in items:
             if item.frame is not None:
                 item.owner.placed(item.frame, volume, start + at, item.size)
-                volume.row_bytes += item.size
+                volume.placed_bytes += item.size
+            else:
+                volume.change_bytes += item.size
             self.queued_bytes -= item.size
         self._items_done += len(items)
         self._free_waiters()

@@ -32,6 +32,7 @@ from o3storage.storage._records import (
     FRAME,
     LOCAL,
     OUTCOME,
+    PREFIX_BYTES,
     STATE,
     RecordBad,
     StateRow,
@@ -39,6 +40,7 @@ from o3storage.storage._records import (
     decode_state,
     encode_state,
     open_body,
+    parse_header,
     stored_body,
 )
 from o3storage.storage._rows import (
@@ -51,7 +53,7 @@ from o3storage.storage._rows import (
 from o3storage.storage._scan import Scanned, scan_records
 from o3storage.storage._space import SpaceAccount
 from o3storage.storage._types import KIB, FrameMissing, SealedFrame
-from o3storage.storage._volume import HEADER_BYTES, VolumeKind
+from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
 
 STATE_BODY_BYTES = 48 * KIB
 """Rows of one state record: below the size that is aligned on its own."""
@@ -59,6 +61,8 @@ PLACE_RUNS = 500
 """Runs that one log record places: each is a row that one step on the loop writes."""
 PAUSE_BYTES = 64 * KIB
 """After so much was read the compaction yields, and sleeps to keep its rate."""
+REST_RATIO = 2
+"""Rest after each piece of work, in parts of its time: requests keep most of the thread."""
 MIN_GARBAGE_BYTES = 64 * KIB
 """A volume with less garbage is left alone whatever its ratio."""
 
@@ -104,8 +108,12 @@ class Compactor:
         least = self.core.options.compaction_garbage_ratio if ratio is None else ratio
         best: Volume | None = None
         best_ratio = 0.0
+        changes = sum(volume.change_bytes for volume in self.core.volumes.values())
+        # what part of all recorded changes still stands: about what the index's tables take
+        standing = min(1.0, (self.core.index.disk_bytes + 1) / (changes + 1))
         for volume in self.core.volumes.values():
-            garbage = volume.size_bytes - HEADER_BYTES - volume.row_bytes
+            live = volume.placed_bytes + int(volume.change_bytes * standing)
+            garbage = volume.size_bytes - HEADER_BYTES - live
             if not self._may_free(volume) or garbage < min(
                 MIN_GARBAGE_BYTES, self.core.options.log_volume_bytes // 8
             ):
@@ -140,6 +148,11 @@ class Compactor:
         mover = _Mover()
         try:
             before = self.bulk.written_bytes
+            if await self._is_dead(volume):
+                freed = volume.size_bytes
+                await self.core.drop_volume(volume)
+                self.core.stats.compactions += 1
+                return freed
             bad = await self._move(volume, mover, reaped)
             if bad and await self._is_placed(volume):
                 volume.keep = True
@@ -155,6 +168,30 @@ class Compactor:
             self.frames.moving = None
             self.log.place_runs([], [], unless=())
 
+    async def _is_dead(self, volume: Volume) -> bool:
+        """The account says that nothing of a bulk volume is placed, and the headers of its records
+        agree: bodies need not be read, so space comes back as fast as it was overwritten."""
+        if volume.kind is not VolumeKind.BULK or volume.placed_bytes > 0 or volume.change_bytes:
+            return False
+        volume = await self.core.open_for_read(volume.volume)
+        assert volume.file is not None
+        at = HEADER_BYTES
+        while at + PREFIX_BYTES <= volume.size_bytes:
+            try:
+                header = parse_header(await volume.file.read(at, PREFIX_BYTES))
+            except RecordBad:
+                return False  # packed records, or damage: the slow way looks closer
+            if header.kind != FRAME:
+                return False
+            try:
+                run, _ = await self.frames.find(header.a, header.b)
+            except FrameMissing:
+                run = None
+            if run is not None and run.volume == volume.volume:
+                return False
+            at = align(at + header.size_bytes)
+        return True
+
     async def _move(self, volume: Volume, mover: _Mover, reaped: set[bytes]) -> bool:
         """Returns whether anything in the volume could not be read."""
         bad = False
@@ -162,11 +199,15 @@ class Compactor:
         rows_bytes = 0
         since = 0
         singles = 0
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         async for found in scan_records(self.core, volume):
             since += found.size_bytes
             if since >= PAUSE_BYTES:
-                await asyncio.sleep(since / self.core.options.compaction_bytes_per_s)
+                pause_s = since / self.core.options.compaction_bytes_per_s
+                await asyncio.sleep(max(pause_s, REST_RATIO * (loop.time() - began_s)))
                 since = 0
+                began_s = loop.time()
             if found.header is None:
                 bad = True
             elif found.header.kind == FRAME:

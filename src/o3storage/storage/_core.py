@@ -57,6 +57,7 @@ class Volume:
     """One volume file."""
 
     __slots__ = (
+        "change_bytes",
         "dead_bytes",
         "file",
         "header",
@@ -64,7 +65,7 @@ class Volume:
         "in_use",
         "keep",
         "path",
-        "row_bytes",
+        "placed_bytes",
         "sealed",
         "sealer",
         "size_bytes",
@@ -84,7 +85,9 @@ class Volume:
         """Nothing is written to it any more."""
         self.dead_bytes = 0
         """Of frames that lost their placement here; an estimate that compaction goes by."""
-        self.row_bytes = 0
+        self.change_bytes = 0
+        """Of records that hold changes of rows: a rebuild may need them; what part is estimated."""
+        self.placed_bytes = 0
         """Of frames that are placed here."""
         self.unlinked = False
         self.holds = 0

@@ -80,8 +80,9 @@ class Flusher:
             volumes={
                 number: VolumeCount(
                     volume.size_bytes if volume.sealed else 0,
-                    max(0, volume.row_bytes),
+                    max(0, volume.placed_bytes),
                     volume.dead_bytes,
+                    volume.change_bytes,
                 )
                 for number, volume in core.volumes.items()
             },

@@ -233,7 +233,7 @@ class Frames:
             volume = self.core.volumes.get(run.volume)
             if volume is not None:
                 size = run_bytes(run)
-                volume.row_bytes -= size
+                volume.placed_bytes -= size
                 volume.dead_bytes += size
 
     async def close(self) -> None:

@@ -468,6 +468,7 @@ class LogWriter:
             group.written_applied = index
             hashes.append(digest)
             offset += size
+            volume.change_bytes += size
         if self._reaped:
             runs = [run for run in runs if run[0] not in self._reaped]
         if runs:
@@ -480,6 +481,7 @@ class LogWriter:
             )
             hashes.append(digest)
             offset += size
+            volume.change_bytes += size
             rows += changes
         for append in self._gathered:
             if append.group is not None:
@@ -525,7 +527,7 @@ class LogWriter:
                         encode_run(Run(volume.volume, offset, 1, size, size)),
                     )
                 )
-                volume.row_bytes += size
+                volume.placed_bytes += size
                 hashes.append(digest)
                 offset += size
         assert offset - start <= payload

@@ -2,7 +2,7 @@
 
 Little-endian: version u32, sequence u64, floor volume u32, groups u32, volumes u32; then per group
 (group u32, applied index u64); then per volume (id u32, size u64 or 0 while written, placed bytes
-u64, dead bytes u64).
+u64, dead bytes u64, bytes of changes u64).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from o3storage.storage._types import StoreDamaged
 MARK_VERSION = 1
 _HEAD = struct.Struct("<IQIII")
 _GROUP = struct.Struct("<IQ")
-_VOLUME = struct.Struct("<IQQQ")
+_VOLUME = struct.Struct("<IQQQQ")
 
 
 @dataclass(slots=True)
@@ -26,6 +26,7 @@ class VolumeCount:
     """0 while it is written."""
     placed_bytes: int
     dead_bytes: int
+    change_bytes: int
 
 
 @dataclass(slots=True)
@@ -55,7 +56,13 @@ class Mark:
         for volume in sorted(self.volumes):
             count = self.volumes[volume]
             parts.append(
-                _VOLUME.pack(volume, count.size_bytes, count.placed_bytes, count.dead_bytes)
+                _VOLUME.pack(
+                    volume,
+                    count.size_bytes,
+                    count.placed_bytes,
+                    count.dead_bytes,
+                    count.change_bytes,
+                )
             )
         return b"".join(parts)
 

@@ -92,6 +92,7 @@ class _Gather(Replay):
                 run = encode_run(Run(info.volume, offset, 1, size, size))
                 self.stage(header.sequence, [(placement_key(header.a, header.b), run)])
             elif header.kind in (OUTCOME, LOCAL):
+                self.core.volumes[info.volume].change_bytes += header.size_bytes
                 body = open_body(data, header, sealer, offset, offset)
                 rows, released = decode_rows(body)
                 rows += [(released_key(stream), b"") for stream in released]
@@ -230,6 +231,7 @@ async def _gather_state(core: Core, volume: Volume, gather: _Gather, staging: Ro
             rows = decode_state(open_body(found.data, found.header, sealer, found.offset))
         except RecordBad as error:
             raise StoreDamaged(f"{volume.path} at {found.offset}: {error}") from error
+        volume.change_bytes += found.size_bytes
         for sequence, key, value in rows:
             gather.stage(sequence, [(key, value)])
         if len(gather.staged) >= STEP_ROWS:
@@ -280,7 +282,9 @@ async def _copy(
     progress: Callable[[str, float], None] | None,
 ) -> None:
     """All rows that still stand, and the account of the volumes."""
-    counts = {number: VolumeCount(0, 0, 0) for number in core.volumes}
+    counts = {
+        number: VolumeCount(0, 0, 0, core.volumes[number].change_bytes) for number in core.volumes
+    }
     low = b""
     while True:
         rows = await staging.scan(low, b"\xff", STEP_ROWS)

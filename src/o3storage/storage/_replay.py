@@ -100,9 +100,12 @@ class Replay:
                     run = Run(info.volume, offset, 1, size, size)
                     self._place(placement_key(header.a, header.b), encode_run(run))
             elif kind == OUTCOME:
+                if header.sequence > self.mark.sequence:
+                    core.volumes[info.volume].change_bytes += header.size_bytes
                 self._outcome(data, offset, header, sealer)
             elif kind == LOCAL:
                 if header.sequence > self.mark.sequence:
+                    core.volumes[info.volume].change_bytes += header.size_bytes
                     rows, _ = decode_rows(open_body(data, header, sealer, offset, offset))
                     for key, value in rows:
                         self._place_again(key, value)
@@ -222,7 +225,7 @@ class Replay:
             run = decode_run(value)
             volume = self.core.volumes.get(run.volume)
             if volume is not None:
-                volume.row_bytes += run_bytes(run)
+                volume.placed_bytes += run_bytes(run)
         self._rows.append((key, value))
         if len(self._rows) >= ROWS_PER_WRITE:
             self._write()
@@ -238,7 +241,7 @@ class Replay:
             run = decode_run(old)
             volume = self.core.volumes.get(run.volume)
             if volume is not None:
-                volume.row_bytes -= run_bytes(run)
+                volume.placed_bytes -= run_bytes(run)
         self._place(key, value)
 
     def _write(self) -> None:

@@ -136,8 +136,9 @@ class Store:
         core.sequence = max(core.sequence, mark.sequence)
         for number, count in mark.volumes.items():
             if number in core.volumes:
-                core.volumes[number].row_bytes = count.placed_bytes
+                core.volumes[number].placed_bytes = count.placed_bytes
                 core.volumes[number].dead_bytes = count.dead_bytes
+                core.volumes[number].change_bytes = count.change_bytes
         replay = Replay(core, mark, core.sealer_now)
         walked = _open.volumes_to_walk(core, log_volumes, mark.floor_volume)
         result = await _open.read_log(core, walked, replay, mark.floor_volume, on_progress)
@@ -518,9 +519,9 @@ class Store:
         volumes = core.volumes.values()
         stats.log_volumes = sum(volume.kind is VolumeKind.LOG for volume in volumes)
         stats.bulk_volumes = len(core.volumes) - stats.log_volumes
-        stats.live_frame_bytes = sum(volume.row_bytes for volume in volumes)
+        stats.live_frame_bytes = sum(volume.placed_bytes for volume in volumes)
         stats.garbage_bytes = sum(
-            max(0, volume.size_bytes - volume.row_bytes) for volume in volumes
+            max(0, volume.size_bytes - volume.placed_bytes) for volume in volumes
         )
         return stats
 

@@ -1,0 +1,216 @@
+"""Compaction frees garbage and loses nothing; scrub finds what is bad."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from o3storage.simulation import SimDisk, run
+from o3storage.storage import FrameBad, FrameMissing
+
+from .support import entry, frame, hard, open_store, store_on, stream_id
+
+BULK = {"bulk_volume_bytes": 128 * 1024, "bulk_allocate_bytes": 32 * 1024}
+
+
+async def upload(store, stream, frames, size=20_000):
+    writer = store.open_stream(stream_id(stream))
+    for n in range(frames):
+        await writer.write(frame(stream, n, size, last=n == frames - 1))
+    await writer.sync()
+
+
+async def release(store, index, streams):
+    await store.append(1, hard(1), [entry(index)])
+    store.apply(1, index, [], [stream_id(s) for s in streams])
+
+
+async def compact_all(store):
+    rounds = 0
+    await store.flush()
+    while await store.compact():
+        rounds += 1
+        await store.flush()
+    return rounds
+
+
+def volumes(disk, suffix=".bulk"):
+    return [n for n, node in disk.image.names.items() if node and n.endswith(suffix)]
+
+
+def test_dead_bulk_volumes_are_freed_without_reading_bodies():
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            await upload(store, 1, 12)
+            await upload(store, 2, 12)
+            before = len(volumes(disk))
+            await release(store, 1, [1, 2])
+            reads = disk.operations.get("read", 0)
+            assert await compact_all(store) >= before - 1
+            assert len(volumes(disk)) <= 1
+            assert disk.operations["read"] - reads < 40 + 12
+
+    run(main(), 1)
+
+
+def test_live_frames_move_and_stay_readable():
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            for s in range(1, 7):
+                await upload(store, s, 3 + s % 3, 9_000 if s % 2 else 300)
+            await upload(store, 50, 8)  # seals what came before
+            await release(store, 1, [1, 3, 5])
+            assert await compact_all(store)
+            for s in (2, 4, 6):
+                for n in range(3 + s % 3):
+                    data = await store.read_frame(stream_id(s), n)
+                    assert bytes(data) == frame(s, n, 9_000 if s % 2 else 300).data
+            for s in (1, 3, 5):
+                with pytest.raises(FrameMissing):
+                    await store.read_frame(stream_id(s), 0)
+        async with store_on(disk, **BULK) as store:
+            for n in range(8):
+                data = await store.read_frame(stream_id(50), n)
+                assert bytes(data) == frame(50, n, 20_000).data
+
+    run(main(), 2)
+
+
+def test_readers_never_notice():
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            index = 0
+            for s in range(1, 41):
+                index += 1
+                await store.append(1, hard(1), [entry(index)], [frame(s, size=3000)])
+                store.apply(1, index, [])
+            reading = True
+            reads = 0
+
+            async def reader():
+                nonlocal reads
+                while reading:
+                    for s in range(2, 41, 2):
+                        data = await store.read_frame(stream_id(s), 0)
+                        assert bytes(data) == frame(s, size=3000).data
+                        reads += 1
+
+            tasks = [asyncio.ensure_future(reader()) for _ in range(3)]
+            await release(store, index + 1, range(1, 41, 2))
+            await store.flush()
+            assert await compact_all(store)
+            reading = False
+            await asyncio.gather(*tasks)
+            assert reads > 100
+
+    run(main(), 3)
+
+
+def test_a_pinned_stream_outlives_its_release():
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            await upload(store, 1, 6)
+            await upload(store, 2, 12)
+            store.pin(stream_id(1))
+            await release(store, 1, [1, 2])
+            await compact_all(store)
+            for n in range(6):
+                assert bytes(await store.read_frame(stream_id(1), n)) == frame(1, n, 20_000).data
+            store.unpin(stream_id(1))
+            with pytest.raises(FrameMissing):
+                await store.read_frame(stream_id(1), 0)
+            await compact_all(store)
+
+    run(main(), 4)
+
+
+def test_frames_that_wait_for_their_placement_are_no_garbage():
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            writer = store.open_stream(stream_id(1))
+            for n in range(4):
+                await writer.write(frame(1, n, 20_000, last=n == 3))
+            await upload(store, 2, 12)
+            await release(store, 1, [2])
+            await compact_all(store)
+            await writer.sync()
+            for n in range(4):
+                assert bytes(await store.read_frame(stream_id(1), n)) == frame(1, n, 20_000).data
+            # given up instead: its volume can go
+            other = store.open_stream(stream_id(3))
+            await other.write(frame(3, 0, 20_000))
+            await upload(store, 4, 12)
+            other.discard()
+            await release(store, 2, [1, 4])
+            assert await compact_all(store)
+            assert len(volumes(disk)) <= 1
+
+    run(main(), 5)
+
+
+def test_entries_that_a_follower_needs_are_kept():
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, reload_log_bytes=0) as store:
+            for i in range(1, 60):
+                await store.append(1, hard(1), [entry(i)], [frame(i, size=4000)])
+                store.apply(1, i, [], [stream_id(i)])
+            store.keep_entries_from(1, 5)
+            await compact_all(store)
+            assert store.log_state(1).first_index <= 5
+            assert len(await store.entries(1, 5, 60, 1 << 20)) == 55
+            store.keep_entries_from(1, None)
+            await compact_all(store)
+            assert store.log_state(1).first_index > 5
+            assert store.term(1, store.log_state(1).first_index - 1) == 1
+
+    run(main(), 6)
+
+
+def test_a_volume_with_a_bad_live_frame_is_kept_and_scrub_tells():
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk, **BULK)
+        await upload(store, 1, 3)
+        await upload(store, 2, 12)
+        (path,) = volumes(disk)[:1]
+        disk.rot(path, 8192 + 5000)
+        await release(store, 1, [2])
+        await compact_all(store)
+        assert path in volumes(disk)
+        found = []
+        assert await store.scrub(found.append) == 1
+        assert (found[0].stream, found[0].number) == (stream_id(1), 0)
+        with pytest.raises(FrameBad):
+            await store.read_frame(stream_id(1), 0)
+        assert bytes(await store.read_frame(stream_id(1), 2)) == frame(1, 2, 20_000).data
+        # it is repaired by writing the frame anew
+        writer = store.open_stream(stream_id(1))
+        await writer.write(frame(1, 0, 20_000, last=False))
+        await writer.sync()
+        assert bytes(await store.read_frame(stream_id(1), 0)) == frame(1, 0, 20_000).data
+        for n in (1, 2):
+            assert bytes(await store.read_frame(stream_id(1), n)) == frame(1, n, 20_000).data
+        await store.close()
+
+    run(main(), 7)
+
+
+def test_scrub_of_a_good_store_finds_nothing():
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            await upload(store, 1, 12)
+            for i in range(1, 40):
+                await store.append(1, hard(1), [entry(i)], [frame(i + 10, size=4000)])
+                store.apply(1, i, [(b"\x10a", b"b")])
+            assert await store.scrub() == 0
+            assert store.stats().scrubbed_bytes > 200_000
+
+    run(main(), 8)
