@@ -13,6 +13,7 @@ import sys
 MEASUREMENTS = {
     "requests": "server CPU per signed request: GET, PUT, HEAD, LIST",
     "group_commit": "PUT rate with the real sync, without any, and with a slow one",
+    "half_database": "PUT and GET latency against the same front over SQLite",
     "bodies": "large PUT and GET against a plain loop over the same primitives",
     "index_vs_sqlite": "the index alone against SQLite (WAL, synchronous=FULL)",
     "http_floor": "the HTTP layer alone, trivial handler",
