@@ -164,7 +164,8 @@ def test_entries_that_a_follower_needs_are_kept():
             store.keep_entries_from(1, 5)
             await compact_all(store)
             assert store.log_state(1).first_index <= 5
-            assert len(await store.entries(1, 5, 60, 1 << 20)) == 55
+            found = store.entries(1, 5, 60, 1 << 20)
+            assert len(found if isinstance(found, list) else await found) == 55
             store.keep_entries_from(1, None)
             await compact_all(store)
             assert store.log_state(1).first_index > 5

@@ -29,7 +29,7 @@ from o3storage.storage._records import (
     frame_parts,
     seal_record,
 )
-from o3storage.storage._rows import MAX_RUN_FRAMES, Run
+from o3storage.storage._rows import MAX_RUN_FRAMES, Run, placement_bounds, placement_key
 from o3storage.storage._types import (
     KIB,
     MIB,
@@ -148,7 +148,7 @@ class _Item:
 class StreamWriter(RecordOwner):
     """Writes one stream's frames into the bulk volume. Made by `Store.open_stream`."""
 
-    __slots__ = ("_bulk", "_runs", "stream")
+    __slots__ = ("_bulk", "_cuts", "_runs", "stream")
 
     def __init__(self, bulk: BulkWriter, stream: bytes) -> None:
         super().__init__()
@@ -157,6 +157,8 @@ class StreamWriter(RecordOwner):
         self.stream = stream
         self._bulk = bulk
         self._runs = RunBuilder()
+        self._cuts: bool | None = None
+        """Frames of this stream were placed before this writer; None before the first sync."""
 
     async def write(self, frame: SealedFrame) -> None:
         """Queue the frame; waits while the queue is over its bound (backpressure).
@@ -175,7 +177,13 @@ class StreamWriter(RecordOwner):
         await self._bulk.sync()
         if self.error is not None:
             raise self.error
-        runs = [(self.stream, first, run) for first, run in self._runs.take()]
+        new = self._runs.take()
+        if self._cuts is None:
+            self._cuts = bool(await self._bulk.placed_at(self.stream, 0xFFFFFFFF))
+        if self._cuts:  # a repair: have what it may cut into at hand when it is placed
+            for first, run in new:
+                await self._bulk.placed_at(self.stream, first + run.frames)
+        runs = [(self.stream, first, run, self._cuts) for first, run in new]
         log = self._bulk.log
         log.place_runs(runs, self.take_held())
         if wait_placement:
@@ -258,6 +266,12 @@ class BulkWriter:
         self._syncs.append((self._items_queued, done))
         self._kick()
         await done
+
+    async def placed_at(self, stream: bytes, number: int) -> list[tuple[bytes, bytes]]:
+        """The placement row for the last run that begins at or before frame `number`."""
+        return await self.core.index.scan(
+            placement_key(stream, number), placement_bounds(stream)[1], 1
+        )
 
     def _kick(self) -> None:
         wake, self._wake = self._wake, None

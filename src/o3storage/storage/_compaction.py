@@ -26,7 +26,7 @@ from o3storage.storage._core import Core, Volume
 from o3storage.storage._flush import Flusher
 from o3storage.storage._frames import Frames, frame_place
 from o3storage.storage._groups import unpack_place
-from o3storage.storage._log import LogWriter
+from o3storage.storage._log import LogWriter, PlacedRun
 from o3storage.storage._records import (
     FLAG_LAST,
     FRAME,
@@ -46,7 +46,6 @@ from o3storage.storage._records import (
 from o3storage.storage._rows import (
     PLACEMENT_TABLE,
     RELEASED_TABLE,
-    Run,
     decode_run,
     released_key,
 )
@@ -153,8 +152,9 @@ class Compactor:
                 await self.core.drop_volume(volume)
                 self.core.stats.compactions += 1
                 return freed
+            cuts = self.log.cuts
             bad = await self._move(volume, mover, reaped)
-            if bad and await self._is_placed(volume):
+            if (bad or self.log.cuts != cuts) and await self._is_placed(volume):
                 volume.keep = True
                 return 0
             freed = volume.size_bytes - (self.bulk.written_bytes - before)
@@ -251,13 +251,13 @@ class Compactor:
         await self.bulk.sync()
         if mover.error is not None:
             raise mover.error
-        runs: list[tuple[bytes, int, Run]] = []
+        runs: list[PlacedRun] = []
         rest: dict[bytes, RunBuilder] = {}
         for stream, builder in mover.streams.items():
             if not whole and not builder.single():
                 rest[stream] = builder
                 continue
-            runs += [(stream, first, run) for first, run in builder.take()]
+            runs += [(stream, first, run, False) for first, run in builder.take()]
             if len(runs) >= PLACE_RUNS:
                 self.log.place_runs(runs, [], unless=reaped)
                 await self.log.settle()

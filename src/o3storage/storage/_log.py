@@ -50,7 +50,15 @@ from o3storage.storage._records import (
     group_words,
     seal_record,
 )
-from o3storage.storage._rows import RowChange, Run, encode_run, placement_key
+from o3storage.storage._rows import (
+    RowChange,
+    Run,
+    decode_run,
+    encode_run,
+    placement_bounds,
+    placement_key,
+    split_placement_key,
+)
 from o3storage.storage._types import (
     MIB,
     SEAL_TAG_BYTES,
@@ -62,6 +70,7 @@ from o3storage.storage._types import (
     StoreOutOfService,
 )
 from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
+from o3storage.storage.index import Miss
 
 RECORD_OVERHEAD = PREFIX_BYTES + SEAL_TAG_BYTES
 OUTCOME_WAIT_BYTES = 1 * MIB
@@ -73,6 +82,10 @@ FULL_RETRY_S = 1.0
 LOW_ROOM_BYTES = 12 * MIB
 """Without a spare volume and with less room than this, appends are refused: one more of the
 largest append must fit, with the outcomes that wait."""
+
+
+PlacedRun = tuple[bytes, int, Run, bool]
+"""(stream, first frame, run, whether it may cut into a run that is placed already)."""
 
 
 class _Append:
@@ -175,9 +188,11 @@ class LogWriter:
         self._queue: deque[_Append] = deque()
         self._outcomes: deque[tuple[GroupLog, int, int, bytes]] = deque()
         self._outcome_bytes = 0
-        self._runs: list[tuple[bytes, int, Run]] = []
+        self._runs: list[PlacedRun] = []
         self._held: list[Volume] = []
         self._reaped: Container[bytes] = ()
+        self.cuts = 0
+        """Runs that were placed over parts of others (repair)."""
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._spare: asyncio.Task[Volume] | None = None
@@ -294,14 +309,14 @@ class LogWriter:
 
     def place_runs(
         self,
-        runs: Sequence[tuple[bytes, int, Run]],
+        runs: Sequence[PlacedRun],
         held: Sequence[Volume],
         *,
         unless: Container[bytes] | None = None,
     ) -> None:
-        """(stream, first frame, run) whose frames are durable; placed with the next batch, all of
-        them at once. `held` volumes are let go then. Streams that are in `unless` at that time are
-        left out (compaction: they were released meanwhile)."""
+        """Runs whose frames are durable; placed with the next batch, all of them at once. `held`
+        volumes are let go then. Streams that are in `unless` at that time are left out
+        (compaction: they were released meanwhile)."""
         self._runs += runs
         self._held += held
         if unless is not None:
@@ -390,7 +405,7 @@ class LogWriter:
     ) -> tuple[
         _Infos,
         list[tuple[GroupLog, int, int, bytes]],
-        list[tuple[bytes, int, Run]],
+        list[PlacedRun],
         int,
     ]:
         """Take from the queues what the next batch will hold; with its records' bytes."""
@@ -447,7 +462,7 @@ class LogWriter:
         self,
         infos: _Infos,
         outcomes: list[tuple[GroupLog, int, int, bytes]],
-        runs: list[tuple[bytes, int, Run]],
+        runs: list[PlacedRun],
         payload: int,
     ) -> tuple[bytes, list[tuple[GroupLog, int]]]:
         """The batch's bytes and, by group, the last index in it. Places frames and entries."""
@@ -473,9 +488,15 @@ class LogWriter:
             runs = [run for run in runs if run[0] not in self._reaped]
         if runs:
             core.sequence += 1
-            changes: list[RowChange] = [
-                (placement_key(stream, first), encode_run(run)) for stream, first, run in runs
-            ]
+            changes: list[RowChange] = []
+            for stream, first, run, cuts in runs:
+                if cuts:
+                    self.cuts += 1
+                    try:
+                        changes += self._rest_of_cut(stream, first + run.frames)
+                    except LookupError:
+                        continue  # rather the old run as it is than a part of it lost
+                changes.append((placement_key(stream, first), encode_run(run)))
             digest, size = seal_record(
                 parts, sealer, offset, LOCAL, 0, 0, 0, 0, core.sequence, encode_rows(changes)
             )
@@ -564,6 +585,24 @@ class LogWriter:
             if flags & FLAG_ENTRIES
         ]
 
+    def _rest_of_cut(self, stream: bytes, end: int) -> list[RowChange]:
+        """A run that goes on over `end` keeps its frames from there, as a run of its own.
+        LookupError if the table would have to be read from the disk."""
+        rows = self.core.index.scan_now(placement_key(stream, end), placement_bounds(stream)[1], 1)
+        if isinstance(rows, Miss):
+            raise LookupError
+        if not rows:
+            return []
+        _, first = split_placement_key(rows[0][0])
+        run = decode_run(rows[0][1])
+        skip = end - first
+        if skip <= 0 or skip >= run.frames:
+            return []
+        rest = run._replace(
+            offset=run.offset + skip * align(run.record_bytes), frames=run.frames - skip
+        )
+        return [(placement_key(stream, end), encode_run(rest))]
+
     def _complete(self, entries: list[tuple[GroupLog, int]]) -> None:
         for group, last in entries:
             group.durable_index = max(group.durable_index, min(last, group.cut))
@@ -618,9 +657,9 @@ class LogWriter:
         await self.core.seal(old)
 
 
-def _runs_bytes(runs: Sequence[tuple[bytes, int, Run]]) -> int:
+def _runs_bytes(runs: Sequence[PlacedRun]) -> int:
     """Upper bound of the body of the LOCAL record for these runs."""
-    return 8 + 64 * len(runs)
+    return 8 + sum(128 if cuts else 64 for _, _, _, cuts in runs)
 
 
 def _group_info(group: GroupLog, flags: int, first: int, previous_term: int) -> GroupInfo:

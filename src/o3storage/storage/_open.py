@@ -192,7 +192,7 @@ async def settle_tail(core: Core, result: WalkResult) -> None:
             file = await core.disk.open(volume.path, OpenMode.WRITE)
             try:
                 await file.write(last.offset, [data])
-                if any(region.volume == last.volume for region in torn):
+                if volume.size_bytes > result.ends[last.volume]:
                     await file.truncate(result.ends[last.volume])
                 await file.sync()
             finally:

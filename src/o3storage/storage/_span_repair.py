@@ -63,6 +63,7 @@ class SpanRepair:
         self.compactor = compactor
         self._wanted: list[tuple[bytes, bytes | None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._mending = asyncio.Lock()
 
     def wanted(self, bad: BadBlock) -> None:
         """A read met this block. Returns at once."""
@@ -87,9 +88,12 @@ class SpanRepair:
                 await asyncio.sleep(RETRY_S)
 
     async def repair(self) -> int:
-        """Repair the first wanted span; returns its rows. Raises StoreError, DiskError."""
-        if not self._wanted:
-            return 0
+        """Repair the first wanted span (after the one under way); returns its rows.
+        Raises StoreError, DiskError."""
+        async with self._mending:
+            return await self._repair_first() if self._wanted else 0
+
+    async def _repair_first(self) -> int:
         low, high = self._wanted[0]
         overlay: dict[bytes, bytes | None] = {}
         async with self.compactor.rest():
