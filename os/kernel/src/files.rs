@@ -483,7 +483,11 @@ impl File {
                 if frames::available() < 64 {
                     return Err(Errno::ENOBUFS);
                 }
-                Ok(network::with(|stack, _| stack.send(*socket, data))?)
+                match network::with(|stack, _| stack.send(*socket, data)) {
+                    // Linux's answer for a stream that was never connected.
+                    Err(net::Error::NotConnected) => Err(Errno::EPIPE),
+                    result => Ok(result?),
+                }
             }
             Object::Socket(socket, net::Kind::Datagram) => {
                 Ok(network::with(|stack, now| stack.send_to(*socket, data, None, now))?)

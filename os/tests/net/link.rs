@@ -1,6 +1,9 @@
 //! Two stacks on a wire with a rate, a delay, a queue and faults, in virtual time. The file that
 //! takes this module in has the stack's public names in scope.
 
+// Each program uses a part of it.
+#![allow(dead_code)]
+
 use super::*;
 use std::cmp::Reverse;
 use std::collections::hash_map::DefaultHasher;

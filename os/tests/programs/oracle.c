@@ -344,7 +344,6 @@ static void waiting(void)
     group = "wait";
     T(pipe2(p, O_NONBLOCK));
     T(epoll_create1(99));
-    T(epoll_create(0));
     int e = T(epoll_create1(0));
     T(epoll_ctl(e, EPOLL_CTL_ADD, p[0], &event));
     T(epoll_ctl(e, EPOLL_CTL_ADD, p[0], &event));

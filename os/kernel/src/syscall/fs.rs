@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 use vfs::{Kind, NodeId};
 
 const AT_FDCWD: i32 = -100;
-const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
-const AT_REMOVEDIR: u64 = 0x200;
+pub const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
+pub const AT_REMOVEDIR: u64 = 0x200;
 const AT_SYMLINK_FOLLOW: u64 = 0x400;
 const AT_EMPTY_PATH: u64 = 0x1000;
 const O_CREAT: u64 = 0x40;
@@ -24,7 +24,7 @@ const O_CLOEXEC: u64 = 0x8_0000;
 const O_REFUSED: u64 = 0x4000 | 0x20_0000 | 0x40_0000 & !O_DIRECTORY;
 /// Bits of the flags that fcntl shows.
 const O_SHOWN: u64 = 3 | 0x400 | 0x800 | 0x1000 | 0x10_1000 | 0x8000;
-const HERE: u64 = AT_FDCWD as u32 as u64;
+pub const HERE: u64 = AT_FDCWD as u32 as u64;
 /// The type that statfs tells of files in memory.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
@@ -39,10 +39,7 @@ fn base(fd: u64, path: &str) -> Result<NodeId, Errno> {
     }
 }
 
-pub fn open(frame: &mut Frame, &[path, flags, mode, ..]: &Args) -> Answer {
-    openat(frame, &[HERE, path, flags, mode, 0, 0])
-}
-
+/// Limits: no O_TMPFILE, O_PATH or O_DIRECT; O_SYNC and O_DSYNC change nothing in memory.
 pub fn openat(_: &mut Frame, &[fd, path, flags, mode, ..]: &Args) -> Answer {
     let path = usercopy::read_path(path)?;
     if flags & O_REFUSED != 0 {
@@ -89,6 +86,7 @@ pub fn openat(_: &mut Frame, &[fd, path, flags, mode, ..]: &Args) -> Answer {
     files::install(file, flags & O_CLOEXEC != 0, 0)
 }
 
+/// Limits: SEEK_SET, SEEK_CUR, SEEK_END; no holes.
 pub fn lseek(_: &mut Frame, &[fd, offset, whence, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     let base = match (&file.object, whence) {
@@ -141,14 +139,7 @@ fn stat_file(file: &File, at: u64) -> Answer {
     usercopy::write(at, &abi::stat_bytes(&fields)).map(|()| 0)
 }
 
-pub fn stat(frame: &mut Frame, &[path, at, ..]: &Args) -> Answer {
-    newfstatat(frame, &[HERE, path, at, 0, 0, 0])
-}
-
-pub fn lstat(frame: &mut Frame, &[path, at, ..]: &Args) -> Answer {
-    newfstatat(frame, &[HERE, path, at, AT_SYMLINK_NOFOLLOW, 0, 0])
-}
-
+/// Limits: one time for access, change and modification.
 pub fn fstat(_: &mut Frame, &[fd, at, ..]: &Args) -> Answer {
     stat_file(&*files::get(fd)?, at)
 }
@@ -167,14 +158,6 @@ pub fn newfstatat(_: &mut Frame, &[fd, path, at, flags, ..]: &Args) -> Answer {
     let base = base(fd, &path)?;
     let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
     write_stat(at, with_tree(|tree| tree.lookup(base, &path, follow))?)
-}
-
-pub fn access(frame: &mut Frame, &[path, mode, ..]: &Args) -> Answer {
-    faccessat2(frame, &[HERE, path, mode, 0, 0, 0])
-}
-
-pub fn faccessat(frame: &mut Frame, &[fd, path, mode, ..]: &Args) -> Answer {
-    faccessat2(frame, &[fd, path, mode, 0, 0, 0])
 }
 
 pub fn faccessat2(_: &mut Frame, &[fd, path, mode, flags, ..]: &Args) -> Answer {
@@ -231,23 +214,11 @@ pub fn getdents64(_: &mut Frame, &[fd, at, size, ..]: &Args) -> Answer {
     Ok(bytes.len() as u64)
 }
 
-pub fn mkdir(frame: &mut Frame, &[path, mode, ..]: &Args) -> Answer {
-    mkdirat(frame, &[HERE, path, mode, 0, 0, 0])
-}
-
 pub fn mkdirat(_: &mut Frame, &[fd, path, mode, ..]: &Args) -> Answer {
     let path = usercopy::read_path(path)?;
     let base = base(fd, &path)?;
     let (permissions, now) = (mode as u32 & !files::umask(), time::date_ns());
     with_tree(|tree| tree.mkdir(base, &path, permissions, now)).map(|()| 0)
-}
-
-pub fn rmdir(frame: &mut Frame, &[path, ..]: &Args) -> Answer {
-    unlinkat(frame, &[HERE, path, AT_REMOVEDIR, 0, 0, 0])
-}
-
-pub fn unlink(frame: &mut Frame, &[path, ..]: &Args) -> Answer {
-    unlinkat(frame, &[HERE, path, 0, 0, 0, 0])
 }
 
 pub fn unlinkat(_: &mut Frame, &[fd, path, flags, ..]: &Args) -> Answer {
@@ -264,14 +235,8 @@ pub fn unlinkat(_: &mut Frame, &[fd, path, flags, ..]: &Args) -> Answer {
     .map(|()| 0)
 }
 
-pub fn rename(frame: &mut Frame, &[old, new, ..]: &Args) -> Answer {
-    renameat2(frame, &[HERE, old, HERE, new, 0, 0])
-}
-
-pub fn renameat(frame: &mut Frame, &[old_fd, old, new_fd, new, ..]: &Args) -> Answer {
-    renameat2(frame, &[old_fd, old, new_fd, new, 0, 0])
-}
-
+/// Limits: RENAME_NOREPLACE is the only flag; both directories are the working directory or the
+/// same, or the paths absolute.
 pub fn renameat2(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) -> Answer {
     if flags & !1 != 0 {
         return Err(Errno::EINVAL);
@@ -296,10 +261,7 @@ fn common_base(old_fd: u64, old: &str, new_fd: u64, new: &str) -> Result<NodeId,
     }
 }
 
-pub fn link(frame: &mut Frame, &[old, new, ..]: &Args) -> Answer {
-    linkat(frame, &[HERE, old, HERE, new, 0, 0])
-}
-
+/// Limits: directories as for renameat2.
 pub fn linkat(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) -> Answer {
     if flags & !AT_SYMLINK_FOLLOW != 0 {
         return Err(Errno::EINVAL);
@@ -310,19 +272,11 @@ pub fn linkat(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) -> An
     with_tree(|tree| tree.link(base, &old, &new, now)).map(|()| 0)
 }
 
-pub fn symlink(frame: &mut Frame, &[target, path, ..]: &Args) -> Answer {
-    symlinkat(frame, &[target, HERE, path, 0, 0, 0])
-}
-
 pub fn symlinkat(_: &mut Frame, &[target, fd, path, ..]: &Args) -> Answer {
     let (target, path) = (usercopy::read_path(target)?, usercopy::read_path(path)?);
     let base = base(fd, &path)?;
     let now = time::date_ns();
     with_tree(|tree| tree.symlink(base, &path, &target, now)).map(|()| 0)
-}
-
-pub fn readlink(frame: &mut Frame, &[path, at, size, ..]: &Args) -> Answer {
-    readlinkat(frame, &[HERE, path, at, size, 0, 0])
 }
 
 pub fn readlinkat(_: &mut Frame, &[fd, path, at, size, ..]: &Args) -> Answer {
@@ -335,10 +289,6 @@ pub fn readlinkat(_: &mut Frame, &[fd, path, at, size, ..]: &Args) -> Answer {
     let length = target.len().min(size as usize);
     usercopy::write(at, &target.as_bytes()[..length])?;
     Ok(length as u64)
-}
-
-pub fn chmod(frame: &mut Frame, &[path, mode, ..]: &Args) -> Answer {
-    fchmodat(frame, &[HERE, path, mode, 0, 0, 0])
 }
 
 pub fn fchmodat(_: &mut Frame, &[fd, path, mode, ..]: &Args) -> Answer {
@@ -364,6 +314,7 @@ pub fn umask(_: &mut Frame, &[mask, ..]: &Args) -> Answer {
     Ok(u64::from(files::swap_umask(mask as u32)))
 }
 
+/// Limits: only the time of modification is kept.
 pub fn utimensat(_: &mut Frame, &[fd, path, times, flags, ..]: &Args) -> Answer {
     const UTIME_NOW: u64 = (1 << 30) - 1;
     const UTIME_OMIT: u64 = (1 << 30) - 2;
@@ -424,6 +375,7 @@ pub fn ftruncate(_: &mut Frame, &[fd, size, ..]: &Args) -> Answer {
     }
 }
 
+/// Limits: mode 0 and FALLOC_FL_KEEP_SIZE.
 pub fn fallocate(_: &mut Frame, &[fd, mode, offset, size, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     if mode & !1 != 0 {
@@ -448,6 +400,7 @@ pub fn fallocate(_: &mut Frame, &[fd, mode, offset, size, ..]: &Args) -> Answer 
     Ok(0)
 }
 
+/// Limits: files are in memory: there is nothing to wait for.
 pub fn fsync(_: &mut Frame, &[fd, ..]: &Args) -> Answer {
     match files::get(fd)?.object {
         Object::File(_) | Object::Directory(_) => Ok(0),

@@ -17,8 +17,8 @@ const O_CLOEXEC: u64 = 0x8_0000;
 const MAX_PARTS: u64 = 1024;
 /// Descriptors of one poll: as many as there can be.
 const MAX_POLL: u64 = files::MAX_DESCRIPTORS as u64;
-/// Events of one epoll_wait; more than this are told by the next.
-const MAX_EVENTS: usize = 1024;
+/// Events of one epoll_wait: one for every descriptor.
+const MAX_EVENTS: usize = files::MAX_DESCRIPTORS;
 /// The most bytes of one call, as on Linux.
 const MAX_BYTES: u64 = 0x7fff_f000;
 
@@ -160,6 +160,7 @@ pub fn read(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
     read_parts(&file, &one_part(at, length)?, None, file.nonblocking(), false, false)
 }
 
+/// Limits: SIGPIPE is sent only where the program did not ignore it.
 pub fn write(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     write_parts(&file, &one_part(at, length)?, None, file.nonblocking(), false)
@@ -192,31 +193,31 @@ pub fn pwrite64(_: &mut Frame, &[fd, at, length, offset, ..]: &Args) -> Answer {
 
 const RWF_KNOWN: u64 = 1 | 2 | 4 | 8;
 
-/// preadv and preadv2: the latter takes the current position for -1, and flags.
-pub fn preadv(frame: &mut Frame, args: &Args) -> Answer {
-    let (offset, flags) = vector_position(frame, args);
-    if flags & !RWF_KNOWN != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
+/// Limits: no flag but RWF_HIPRI, RWF_DSYNC, RWF_SYNC and RWF_NOWAIT, which change nothing.
+pub fn preadv2(_: &mut Frame, args: &Args) -> Answer {
     let file = files::get(args[0])?;
-    let offset = offset.map(position).transpose()?;
+    let offset = vector_position(args)?;
     read_parts(&file, &parts(args[1], args[2])?, offset, true, false, false)
 }
 
-pub fn pwritev(frame: &mut Frame, args: &Args) -> Answer {
-    let (offset, flags) = vector_position(frame, args);
-    if flags & !RWF_KNOWN != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
+pub fn pwritev2(_: &mut Frame, args: &Args) -> Answer {
     let file = files::get(args[0])?;
-    let offset = offset.map(position).transpose()?;
+    let offset = vector_position(args)?;
     write_parts(&file, &parts(args[1], args[2])?, offset, true, false)
 }
 
-fn vector_position(frame: &Frame, args: &Args) -> (Option<u64>, u64) {
-    let second = abi::is_second_form(frame.error as usize);
-    let flags = if second { args[5] } else { 0 };
-    (Some(args[3]).filter(|offset| !second || *offset != u64::MAX), flags)
+/// The place, where one is given, and the flags.
+fn vector_position(args: &Args) -> Result<Option<u64>, Errno> {
+    let first_form = args[5] == super::FIRST_FORM;
+    if !first_form && args[5] & !RWF_KNOWN != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let current = !first_form && args[3] == u64::MAX;
+    if current {
+        Ok(None)
+    } else {
+        position(args[3]).map(Some)
+    }
 }
 
 pub fn close(_: &mut Frame, &[fd, ..]: &Args) -> Answer {
@@ -243,6 +244,8 @@ pub fn dup3(_: &mut Frame, &[old, new, flags, ..]: &Args) -> Answer {
     Ok(u64::from(new as u32))
 }
 
+/// Limits: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL (O_APPEND, O_NONBLOCK); no record locks,
+/// no owners.
 pub fn fcntl(_: &mut Frame, &[fd, command, value, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     match command {
@@ -264,6 +267,7 @@ pub fn fcntl(_: &mut Frame, &[fd, command, value, ..]: &Args) -> Answer {
     }
 }
 
+/// Limits: FIONBIO, FIONREAD, FIOCLEX, FIONCLEX; nothing is a terminal (ENOTTY).
 pub fn ioctl(_: &mut Frame, &[fd, command, at, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     match command as u32 {
@@ -308,19 +312,12 @@ pub fn install_two(files: (Rc<File>, Rc<File>), close_on_exec: bool, at: u64) ->
     Ok(0)
 }
 
-pub fn pipe(frame: &mut Frame, &[at, ..]: &Args) -> Answer {
-    pipe2(frame, &[at, 0, 0, 0, 0, 0])
-}
-
+/// Limits: no O_DIRECT.
 pub fn pipe2(_: &mut Frame, &[at, flags, ..]: &Args) -> Answer {
     if flags & !(O_CLOEXEC | u64::from(O_NONBLOCK)) != 0 {
         return Err(Errno::EINVAL);
     }
     install_two(File::pipe(flags as u32 & O_NONBLOCK), flags & O_CLOEXEC != 0, at)
-}
-
-pub fn eventfd(frame: &mut Frame, &[value, ..]: &Args) -> Answer {
-    eventfd2(frame, &[value, 0, 0, 0, 0, 0])
 }
 
 pub fn eventfd2(_: &mut Frame, &[value, flags, ..]: &Args) -> Answer {
@@ -487,13 +484,6 @@ pub fn pselect6(_: &mut Frame, args: &Args) -> Answer {
     select_until(args, deadline, mask)
 }
 
-pub fn epoll_create(frame: &mut Frame, &[size, ..]: &Args) -> Answer {
-    if size as i32 <= 0 {
-        return Err(Errno::EINVAL);
-    }
-    epoll_create1(frame, &[0; 6])
-}
-
 pub fn epoll_create1(_: &mut Frame, &[flags, ..]: &Args) -> Answer {
     if flags & !O_CLOEXEC != 0 {
         return Err(Errno::EINVAL);
@@ -502,6 +492,7 @@ pub fn epoll_create1(_: &mut Frame, &[flags, ..]: &Args) -> Answer {
     files::install(file, flags != 0, 0)
 }
 
+/// Limits: an epoll cannot watch an epoll (EINVAL).
 pub fn epoll_ctl(_: &mut Frame, &[fd, operation, target, at, ..]: &Args) -> Answer {
     let (file, watched) = (files::get(fd)?, files::get(target)?);
     let Object::Epoll(interests) = &file.object else { return Err(Errno::EINVAL) };
@@ -561,10 +552,6 @@ fn epoll_until(fd: u64, at: u64, limit: u64, timeout: u64, mask: Option<u64>) ->
 
 fn readiness_of(object: u64) -> u32 {
     files::by_id(object).map_or(0, |file| file.readiness())
-}
-
-pub fn epoll_wait(_: &mut Frame, &[fd, at, limit, timeout, ..]: &Args) -> Answer {
-    epoll_until(fd, at, limit, timeout, None)
 }
 
 pub fn epoll_pwait(_: &mut Frame, &[fd, at, limit, timeout, mask, size]: &Args) -> Answer {

@@ -23,6 +23,8 @@ fn protection(bits: u64) -> Result<Protection, Errno> {
     Ok(Protection { read: bits & 1 != 0 || write || execute, write, execute })
 }
 
+/// Limits: PROT_EXEC only for MAP_PRIVATE of root-image files, never with PROT_WRITE; a file in
+/// memory is copied when it is mapped, and not mapped MAP_SHARED for writing (ENODEV).
 pub fn mmap(_: &mut Frame, &[address, length, bits, flags, fd, offset]: &Args) -> Answer {
     let protection = protection(bits)?;
     let place = match address {
@@ -87,6 +89,7 @@ pub fn mmap(_: &mut Frame, &[address, length, bits, flags, fd, offset]: &Args) -
     Ok(at)
 }
 
+/// Limits: never adds PROT_EXEC, and never allows writing and execution together (EACCES).
 pub fn mprotect(_: &mut Frame, &[start, length, bits, ..]: &Args) -> Answer {
     space::protect(start, length, protection(bits)?).map(|()| 0)
 }
@@ -95,6 +98,7 @@ pub fn munmap(_: &mut Frame, &[start, length, ..]: &Args) -> Answer {
     space::unmap(start, length).map(|()| 0)
 }
 
+/// Limits: no MREMAP_FIXED; anonymous memory only.
 pub fn mremap(_: &mut Frame, &[old, old_length, new_length, flags, ..]: &Args) -> Answer {
     if flags & !MREMAP_MAYMOVE != 0 {
         return Err(Errno::EINVAL);
@@ -102,6 +106,7 @@ pub fn mremap(_: &mut Frame, &[old, old_length, new_length, flags, ..]: &Args) -
     space::remap(old, old_length, new_length, flags & MREMAP_MAYMOVE != 0)
 }
 
+/// Limits: MADV_DONTNEED and MADV_FREE drop pages; other advice changes nothing.
 pub fn madvise(_: &mut Frame, &[start, length, advice, ..]: &Args) -> Answer {
     match advice {
         _ if length == 0 => Ok(0),

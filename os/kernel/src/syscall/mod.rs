@@ -85,171 +85,81 @@ impl From<net::Error> for Errno {
 pub type Args = [u64; 6];
 
 macro_rules! calls {
-    ($($name:ident => $function:path, $note:literal;)*) => {
+    ($($module:ident: $($name:ident)*;)*) => {
         /// The calls that are offered, by Linux's names.
         #[allow(non_camel_case_types)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Call { $($name,)* }
+        pub enum Call { $($($name,)*)* }
 
         fn run(call: Call, frame: &mut Frame, args: &Args) -> Answer {
-            match call { $(Call::$name => $function(frame, args),)* }
+            match call { $($(Call::$name => $module::$name(frame, args),)*)* }
         }
     };
 }
 
-// Name => the function that serves it, and what it does not offer.
+// The module that serves it, and the name of the call and of its function. What a call does not
+// offer stands at its function's head, after "Limits:".
 calls! {
-    read => io::read, "";
-    write => io::write, "SIGPIPE is sent only where the program did not ignore it";
-    readv => io::readv, "";
-    writev => io::writev, "";
-    pread64 => io::pread64, "";
-    pwrite64 => io::pwrite64, "";
-    preadv => io::preadv, "";
-    pwritev => io::pwritev, "";
-    preadv2 => io::preadv, "no flag but RWF_HIPRI, RWF_DSYNC, RWF_SYNC and RWF_NOWAIT, which change nothing";
-    pwritev2 => io::pwritev, "as preadv2";
-    close => io::close, "";
-    dup => io::dup, "";
-    dup2 => io::dup2, "";
-    dup3 => io::dup3, "";
-    fcntl => io::fcntl, "F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL (O_APPEND, O_NONBLOCK); no record locks, no owners";
-    ioctl => io::ioctl, "FIONBIO, FIONREAD, FIOCLEX, FIONCLEX; nothing is a terminal (ENOTTY)";
-    pipe => io::pipe, "";
-    pipe2 => io::pipe2, "no O_DIRECT";
-    eventfd => io::eventfd, "";
-    eventfd2 => io::eventfd2, "";
-    poll => io::poll, "";
-    ppoll => io::ppoll, "";
-    select => io::select, "";
-    pselect6 => io::pselect6, "";
-    epoll_create => io::epoll_create, "";
-    epoll_create1 => io::epoll_create1, "";
-    epoll_ctl => io::epoll_ctl, "an epoll cannot watch an epoll (EINVAL)";
-    epoll_wait => io::epoll_wait, "";
-    epoll_pwait => io::epoll_pwait, "";
-    open => fs::open, "";
-    openat => fs::openat, "no O_TMPFILE, O_PATH or O_DIRECT; O_SYNC and O_DSYNC change nothing in memory";
-    lseek => fs::lseek, "SEEK_SET, SEEK_CUR, SEEK_END; no holes";
-    stat => fs::stat, "";
-    lstat => fs::lstat, "";
-    fstat => fs::fstat, "one time for access, change and modification";
-    newfstatat => fs::newfstatat, "";
-    access => fs::access, "";
-    faccessat => fs::faccessat, "";
-    faccessat2 => fs::faccessat2, "";
-    getdents64 => fs::getdents64, "";
-    mkdir => fs::mkdir, "";
-    mkdirat => fs::mkdirat, "";
-    rmdir => fs::rmdir, "";
-    unlink => fs::unlink, "";
-    unlinkat => fs::unlinkat, "";
-    rename => fs::rename, "";
-    renameat => fs::renameat, "both directories must be the working directory, or the paths absolute";
-    renameat2 => fs::renameat2, "RENAME_NOREPLACE is the only flag";
-    link => fs::link, "";
-    linkat => fs::linkat, "as renameat";
-    symlink => fs::symlink, "";
-    symlinkat => fs::symlinkat, "";
-    readlink => fs::readlink, "";
-    readlinkat => fs::readlinkat, "";
-    chmod => fs::chmod, "";
-    fchmod => fs::fchmod, "";
-    fchmodat => fs::fchmodat, "";
-    umask => fs::umask, "";
-    utimensat => fs::utimensat, "only the time of modification is kept";
-    truncate => fs::truncate, "";
-    ftruncate => fs::ftruncate, "";
-    fallocate => fs::fallocate, "mode 0 and FALLOC_FL_KEEP_SIZE";
-    fsync => fs::fsync, "files are in memory: there is nothing to wait for";
-    fdatasync => fs::fsync, "as fsync";
-    flock => fs::flock, "";
-    statfs => fs::statfs, "";
-    fstatfs => fs::fstatfs, "";
-    getcwd => fs::getcwd, "";
-    chdir => fs::chdir, "";
-    fchdir => fs::fchdir, "";
-    mmap => memory::mmap, "PROT_EXEC only for MAP_PRIVATE of root-image files, never with PROT_WRITE; a file in memory is copied when it is mapped, and not mapped MAP_SHARED for writing (ENODEV)";
-    mprotect => memory::mprotect, "never adds PROT_EXEC, and never allows writing and execution together (EACCES)";
-    munmap => memory::munmap, "";
-    mremap => memory::mremap, "no MREMAP_FIXED; anonymous memory only";
-    madvise => memory::madvise, "MADV_DONTNEED and MADV_FREE drop pages; other advice changes nothing";
-    brk => memory::brk, "";
-    socket => sockets::socket, "AF_INET, SOCK_STREAM and SOCK_DGRAM";
-    socketpair => sockets::socketpair, "AF_UNIX, SOCK_STREAM";
-    bind => sockets::bind, "";
-    listen => sockets::listen, "";
-    accept => sockets::accept, "";
-    accept4 => sockets::accept4, "";
-    connect => sockets::connect, "";
-    shutdown => sockets::shutdown, "";
-    sendto => sockets::sendto, "MSG_DONTWAIT, MSG_NOSIGNAL; MSG_MORE changes nothing";
-    recvfrom => sockets::recvfrom, "MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, MSG_NOSIGNAL";
-    sendmsg => sockets::sendmsg, "no control messages (EINVAL)";
-    recvmsg => sockets::recvmsg, "no control messages";
-    getsockname => sockets::getsockname, "";
-    getpeername => sockets::getpeername, "";
-    setsockopt => sockets::setsockopt, "SO_REUSEADDR, SO_REUSEPORT, SO_KEEPALIVE, SO_BROADCAST, SO_SNDBUF, SO_RCVBUF, SO_LINGER off, SO_RCVTIMEO, SO_SNDTIMEO of nought, TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT; sizes and keep-alive times are read back as they are in the stack";
-    getsockopt => sockets::getsockopt, "the same, SO_ERROR, SO_TYPE, SO_DOMAIN, SO_PROTOCOL, SO_ACCEPTCONN";
-    clone => process::clone, "threads of the one process only; fork answers ENOSYS";
-    exit => process::exit, "";
-    exit_group => process::exit_group, "";
-    futex => process::futex, "WAIT, WAKE, WAIT_BITSET, WAKE_BITSET; no requeue, no priority inheritance";
-    set_tid_address => process::set_tid_address, "";
-    set_robust_list => process::set_robust_list, "ENOSYS: mutexes of threads that died are not passed on";
-    gettid => process::gettid, "";
-    getpid => process::getpid, "always 1";
-    getppid => process::getppid, "always 0";
-    getpgrp => process::getpid, "";
-    getsid => process::getpid, "";
-    getuid => process::getuid, "always 1000";
-    geteuid => process::getuid, "";
-    getgid => process::getuid, "";
-    getegid => process::getuid, "";
-    getresuid => process::getresuid, "";
-    getresgid => process::getresuid, "";
-    sched_yield => process::sched_yield, "";
-    sched_getaffinity => process::sched_getaffinity, "one processor";
-    getcpu => process::getcpu, "";
-    arch_prctl => process::arch_prctl, "ARCH_SET_FS, ARCH_GET_FS, ARCH_SET_GS, ARCH_GET_GS";
-    prlimit64 => process::prlimit64, "limits are read, not set";
-    getrlimit => process::getrlimit, "";
-    getrusage => process::getrusage, "times of the machine since its start";
-    times => process::times, "as getrusage";
-    sysinfo => process::sysinfo, "";
-    uname => process::uname, "";
-    getrandom => process::getrandom, "";
-    clock_gettime => process::clock_gettime, "the processor-time clocks count since the start";
-    clock_getres => process::clock_getres, "";
-    clock_nanosleep => process::clock_nanosleep, "";
-    nanosleep => process::nanosleep, "";
-    gettimeofday => process::gettimeofday, "no time zone";
-    time => process::time, "";
-    rt_sigaction => process::rt_sigaction, "";
-    rt_sigprocmask => process::rt_sigprocmask, "";
-    rt_sigreturn => process::rt_sigreturn, "";
-    rt_sigpending => process::rt_sigpending, "";
-    rt_sigsuspend => process::rt_sigsuspend, "";
-    rt_sigtimedwait => process::rt_sigtimedwait, "";
-    sigaltstack => process::sigaltstack, "";
-    pause => process::pause, "";
-    kill => process::kill, "the program itself only";
-    tkill => process::tkill, "";
-    tgkill => process::tgkill, "";
+    io: read write readv writev pread64 pwrite64 preadv2 pwritev2 close dup dup2 dup3 fcntl ioctl
+        pipe2 eventfd2 poll ppoll select pselect6 epoll_create1 epoll_ctl epoll_pwait;
+    fs: openat lseek fstat newfstatat faccessat2 getdents64 mkdirat unlinkat renameat2 linkat
+        symlinkat readlinkat fchmod fchmodat umask utimensat truncate ftruncate fallocate fsync
+        flock statfs fstatfs getcwd chdir fchdir;
+    memory: mmap mprotect munmap mremap madvise brk;
+    sockets: socket socketpair bind listen accept4 connect shutdown sendto recvfrom sendmsg
+        recvmsg getsockname getpeername setsockopt getsockopt;
+    process: clone exit exit_group futex set_tid_address set_robust_list gettid getpid getppid
+        getuid getresuid sched_yield sched_getaffinity getcpu arch_prctl prlimit64 getrusage times
+        sysinfo uname getrandom clock_gettime clock_getres clock_nanosleep gettimeofday time
+        rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait
+        sigaltstack pause kill tgkill;
 }
 
 const TABLE_SIZE: usize = 512;
 
-static TABLE: [Option<Call>; TABLE_SIZE] = {
+/// Each number's call, and for an older form the shape of its arguments.
+static TABLE: [Option<(Call, &str)>; TABLE_SIZE] = {
     let mut table = [None; TABLE_SIZE];
+    let mut run = 0;
+    while run < abi::NUMBERS.len() {
+        let (first, calls) = abi::NUMBERS[run];
+        let mut at = 0;
+        while at < calls.len() {
+            table[first + at] = Some((calls[at], ""));
+            at += 1;
+        }
+        run += 1;
+    }
     let mut at = 0;
-    while at < abi::NUMBERS.len() {
-        let (number, call) = abi::NUMBERS[at];
-        table[number] = Some(call);
+    while at < abi::OLDER.len() {
+        let (number, _, call, shape) = abi::OLDER[at];
+        table[number] = Some((call, shape));
         at += 1;
     }
     table
 };
+
+/// The mark of preadv and pwritev, whose place must be given and which have no flags.
+pub const FIRST_FORM: u64 = 1 << 63;
+
+fn arrange(shape: &str, args: Args) -> Args {
+    if shape.is_empty() {
+        return args;
+    }
+    let mut arranged = [0; 6];
+    for (to, kind) in arranged.iter_mut().zip(shape.bytes()) {
+        *to = match kind {
+            b'0'..=b'5' => args[usize::from(kind - b'0')],
+            b'h' => fs::HERE,
+            b'p' => process::PROCESS,
+            b'n' => fs::AT_SYMLINK_NOFOLLOW,
+            b'r' => fs::AT_REMOVEDIR,
+            b'f' => FIRST_FORM,
+            _ => 0,
+        };
+    }
+    arranged
+}
 
 /// Which unknown calls were told of already.
 static TOLD: Global<[bool; TABLE_SIZE]> = Global::new([false; TABLE_SIZE]);
@@ -259,7 +169,8 @@ pub fn dispatch(frame: &mut Frame) {
     let number = frame.error as usize;
     let args = frame.arguments();
     let result = match TABLE.get(number).copied().flatten() {
-        Some(call) => {
+        Some((call, shape)) => {
+            let args = arrange(shape, args);
             let result = run(call, frame, &args);
             crate::console::line(2, format_args!("{call:?} {args:x?} -> {result:x?}"));
             result

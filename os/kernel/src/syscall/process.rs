@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 const NS: u64 = 1_000_000_000;
 /// What the program is told of its one process.
-const PROCESS: u64 = sched::FIRST_TID as u64;
+pub const PROCESS: u64 = sched::FIRST_TID as u64;
 
 const CLONE_VM: u64 = 0x100;
 const CLONE_THREAD: u64 = 0x1_0000;
@@ -31,6 +31,7 @@ const CLONE_KNOWN: u64 = 0x100
     | 0x40_0000
     | 0x100_0000;
 
+/// Limits: threads of the one process only; fork answers ENOSYS.
 pub fn clone(frame: &mut Frame, args: &Args) -> Answer {
     let flags = args[0];
     if flags & (CLONE_VM | CLONE_THREAD) != CLONE_VM | CLONE_THREAD {
@@ -74,6 +75,7 @@ pub fn exit_group(_: &mut Frame, &[status, ..]: &Args) -> Answer {
 const FUTEX_PRIVATE: u64 = 128;
 const FUTEX_REALTIME: u64 = 256;
 
+/// Limits: WAIT, WAKE, WAIT_BITSET, WAKE_BITSET; no requeue, no priority inheritance.
 pub fn futex(_: &mut Frame, &[address, operation, value, timeout, _, mask]: &Args) -> Answer {
     if address % 4 != 0 {
         return Err(Errno::EINVAL);
@@ -124,6 +126,7 @@ pub fn set_tid_address(_: &mut Frame, &[at, ..]: &Args) -> Answer {
     Ok(u64::from(sched::current()))
 }
 
+/// Limits: ENOSYS: mutexes of threads that died are not passed on.
 pub fn set_robust_list(_: &mut Frame, _: &Args) -> Answer {
     Err(Errno::ENOSYS)
 }
@@ -132,14 +135,17 @@ pub fn gettid(_: &mut Frame, _: &Args) -> Answer {
     Ok(u64::from(sched::current()))
 }
 
+/// Limits: always 1.
 pub fn getpid(_: &mut Frame, _: &Args) -> Answer {
     Ok(PROCESS)
 }
 
+/// Limits: always 0.
 pub fn getppid(_: &mut Frame, _: &Args) -> Answer {
     Ok(0)
 }
 
+/// Limits: always 1000.
 pub fn getuid(_: &mut Frame, _: &Args) -> Answer {
     Ok(u64::from(USER))
 }
@@ -163,6 +169,7 @@ fn thread_exists(tid: u64) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Limits: one processor.
 pub fn sched_getaffinity(_: &mut Frame, &[tid, size, at, ..]: &Args) -> Answer {
     if size < 8 || size % 8 != 0 {
         return Err(Errno::EINVAL);
@@ -179,6 +186,7 @@ pub fn getcpu(_: &mut Frame, &[processor, node, ..]: &Args) -> Answer {
     Ok(0)
 }
 
+/// Limits: ARCH_SET_FS, ARCH_GET_FS, ARCH_SET_GS, ARCH_GET_GS.
 pub fn arch_prctl(_: &mut Frame, &[command, value, ..]: &Args) -> Answer {
     let set = matches!(command, 0x1001 | 0x1002);
     if set && value >= arch::USER_END {
@@ -213,6 +221,7 @@ fn limit(resource: u64) -> Result<u64, Errno> {
     }
 }
 
+/// Limits: limits are read, not set.
 pub fn prlimit64(_: &mut Frame, &[process, resource, new, old, ..]: &Args) -> Answer {
     if process != 0 && process != PROCESS {
         return Err(Errno::ESRCH);
@@ -228,10 +237,6 @@ pub fn prlimit64(_: &mut Frame, &[process, resource, new, old, ..]: &Args) -> An
     Ok(0)
 }
 
-pub fn getrlimit(frame: &mut Frame, &[resource, at, ..]: &Args) -> Answer {
-    prlimit64(frame, &[0, resource, 0, at, 0, 0])
-}
-
 fn write_words(at: u64, words: &[u64]) -> Answer {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     usercopy::write(at, &bytes).map(|()| 0)
@@ -241,6 +246,7 @@ fn busy_us() -> u64 {
     arch::now_us().saturating_sub(sched::idle_us())
 }
 
+/// Limits: times of the machine since its start.
 pub fn getrusage(_: &mut Frame, &[who, at, ..]: &Args) -> Answer {
     if !matches!(who as i32, -1..=1) {
         return Err(Errno::EINVAL);
@@ -313,6 +319,7 @@ fn clock_ns(clock: u64) -> Result<u64, Errno> {
     }
 }
 
+/// Limits: the processor-time clocks count since the start.
 pub fn clock_gettime(_: &mut Frame, &[clock, at, ..]: &Args) -> Answer {
     let now = clock_ns(clock)?;
     write_words(at, &[now / NS, now % NS])
@@ -326,6 +333,7 @@ pub fn clock_getres(_: &mut Frame, &[clock, at, ..]: &Args) -> Answer {
     Ok(0)
 }
 
+/// Limits: no time zone.
 pub fn gettimeofday(_: &mut Frame, &[at, zone, ..]: &Args) -> Answer {
     let now = date::date_ns();
     if at != 0 {
@@ -383,10 +391,6 @@ pub fn clock_nanosleep(_: &mut Frame, &[clock, flags, at, rest_at, ..]: &Args) -
     let span = if flags & 1 != 0 { time.saturating_sub(now) } else { time };
     let deadline = arch::now_us().saturating_add(span.div_ceil(1000));
     sleep_until(deadline, if flags & 1 != 0 { 0 } else { rest_at })
-}
-
-pub fn nanosleep(_: &mut Frame, &[at, rest_at, ..]: &Args) -> Answer {
-    sleep_until(arch::now_us().saturating_add(read_time(at)?.div_ceil(1000)), rest_at)
 }
 
 fn signal_number(signal: u64) -> Result<u32, Errno> {
@@ -505,6 +509,7 @@ pub fn pause(_: &mut Frame, _: &Args) -> Answer {
     Err(Errno::EINTR)
 }
 
+/// Limits: the program itself only.
 pub fn kill(_: &mut Frame, &[process, signal, ..]: &Args) -> Answer {
     if !matches!(process as i32, -1..=1) {
         return Err(Errno::ESRCH);

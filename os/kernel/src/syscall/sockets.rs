@@ -77,6 +77,7 @@ fn write_address(at: u64, length_at: u64, address: Option<SocketAddrV4>) -> Resu
     usercopy::write_u32(length_at, bytes.len() as u32)
 }
 
+/// Limits: AF_INET, SOCK_STREAM and SOCK_DGRAM.
 pub fn socket(_: &mut Frame, &[family, kind, protocol, ..]: &Args) -> Answer {
     if family != AF_INET {
         return Err(Errno::EAFNOSUPPORT);
@@ -96,6 +97,7 @@ pub fn socket(_: &mut Frame, &[family, kind, protocol, ..]: &Args) -> Answer {
     files::install(file, kind & SOCK_CLOEXEC != 0, 0)
 }
 
+/// Limits: AF_UNIX, SOCK_STREAM.
 pub fn socketpair(_: &mut Frame, &[family, kind, protocol, at, ..]: &Args) -> Answer {
     if family != AF_UNIX {
         return Err(if family == AF_INET { Errno::EOPNOTSUPP } else { Errno::EAFNOSUPPORT });
@@ -132,10 +134,6 @@ pub fn listen(_: &mut Frame, &[fd, backlog, ..]: &Args) -> Answer {
     Ok(0)
 }
 
-pub fn accept(frame: &mut Frame, &[fd, at, length_at, ..]: &Args) -> Answer {
-    accept4(frame, &[fd, at, length_at, 0, 0, 0])
-}
-
 pub fn accept4(_: &mut Frame, &[fd, at, length_at, flags, ..]: &Args) -> Answer {
     if flags & !(SOCK_NONBLOCK | SOCK_CLOEXEC) != 0 {
         return Err(Errno::EINVAL);
@@ -166,8 +164,7 @@ pub fn connect(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
         result => return Ok(result.map(|()| 0)?),
     }
     if file.nonblocking() {
-        let ready = network::look(|stack| stack.readiness(socket));
-        return if ready.writable && !ready.error { Ok(0) } else { Err(Errno::EINPROGRESS) };
+        return Err(Errno::EINPROGRESS); // Even to ourselves, as Linux does.
     }
     loop {
         let ready = network::look(|stack| stack.readiness(socket));
@@ -271,6 +268,7 @@ fn receive_message(
     Ok((io::read_parts(file, parts, None, nonblocking, peek, all)?, None))
 }
 
+/// Limits: MSG_DONTWAIT, MSG_NOSIGNAL; MSG_MORE changes nothing.
 pub fn sendto(_: &mut Frame, &[fd, at, length, flags, to, to_length]: &Args) -> Answer {
     let file = files::get(fd)?;
     is_socket(&file)?;
@@ -278,6 +276,7 @@ pub fn sendto(_: &mut Frame, &[fd, at, length, flags, to, to_length]: &Args) -> 
     send_message(&file, &io::one_part(at, length)?, flags, target)
 }
 
+/// Limits: MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, MSG_NOSIGNAL.
 pub fn recvfrom(_: &mut Frame, &[fd, at, length, flags, from, from_length]: &Args) -> Answer {
     let file = files::get(fd)?;
     is_socket(&file)?;
@@ -290,6 +289,7 @@ pub fn recvfrom(_: &mut Frame, &[fd, at, length, flags, from, from_length]: &Arg
     Ok(count)
 }
 
+/// Limits: no control messages (EINVAL).
 pub fn sendmsg(_: &mut Frame, &[fd, message, flags, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     is_socket(&file)?;
@@ -301,6 +301,7 @@ pub fn sendmsg(_: &mut Frame, &[fd, message, flags, ..]: &Args) -> Answer {
     send_message(&file, &io::parts(words[2], words[3])?, flags, target)
 }
 
+/// Limits: no control messages.
 pub fn recvmsg(_: &mut Frame, &[fd, message, flags, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     is_socket(&file)?;
@@ -370,6 +371,9 @@ fn option_bit(level: u64, name: u64) -> Option<u32> {
     })
 }
 
+/// Limits: SO_REUSEADDR, SO_REUSEPORT, SO_KEEPALIVE, SO_BROADCAST, SO_SNDBUF, SO_RCVBUF,
+/// SO_LINGER off, SO_RCVTIMEO, SO_SNDTIMEO of nought, TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL,
+/// TCP_KEEPCNT; sizes and keep-alive times are read back as they are in the stack.
 pub fn setsockopt(_: &mut Frame, &[fd, level, name, at, length, _]: &Args) -> Answer {
     let file = files::get(fd)?;
     is_socket(&file)?;
@@ -406,6 +410,7 @@ pub fn setsockopt(_: &mut Frame, &[fd, level, name, at, length, _]: &Args) -> An
     }
 }
 
+/// Limits: the same, SO_ERROR, SO_TYPE, SO_DOMAIN, SO_PROTOCOL, SO_ACCEPTCONN.
 pub fn getsockopt(_: &mut Frame, &[fd, level, name, at, length_at, _]: &Args) -> Answer {
     let file = files::get(fd)?;
     is_socket(&file)?;

@@ -7,145 +7,67 @@ use crate::signal::AlternateStack;
 use crate::syscall::Call;
 use crate::usercopy;
 
-/// The numbers of the calls that are offered.
-pub const NUMBERS: &[(usize, Call)] = &[
-    (0, Call::read),
-    (1, Call::write),
-    (2, Call::open),
-    (3, Call::close),
-    (4, Call::stat),
-    (5, Call::fstat),
-    (6, Call::lstat),
-    (7, Call::poll),
-    (8, Call::lseek),
-    (9, Call::mmap),
-    (10, Call::mprotect),
-    (11, Call::munmap),
-    (12, Call::brk),
-    (13, Call::rt_sigaction),
-    (14, Call::rt_sigprocmask),
-    (15, Call::rt_sigreturn),
-    (16, Call::ioctl),
-    (17, Call::pread64),
-    (18, Call::pwrite64),
-    (19, Call::readv),
-    (20, Call::writev),
-    (21, Call::access),
-    (22, Call::pipe),
-    (23, Call::select),
-    (24, Call::sched_yield),
-    (25, Call::mremap),
-    (28, Call::madvise),
-    (32, Call::dup),
-    (33, Call::dup2),
-    (34, Call::pause),
-    (35, Call::nanosleep),
-    (39, Call::getpid),
-    (41, Call::socket),
-    (42, Call::connect),
-    (43, Call::accept),
-    (44, Call::sendto),
-    (45, Call::recvfrom),
-    (46, Call::sendmsg),
-    (47, Call::recvmsg),
-    (48, Call::shutdown),
-    (49, Call::bind),
-    (50, Call::listen),
-    (51, Call::getsockname),
-    (52, Call::getpeername),
-    (53, Call::socketpair),
-    (54, Call::setsockopt),
-    (55, Call::getsockopt),
-    (56, Call::clone),
-    (60, Call::exit),
-    (62, Call::kill),
-    (63, Call::uname),
-    (72, Call::fcntl),
-    (73, Call::flock),
-    (74, Call::fsync),
-    (75, Call::fdatasync),
-    (76, Call::truncate),
-    (77, Call::ftruncate),
-    (79, Call::getcwd),
-    (80, Call::chdir),
-    (81, Call::fchdir),
-    (82, Call::rename),
-    (83, Call::mkdir),
-    (84, Call::rmdir),
-    (86, Call::link),
-    (87, Call::unlink),
-    (88, Call::symlink),
-    (89, Call::readlink),
-    (90, Call::chmod),
-    (91, Call::fchmod),
-    (95, Call::umask),
-    (96, Call::gettimeofday),
-    (97, Call::getrlimit),
-    (98, Call::getrusage),
-    (99, Call::sysinfo),
-    (100, Call::times),
-    (102, Call::getuid),
-    (104, Call::getgid),
-    (107, Call::geteuid),
-    (108, Call::getegid),
-    (110, Call::getppid),
-    (111, Call::getpgrp),
-    (118, Call::getresuid),
-    (120, Call::getresgid),
-    (124, Call::getsid),
-    (127, Call::rt_sigpending),
-    (128, Call::rt_sigtimedwait),
-    (130, Call::rt_sigsuspend),
-    (131, Call::sigaltstack),
-    (137, Call::statfs),
-    (138, Call::fstatfs),
-    (158, Call::arch_prctl),
-    (186, Call::gettid),
-    (200, Call::tkill),
-    (201, Call::time),
-    (202, Call::futex),
-    (204, Call::sched_getaffinity),
-    (213, Call::epoll_create),
-    (217, Call::getdents64),
-    (218, Call::set_tid_address),
-    (228, Call::clock_gettime),
-    (229, Call::clock_getres),
-    (230, Call::clock_nanosleep),
-    (231, Call::exit_group),
-    (232, Call::epoll_wait),
-    (233, Call::epoll_ctl),
-    (234, Call::tgkill),
-    (257, Call::openat),
-    (258, Call::mkdirat),
-    (262, Call::newfstatat),
-    (263, Call::unlinkat),
-    (264, Call::renameat),
-    (265, Call::linkat),
-    (266, Call::symlinkat),
-    (267, Call::readlinkat),
-    (268, Call::fchmodat),
-    (269, Call::faccessat),
-    (270, Call::pselect6),
-    (271, Call::ppoll),
-    (273, Call::set_robust_list),
-    (280, Call::utimensat),
-    (281, Call::epoll_pwait),
-    (284, Call::eventfd),
-    (285, Call::fallocate),
-    (288, Call::accept4),
-    (290, Call::eventfd2),
-    (291, Call::epoll_create1),
-    (292, Call::dup3),
-    (293, Call::pipe2),
-    (295, Call::preadv),
-    (296, Call::pwritev),
-    (302, Call::prlimit64),
-    (309, Call::getcpu),
-    (316, Call::renameat2),
-    (318, Call::getrandom),
-    (327, Call::preadv2),
-    (328, Call::pwritev2),
-    (439, Call::faccessat2),
+/// Runs of numbers: the first, and the calls from there on.
+macro_rules! numbers {
+    ($($first:literal: $($name:ident)*;)*) => {
+        /// The numbers of the calls that are offered.
+        pub const NUMBERS: &[(usize, &[Call])] = &[$(($first, &[$(Call::$name),*])),*];
+    };
+}
+
+numbers! {
+    0: read write; 3: close; 5: fstat;
+    7: poll lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn ioctl;
+    17: pread64 pwrite64 readv writev;
+    23: select sched_yield mremap; 28: madvise; 32: dup dup2 pause; 39: getpid; 41: socket connect;
+    44: sendto recvfrom sendmsg recvmsg shutdown bind listen getsockname getpeername socketpair;
+    54: setsockopt getsockopt clone;
+    60: exit; 62: kill uname; 72: fcntl flock fsync; 76: truncate ftruncate;
+    79: getcwd chdir fchdir; 91: fchmod; 95: umask gettimeofday; 98: getrusage sysinfo times;
+    102: getuid; 110: getppid; 118: getresuid; 127: rt_sigpending rt_sigtimedwait;
+    130: rt_sigsuspend sigaltstack; 137: statfs fstatfs; 158: arch_prctl; 186: gettid;
+    201: time futex; 204: sched_getaffinity; 217: getdents64 set_tid_address;
+    228: clock_gettime clock_getres clock_nanosleep exit_group; 233: epoll_ctl tgkill;
+    257: openat mkdirat; 262: newfstatat unlinkat; 265: linkat symlinkat readlinkat fchmodat;
+    270: pselect6 ppoll; 273: set_robust_list; 280: utimensat epoll_pwait; 285: fallocate;
+    288: accept4; 290: eventfd2 epoll_create1 dup3 pipe2; 302: prlimit64; 309: getcpu;
+    316: renameat2; 318: getrandom; 327: preadv2 pwritev2; 439: faccessat2;
+}
+
+/// Older forms of calls that are offered under another number: how their arguments stand in the
+/// newer one's. A digit is the older call's argument, `h` the working directory, `p` the process,
+/// `n` AT_SYMLINK_NOFOLLOW, `r` AT_REMOVEDIR, `f` the mark of a form without flags, `z` nought.
+pub const OLDER: &[(usize, &str, Call, &str)] = &[
+    (2, "open", Call::openat, "h012"),
+    (4, "stat", Call::newfstatat, "h01"),
+    (6, "lstat", Call::newfstatat, "h01n"),
+    (21, "access", Call::faccessat2, "h01"),
+    (22, "pipe", Call::pipe2, "0"),
+    (35, "nanosleep", Call::clock_nanosleep, "zz01"),
+    (43, "accept", Call::accept4, "012"),
+    (75, "fdatasync", Call::fsync, "0"),
+    (82, "rename", Call::renameat2, "h0h1"),
+    (83, "mkdir", Call::mkdirat, "h01"),
+    (84, "rmdir", Call::unlinkat, "h0r"),
+    (86, "link", Call::linkat, "h0h1"),
+    (87, "unlink", Call::unlinkat, "h0"),
+    (88, "symlink", Call::symlinkat, "0h1"),
+    (89, "readlink", Call::readlinkat, "h012"),
+    (90, "chmod", Call::fchmodat, "h01"),
+    (97, "getrlimit", Call::prlimit64, "z0z1"),
+    (104, "getgid", Call::getuid, ""),
+    (107, "geteuid", Call::getuid, ""),
+    (108, "getegid", Call::getuid, ""),
+    (111, "getpgrp", Call::getpid, ""),
+    (120, "getresgid", Call::getresuid, "012"),
+    (124, "getsid", Call::getpid, ""),
+    (200, "tkill", Call::tgkill, "p01"),
+    (232, "epoll_wait", Call::epoll_pwait, "0123"),
+    (264, "renameat", Call::renameat2, "0123"),
+    (269, "faccessat", Call::faccessat2, "012"),
+    (284, "eventfd", Call::eventfd2, "0"),
+    (295, "preadv", Call::preadv2, "0123zf"),
+    (296, "pwritev", Call::pwritev2, "0123zf"),
 ];
 
 /// Calls that answer ENOSYS for good and are not worth a line on the console: new processes,
@@ -161,11 +83,6 @@ pub const REFUSED: &[(usize, &str)] = &[
     (435, "clone3"),
     (436, "close_range"),
 ];
-
-/// Whether a number is preadv2's or pwritev2's, which take flags.
-pub fn is_second_form(number: usize) -> bool {
-    matches!(number, 327 | 328)
-}
 
 /// Packed on this architecture: events, then the data at offset 4.
 pub const EPOLL_EVENT_SIZE: usize = 12;
