@@ -1,5 +1,5 @@
 # `make run` starts a store; `make test` runs every check. Both set up what they need in ./.venv.
-.PHONY: run test lint bench wheel setup fuzz clean help
+.PHONY: run test lint bench wheel setup fuzz clean help os os-run os-image os-config os-test os-full
 ARGS ?=
 PY := .venv/bin/python
 
@@ -10,6 +10,7 @@ help:
 	@echo 'make bench                      measure, with references'
 	@echo 'make wheel                      build a wheel into dist/'
 	@echo 'make fuzz [SECONDS_EACH=60]     run every fuzzer'
+	@echo 'make os, os-run, os-test        the kernel of our own: build, boot, test (os/README.md)'
 
 run:
 	@tools/setup.sh run
@@ -25,6 +26,7 @@ lint: setup
 
 test: lint
 	$(PY) tools/run_tests.py
+	$(MAKE) -C os os-test
 
 fuzz: setup
 	$(PY) tools/run_tests.py --only fuzz --seconds-each $(or $(SECONDS_EACH),60)
@@ -34,6 +36,9 @@ bench: setup
 
 wheel: setup
 	$(PY) tools/build_wheel.py
+
+os os-run os-image os-config os-test os-full:
+	$(MAKE) -C os $@
 
 clean:
 	rm -rf .venv native/target dist build
