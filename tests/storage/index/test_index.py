@@ -478,6 +478,32 @@ def test_a_full_disk_refuses_a_flush_cleanly_and_recovers():
     run(main(), 13)
 
 
+def test_a_barrier_that_fails_leaves_the_flush_undone():
+    async def main() -> None:
+        disk = SimDisk(14)
+        index, model = await filled(disk, 200)
+        names, mark = set(files_of(disk)), index.mark
+        rows = [(b"%04d/9" % n, b"v") for n in range(100)]
+        index.write(rows)
+        apply(model, rows)
+        seen = []
+
+        async def refuse() -> None:
+            seen.append(index.mark)
+            raise RuntimeError("not yet")
+
+        with pytest.raises(RuntimeError):
+            await index.flush(b"refused", barrier=refuse)
+        assert seen == [mark] == [index.mark]
+        assert set(files_of(disk)) == names
+        assert await all_rows(index) == model
+        await index.flush(b"done")
+        assert await all_rows(index) == model
+        await index.close()
+
+    run(main(), 14)
+
+
 @pytest.mark.parametrize("operation", ["write", "sync", "sync_dir"])
 @pytest.mark.parametrize("after", range(4))
 def test_a_failed_write_or_sync_stops_the_index_for_writing(operation, after):

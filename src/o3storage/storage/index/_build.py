@@ -230,6 +230,11 @@ async def build_tables(
     return built
 
 
+async def discard_tables(context: Context, tables: Sequence[TableInfo]) -> None:
+    """Remove tables that no edit came to name."""
+    await _discard(context, None, [f"{context.directory}/{table_name(t.number)}" for t in tables])
+
+
 async def _discard(context: Context, output: _Output | None, paths: list[str]) -> None:
     """Remove begun files; what cannot be removed goes at the next open."""
     try:

@@ -9,7 +9,7 @@ from o3storage._native import Run, index_verify
 from o3storage.runtime.disk import Disk, DiskFault
 from o3storage.runtime.jobs import Job, Jobs
 
-from ._build import Context, build_tables
+from ._build import Context, build_tables, discard_tables
 from ._manifest import Edit
 from ._memtable import Memtable
 from ._merges import Merger
@@ -235,6 +235,8 @@ class Index:
                 flushed = True
             finally:
                 memtable.thaw(flushed=flushed)
+                if not flushed and tables.failure is None:
+                    await discard_tables(tables.context, built)
             self._stats.flushes += 1
             self._stats.flushed_bytes += sum(info.size_bytes for info in built)
             self._tidy()

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from o3storage.runtime.disk import DiskFull
 
-from ._build import Source, build_tables
+from ._build import Source, build_tables, discard_tables
 from ._manifest import Edit
 from ._plan import Plan, may_forget_deletions, next_plan, retired_drops
+from ._table import TableInfo
 from ._tables import Tables
 from ._types import BadBlock, IndexOptions, IndexStats
 
@@ -129,6 +130,8 @@ class Merger:
         view.pin()
         for table in plan.tables():
             table.merging = True
+        built: list[TableInfo] = []
+        merged = False
         try:
             built = await build_tables(
                 tables.context,
@@ -139,7 +142,10 @@ class Merger:
                 pace=self._pace if paced else _no_pause,
             )
             await tables.change(Edit(added=[(plan.target, info) for info in built], removed=gone))
+            merged = True
         finally:
+            if not merged and tables.failure is None:
+                await discard_tables(tables.context, built)
             for table in plan.tables():
                 table.merging = False
             view.unpin()
