@@ -33,8 +33,12 @@ def main() -> int:
         suite = loader.discover(str(HERE), pattern="test_*.py", top_level_dir=str(HERE))
     result = unittest.TextTestRunner(verbosity=2).run(suite)
     failed = len(result.failures) + len(result.errors)
-    passed = result.testsRun - failed - len(result.skipped)
+    failed += len(result.unexpectedSuccesses)
+    expected = len(result.expectedFailures)
+    passed = max(0, result.testsRun - failed - expected - len(result.skipped))
     support.write_figures(time.monotonic() - started)
+    for test, _ in result.expectedFailures:
+        print(f"known not to hold yet: {test.id()}")
     print(f"\n{passed} passed, {failed} failed, {len(result.skipped)} skipped")
     return 1 if failed or not passed else 0
 

@@ -18,9 +18,7 @@ class Oracle(unittest.TestCase):
             )  # fmt: skip
         status, console = run("/usr/bin/oracle", "/data")
         self.assertEqual(status, 0, console[-2000:])
-        wanted = {
-            line[:3]: line for line in made.stdout.splitlines() if re.match(r"\d{3} ", line)
-        }
+        wanted = {line[:3]: line for line in made.stdout.splitlines() if re.match(r"\d{3} ", line)}
         got = {line[:3]: line for line in console.splitlines() if re.match(r"\d{3} ", line)}
         count = int(re.search(r"^oracle: (\d+) cases", console, re.M)[1])
         FIGURES["oracle_cases"] = count

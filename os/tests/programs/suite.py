@@ -1,4 +1,4 @@
-"""Runs CPython's own tests by module name, without those that are excluded, each with its reason."""
+"""Runs CPython's own tests by module name, without those excluded, each with its reason."""
 
 import sys
 import time
