@@ -30,6 +30,7 @@ from o3storage.runtime.disk import Buffer
 from o3storage.runtime.jobs import Jobs
 from o3storage.runtime.state_machine import Outcome, Read, StateMachine
 from o3storage.storage import (
+    BadBlock,
     Entry,
     EntryKind,
     HardState,
@@ -42,6 +43,8 @@ from o3storage.storage import (
 FIRST_EPOCH = 1
 MAX_EPOCH_ROWS = 10_000
 """Epoch keys read at open: one for every removal of a node; far more than that is a fault."""
+MAX_MENDS = 16
+"""Damaged blocks of the index that an open waits for: it reads a handful of rows."""
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -104,14 +107,20 @@ class Node:
         key range with this node as their voter. On return everything acknowledged before is
         applied. Raises Unavailable, StoreError, ValueError (rows or entries nobody wrote),
         crypto.SealError (the store belongs to another node)."""
-        node = cls(store, state_machine, keys=keys, jobs=jobs, clock=clock, entropy=entropy)
-        try:
-            await node._open()
-        except BaseException:
-            for replica in node._replicas.values():
-                await replica.close()
-            raise
-        return node
+        mends = 0
+        while True:
+            node = cls(store, state_machine, keys=keys, jobs=jobs, clock=clock, entropy=entropy)
+            try:
+                await node._open()
+                return node
+            except BaseException as error:
+                for replica in node._replicas.values():
+                    await replica.close()
+                # A node without its own rows cannot start; they are rebuilt from the volumes.
+                if not isinstance(error, BadBlock) or mends == MAX_MENDS:
+                    raise
+            await store.repair_index()
+            mends += 1
 
     async def _open(self) -> None:
         groups = (SYSTEM_GROUP, *self._ranges.groups())
