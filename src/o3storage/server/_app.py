@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from o3storage import _native
 from o3storage.catalog import Catalog, Counts, counts, prefix_length
-from o3storage.cluster import Node
+from o3storage.cluster import Node, Unavailable
 from o3storage.crypto import KeyFault, MasterKey
 from o3storage.http import Request, Response, Server, ServerTls, TlsConfigError
 from o3storage.runtime import (
@@ -166,10 +166,21 @@ class Application:
             config.data_dir, _running.Running(os.getpid(), self.url, self.admin_url, config.region)
         )
 
+    async def _counts(self) -> Counts:
+        """Raises StartError."""
+        try:
+            return await self.node.query(counts())
+        except Unavailable:  # the row lies in a damaged block of the index: mend it first
+            await self.store.repair_index()
+        try:
+            return await self.node.query(counts())
+        except Unavailable as error:
+            raise StartError(f"{self.config.data_dir}: {error}") from None
+
     async def _first_screen(self, new_store: bool) -> list[str]:
         config = self.config
         space = self.store.space()
-        sums: Counts = await self.node.query(counts())
+        sums = await self._counts()
         state = (
             "new store"
             if new_store
