@@ -1,5 +1,6 @@
 //! The way out: IPv4 packets to a neighbour whose address is asked for by ARP (RFC 826).
 
+use crate::tcp::{local_of, remote_of, Key};
 use crate::wire::*;
 use crate::*;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -21,6 +22,7 @@ struct Neighbour {
     waiting: Vec<Vec<u8>>,
 }
 
+#[derive(Default)]
 pub struct Egress {
     pub mac: [u8; 6],
     pub mtu: usize,
@@ -40,19 +42,7 @@ pub struct Egress {
 
 impl Egress {
     pub fn new(mac: [u8; 6], mtu: usize) -> Egress {
-        Egress {
-            mac,
-            mtu,
-            lease: None,
-            neighbours: BTreeMap::new(),
-            queue: VecDeque::new(),
-            loopback: VecDeque::new(),
-            next_id: 1,
-            memory: 0,
-            resent: 0,
-            spare: Vec::new(),
-            error_at: 0,
-        }
+        Egress { mac, mtu, ..Egress::default() }
     }
 
     /// Whether senders may go on. The other half of the queue is for answers and for what one
@@ -234,15 +224,8 @@ impl Egress {
     }
 
     /// Sends one segment, whose data is `a` and then `b`.
-    pub fn send_tcp(
-        &mut self,
-        source: Ipv4Addr,
-        target: Ipv4Addr,
-        head: &Segment,
-        a: &[u8],
-        b: &[u8],
-        now_us: u64,
-    ) {
+    pub fn send_tcp(&mut self, key: Key, head: &Segment, (a, b): (&[u8], &[u8]), now_us: u64) {
+        let (source, target) = (*local_of(key).ip(), *remote_of(key).ip());
         self.send(source, target, PROTO_TCP, now_us, |frame| {
             let start = frame.len();
             head.push(frame);
@@ -254,16 +237,9 @@ impl Egress {
         });
     }
 
-    /// Sends an ICMP message: `kind` and `code`, then `rest`.
-    pub fn send_icmp(
-        &mut self,
-        source: Ipv4Addr,
-        target: Ipv4Addr,
-        (kind, code): (u8, u8),
-        rest: &[u8],
-        now_us: u64,
-    ) {
-        self.send(source, target, PROTO_ICMP, now_us, |frame| {
+    /// Answers `packet` by an ICMP message: `kind` and `code`, then `rest`.
+    pub fn send_icmp(&mut self, packet: &Packet, (kind, code): (u8, u8), rest: &[u8], now_us: u64) {
+        self.send(packet.target, packet.source, PROTO_ICMP, now_us, |frame| {
             let start = frame.len();
             frame.extend_from_slice(&[kind, code, 0, 0]);
             frame.extend_from_slice(rest);
@@ -281,8 +257,7 @@ impl Egress {
         let header = packet.whole.len() - packet.payload.len();
         let size = packet.whole.len().min(header + 8);
         rest[4..4 + size].copy_from_slice(&packet.whole[..size]);
-        let (source, target) = (packet.target, packet.source);
-        self.send_icmp(source, target, (3, code), &rest[..4 + size], now_us);
+        self.send_icmp(packet, (3, code), &rest[..4 + size], now_us);
     }
 
     /// Sends one UDP datagram.

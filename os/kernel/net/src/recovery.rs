@@ -45,6 +45,16 @@ impl Sent {
     }
 }
 
+/// What one acknowledgement tells of time.
+struct Seen {
+    /// How long ago the peer's echo of our clock was read.
+    echo_us: Option<u64>,
+    /// When the latest segment was sent that arrived at its first sending.
+    sample: Option<u64>,
+    now: u64,
+}
+
+#[derive(Default)]
 pub struct Recovery {
     pub snd_una: u32,
     pub snd_nxt: u32,
@@ -95,35 +105,18 @@ impl Recovery {
         Recovery {
             snd_una: seq,
             snd_nxt: seq,
-            segments: VecDeque::new(),
-            sacked: 0,
-            lost: 0,
             segment_size,
             selective: true,
             window: INITIAL_SEGMENTS * segment_size,
             threshold: usize::MAX,
-            credit: 0,
-            point: None,
-            slow: false,
-            force: false,
-            duplicates: 0,
-            undo: None,
             undo_from: seq,
-            undo_left: 0,
-            srtt_us: 0,
-            rttvar_us: 0,
             rto_us: RTO_INITIAL_US,
             min_rtt_us: u64::MAX,
             rack: (0, seq),
-            rack_rtt_us: 0,
             highest: seq,
-            reordered: false,
             reorder_steps: 1,
-            reorder_left: 0,
             reorder_round: seq,
-            reorder_at: None,
-            probe: None,
-            last_sent_us: 0,
+            ..Recovery::default()
         }
     }
 
@@ -261,17 +254,17 @@ impl Recovery {
     ) -> (bool, bool) {
         let flight = self.in_flight();
         let acked = ack.wrapping_sub(self.snd_una) as usize;
-        let mut sample = None;
-        self.take_cumulative(ack, echo_us, &mut sample, now);
+        let mut seen = Seen { echo_us, sample: None, now };
+        self.take_cumulative(ack, &mut seen);
         let twice = sacks.first().copied().filter(|&(start, end)| {
             let within = |&(s, e): &(u32, u32)| !after(s, start) && !after(end, e);
             after(end, start) && (!after(end, ack) || sacks.get(1).is_some_and(within))
         });
         let marked = if self.selective { sacks } else { &[] };
-        for &(start, end) in marked {
-            self.take_sack(start, end, echo_us, &mut sample, now);
+        for range in marked {
+            self.take_sack(*range, &mut seen);
         }
-        if let Some(at) = sample {
+        if let Some(at) = seen.sample {
             self.take_rtt(now.saturating_sub(at));
         } else if acked > 0 {
             self.settle_rto();
@@ -301,13 +294,7 @@ impl Recovery {
         (acked > 0, self.segments.is_empty())
     }
 
-    fn take_cumulative(
-        &mut self,
-        ack: u32,
-        echo_us: Option<u64>,
-        sample: &mut Option<u64>,
-        now: u64,
-    ) {
+    fn take_cumulative(&mut self, ack: u32, seen: &mut Seen) {
         while let Some(first) = self.segments.front_mut() {
             if !after(ack, first.start) {
                 break;
@@ -326,20 +313,13 @@ impl Recovery {
                 self.sacked -= segment.length();
             } else {
                 self.lost -= if segment.lost { segment.length() } else { 0 };
-                self.arrived(segment, echo_us, sample, now);
+                self.arrived(segment, seen);
             }
         }
         self.snd_una = ack;
     }
 
-    fn take_sack(
-        &mut self,
-        start: u32,
-        end: u32,
-        echo_us: Option<u64>,
-        sample: &mut Option<u64>,
-        now: u64,
-    ) {
+    fn take_sack(&mut self, (start, end): (u32, u32), seen: &mut Seen) {
         if !after(end, start) || after(self.snd_una, start) || after(end, self.snd_nxt) {
             return;
         }
@@ -356,21 +336,21 @@ impl Recovery {
             self.segments[index].lost = false;
             self.sacked += segment.length();
             self.lost -= if segment.lost { segment.length() } else { 0 };
-            self.arrived(segment, echo_us, sample, now);
+            self.arrived(segment, seen);
         }
     }
 
     /// A segment is known to have arrived (RFC 8985, 6.2, steps 2 and 3).
-    fn arrived(&mut self, segment: Sent, echo_us: Option<u64>, sample: &mut Option<u64>, now: u64) {
-        let rtt = now.saturating_sub(segment.at_us);
+    fn arrived(&mut self, segment: Sent, seen: &mut Seen) {
+        let rtt = seen.now.saturating_sub(segment.at_us);
         if segment.resent {
             // The first sending may have arrived instead of the second.
-            let first = echo_us.is_some_and(|echo| echo > rtt + 1000);
+            let first = seen.echo_us.is_some_and(|echo| echo > rtt + 1000);
             if first || rtt < self.min_rtt_us {
                 return;
             }
         } else {
-            *sample = (*sample).max(Some(segment.at_us));
+            seen.sample = seen.sample.max(Some(segment.at_us));
             self.reordered |= after(self.highest, segment.end());
         }
         if after(segment.end(), self.highest) {

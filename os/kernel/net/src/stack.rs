@@ -3,13 +3,14 @@
 use crate::buffer::{MEMORY_LEAN, MEMORY_SHARED};
 use crate::dhcp::{self, Dhcp};
 use crate::egress::Egress;
-use crate::tcp::{after, send_reset, State, Tcp, MAX_SYN_RESENDS, RTO_INITIAL_US};
+use crate::tcp::*;
 use crate::udp::{self, Udp};
 use crate::wire::*;
 use crate::*;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
+use core::hash::Hasher;
 
 struct Listener {
     local: SocketAddrV4,
@@ -17,6 +18,7 @@ struct Listener {
     waiting: VecDeque<SocketId>,
 }
 
+#[derive(Default)]
 struct Fresh {
     local: Option<SocketAddrV4>,
     no_delay: bool,
@@ -25,8 +27,7 @@ struct Fresh {
 
 /// A connection whose handshake a peer began: what is needed to make it, should that end.
 struct Handshake {
-    local: SocketAddrV4,
-    remote: SocketAddrV4,
+    key: Key,
     listener: SocketId,
     syn: Segment<'static>,
     /// Our initial sequence number and the offset of our clock.
@@ -54,14 +55,6 @@ struct Slot {
     event: bool,
     /// Its place in `timers`: never later than what is due.
     timer: Option<u64>,
-}
-
-/// Local port, local address, remote address and port of a connection, in this order.
-type Key = u128;
-
-fn key_of(local: SocketAddrV4, remote: SocketAddrV4) -> Key {
-    let ends = u128::from(u32::from(*local.ip())) << 80 | u128::from(u32::from(*remote.ip())) << 48;
-    u128::from(local.port()) << 112 | ends | u128::from(remote.port()) << 32
 }
 
 /// One interface's TCP/IP. See the crate's head for how it is driven.
@@ -262,7 +255,7 @@ impl Stack {
         // Echo requests, but none to a broadcast (RFC 1122, 3.2.2.6).
         let fits = packet.whole.len() <= self.egress.mtu;
         if data[0] == 8 && self.egress.is_local(packet.target) && fits {
-            self.egress.send_icmp(packet.target, packet.source, (0, 0), &data[4..], now_us);
+            self.egress.send_icmp(packet, (0, 0), &data[4..], now_us);
         } else if data[0] == 3 {
             self.receive_unreachable(data[1], usize::from(be16(data, 6)), &data[8..]);
         }
@@ -327,7 +320,7 @@ impl Stack {
         }
         let ids: Vec<SocketId> = self.connections.values().copied().collect();
         for id in ids {
-            let gone = |tcp: &Tcp, egress: &Egress| !egress.is_local(*tcp.local.ip());
+            let gone = |tcp: &Tcp, egress: &Egress| !egress.is_local(*local_of(tcp.key).ip());
             self.with_tcp(id, |tcp, egress| {
                 if gone(tcp, egress) {
                     tcp.fail(Some(Error::AddressNotAvailable));
@@ -379,7 +372,7 @@ impl Stack {
             None => None,
         };
         let Some(listener) = listener else {
-            return send_reset(&mut self.egress, *local.ip(), *remote.ip(), &segment, now_us);
+            return send_reset(&mut self.egress, key, &segment, now_us);
         };
         // Answers to a flood leave most of the way out to others.
         if self.egress.queue.len() > MAX_TRANSMIT_QUEUE / 4 || remote.port() == 0 {
@@ -393,14 +386,13 @@ impl Stack {
         if self.slots.len() - self.free.len() >= MAX_SOCKETS {
             return;
         }
-        let mut numbers = self.initial_numbers(local, remote, now_us);
+        let mut numbers = self.initial_numbers(key, now_us);
         if above.is_some_and(|above| !after(numbers.0, above)) {
             numbers.0 = above.unwrap_or(0).wrapping_add(0x1_0000);
         }
         let (syn, resend_at) = (segment.head(), now_us + RTO_INITIAL_US);
         let id = self.insert(Socket::Handshake(Box::new(Handshake {
-            local,
-            remote,
+            key,
             listener,
             syn,
             numbers,
@@ -418,7 +410,7 @@ impl Stack {
     /// The connection that a handshake is about.
     fn embryo(&self, id: SocketId, now_us: u64) -> Option<Tcp> {
         let Some(Socket::Handshake(h)) = self.socket(id) else { return None };
-        let tcp = Tcp::new(h.local, h.remote, h.numbers, self.egress.mtu, now_us);
+        let tcp = Tcp::new(h.key, h.numbers, self.egress.mtu, now_us);
         Some(tcp.passive(&h.syn, now_us))
     }
 
@@ -481,7 +473,8 @@ impl Stack {
 
     fn forget_handshake(&mut self, id: SocketId) {
         if let Some(Socket::Handshake(h)) = self.socket(id) {
-            self.connections.remove(&key_of(h.local, h.remote));
+            let key = h.key;
+            self.connections.remove(&key);
             self.handshakes_open -= 1;
             self.release(id);
         }
@@ -524,7 +517,7 @@ impl Stack {
     fn collect(&mut self, id: SocketId) {
         let Some(Socket::Tcp(tcp)) = self.socket(id) else { return };
         if tcp.state == State::Closed {
-            let (key, orphan) = (key_of(tcp.local, tcp.remote), tcp.orphan);
+            let (key, orphan) = (tcp.key, tcp.orphan);
             if self.connections.get(&key) == Some(&id) {
                 self.connections.remove(&key);
             }
@@ -537,13 +530,8 @@ impl Stack {
     /// The initial sequence number of RFC 6528: a clock of 4 us plus a keyed hash of the four
     /// addresses, so that it cannot be guessed from another connection's; and the offset that
     /// hides our clock from the peer (RFC 7323, 7.1).
-    fn initial_numbers(
-        &self,
-        local: SocketAddrV4,
-        remote: SocketAddrV4,
-        now_us: u64,
-    ) -> (u32, u32) {
-        let hash = siphash(&self.secret, &key_of(local, remote).to_le_bytes());
+    fn initial_numbers(&self, key: Key, now_us: u64) -> (u32, u32) {
+        let hash = siphash(&self.secret, &key.to_le_bytes());
         (((now_us / 4) as u32).wrapping_add(hash as u32), (hash >> 32) as u32)
     }
 
@@ -670,10 +658,8 @@ impl Stack {
             return Err(Error::NoMemory);
         }
         Ok(self.insert(match kind {
-            Kind::Stream => {
-                Socket::Fresh(Fresh { local: None, no_delay: false, keep_alive: false })
-            }
-            Kind::Datagram => Socket::Udp(Udp::new()),
+            Kind::Stream => Socket::Fresh(Fresh::default()),
+            Kind::Datagram => Socket::Udp(Udp::default()),
         }))
     }
 
@@ -762,7 +748,7 @@ impl Stack {
         };
         let accepted = listener.waiting.pop_front().ok_or(Error::WouldBlock)?;
         let peer = match self.socket(accepted) {
-            Some(Socket::Tcp(tcp)) => tcp.remote,
+            Some(Socket::Tcp(tcp)) => remote_of(tcp.key),
             _ => return Err(Error::Invalid),
         };
         Ok((accepted, peer))
@@ -813,8 +799,8 @@ impl Stack {
         if self.connections.contains_key(&key) {
             return Err(Error::AddressInUse);
         }
-        let numbers = self.initial_numbers(local, remote, now_us);
-        let mut tcp = Tcp::new(local, remote, numbers, self.egress.mtu, now_us);
+        let numbers = self.initial_numbers(key, now_us);
+        let mut tcp = Tcp::new(key, numbers, self.egress.mtu, now_us);
         tcp.no_delay = no_delay;
         tcp.keep_alive = keep_alive;
         self.connections.insert(key, id);
@@ -980,7 +966,7 @@ impl Stack {
 
     pub fn local_address(&self, id: SocketId) -> Option<SocketAddrV4> {
         match self.socket(id)? {
-            Socket::Tcp(tcp) => Some(tcp.local),
+            Socket::Tcp(tcp) => Some(local_of(tcp.key)),
             Socket::Listener(listener) => Some(listener.local),
             Socket::Fresh(fresh) => fresh.local,
             Socket::Udp(udp) => udp.local,
@@ -990,7 +976,9 @@ impl Stack {
 
     pub fn peer_address(&self, id: SocketId) -> Option<SocketAddrV4> {
         match self.socket(id)? {
-            Socket::Tcp(t) if !t.is_connecting() && t.state != State::Closed => Some(t.remote),
+            Socket::Tcp(t) if !t.is_connecting() && t.state != State::Closed => {
+                Some(remote_of(t.key))
+            }
             Socket::Udp(udp) => udp.remote,
             _ => None,
         }
@@ -1023,50 +1011,10 @@ impl Stack {
 }
 
 /// SipHash-2-4 (Aumasson and Bernstein, 2012) of `data` under the first half of `key`.
+#[allow(deprecated)] // The library advises against it for hash tables; as a keyed hash it stands.
 fn siphash(key: &[u8; 32], data: &[u8]) -> u64 {
-    let word = |at: usize| {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&key[at..at + 8]);
-        u64::from_le_bytes(bytes)
-    };
-    let (k0, k1) = (word(0), word(8));
-    let mut v = [
-        k0 ^ 0x736f_6d65_7073_6575,
-        k1 ^ 0x646f_7261_6e64_6f6d,
-        k0 ^ 0x6c79_6765_6e65_7261,
-        k1 ^ 0x7465_6462_7974_6573,
-    ];
-    fn round(v: &mut [u64; 4]) {
-        v[0] = v[0].wrapping_add(v[1]);
-        v[1] = v[1].rotate_left(13) ^ v[0];
-        v[0] = v[0].rotate_left(32);
-        v[2] = v[2].wrapping_add(v[3]);
-        v[3] = v[3].rotate_left(16) ^ v[2];
-        v[0] = v[0].wrapping_add(v[3]);
-        v[3] = v[3].rotate_left(21) ^ v[0];
-        v[2] = v[2].wrapping_add(v[1]);
-        v[1] = v[1].rotate_left(17) ^ v[2];
-        v[2] = v[2].rotate_left(32);
-    }
-    let mut chunks = data.chunks_exact(8);
-    let absorb = |v: &mut [u64; 4], m: u64| {
-        v[3] ^= m;
-        round(v);
-        round(v);
-        v[0] ^= m;
-    };
-    for chunk in &mut chunks {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(chunk);
-        absorb(&mut v, u64::from_le_bytes(bytes));
-    }
-    let mut last = [0; 8];
-    last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    last[7] = data.len() as u8;
-    absorb(&mut v, u64::from_le_bytes(last));
-    v[2] ^= 0xff;
-    for _ in 0..4 {
-        round(&mut v);
-    }
-    v[0] ^ v[1] ^ v[2] ^ v[3]
+    let word = |at| u64::from(be32(key, at)) << 32 | u64::from(be32(key, at + 4));
+    let mut hasher = core::hash::SipHasher::new_with_keys(word(0), word(8));
+    hasher.write(data);
+    hasher.finish()
 }

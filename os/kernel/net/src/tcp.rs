@@ -34,8 +34,9 @@ const STAMP_AGE_US: u64 = 24 * 86_400 * 1_000_000;
 /// A smaller packet size than IPv4's least, told by a router, is not believed.
 const PATH_MTU_MIN: usize = 576;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
+    #[default]
     SynSent,
     SynReceived,
     Established,
@@ -52,10 +53,26 @@ pub fn after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 
+/// Local port and address, remote address and port of a connection, in this order.
+pub type Key = u128;
+
+pub fn key_of(local: SocketAddrV4, remote: SocketAddrV4) -> Key {
+    let ends = u128::from(u32::from(*local.ip())) << 80 | u128::from(u32::from(*remote.ip())) << 48;
+    u128::from(local.port()) << 112 | ends | u128::from(remote.port()) << 32
+}
+
+pub fn local_of(key: Key) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from((key >> 80) as u32), (key >> 112) as u16)
+}
+
+pub fn remote_of(key: Key) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from((key >> 48) as u32), (key >> 32) as u16)
+}
+
+#[derive(Default)]
 pub struct Tcp {
     pub state: State,
-    pub local: SocketAddrV4,
-    pub remote: SocketAddrV4,
+    pub key: Key,
     /// No holder is left: the connection ends by itself.
     pub orphan: bool,
     pub error: Option<Error>,
@@ -116,64 +133,24 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    pub fn new(
-        local: SocketAddrV4,
-        remote: SocketAddrV4,
-        (seq, stamp_offset): (u32, u32),
-        mtu: usize,
-        now: u64,
-    ) -> Tcp {
+    /// `numbers`: our initial sequence number and the offset of our clock.
+    pub fn new(key: Key, numbers: (u32, u32), mtu: usize, now: u64) -> Tcp {
         let own_mss = (mtu - IPV4_HEADER - TCP_HEADER) as u16;
         Tcp {
-            state: State::SynSent,
-            local,
-            remote,
-            orphan: false,
-            error: None,
-            no_delay: false,
-            keep_alive: false,
-            read_shut: false,
-            shown: Readiness::default(),
-            news: false,
-            transmit: Buffer::default(),
-            receive: Buffer::default(),
-            ready: 0,
-            islands: Vec::new(),
-            duplicate: None,
-            fin_wanted: false,
-            fin_sent: false,
-            fin_at: None,
-            fin_received: false,
+            key,
             syn_due: true,
-            recovery: Recovery::new(seq, usize::from(own_mss)),
-            snd_wnd: 0,
-            snd_wnd_max: 0,
-            snd_wl1: 0,
-            snd_wl2: 0,
-            snd_shift: 0,
-            rcv_nxt: 0,
+            recovery: Recovery::new(numbers.0, usize::from(own_mss)),
             rcv_shift: WINDOW_SHIFT,
-            rcv_edge: 0,
             mss: 536,
             own_mss,
             scaled: true,
             sack: true,
             stamps: true,
-            stamp_offset,
-            stamp_recent: 0,
+            stamp_offset: numbers.1,
             stamp_us: now,
-            acked: 0,
-            resends: 0,
-            rto_at: None,
-            probe_at: None,
-            ack_at: None,
-            ack_now: false,
-            segments_unacked: 0,
-            end_at: None,
             heard_us: now,
-            probes: 0,
-            challenge_at: 0,
             syn_us: now,
+            ..Tcp::default()
         }
     }
 
@@ -333,7 +310,8 @@ impl Tcp {
             return;
         }
         match self.state {
-            State::Established | State::SynReceived => self.state = State::FinWait1,
+            State::Established => self.state = State::FinWait1,
+            State::SynReceived => {} // The FIN follows the handshake.
             State::CloseWait => self.state = State::LastAck,
             State::SynSent => return self.fail(None),
             _ => return,
@@ -428,8 +406,8 @@ impl Tcp {
         let shown = if syn { window } else { window >> self.rcv_shift };
         self.rcv_edge = self.rcv_nxt.wrapping_add(if syn { window.min(0xffff) } else { window });
         let head = Segment {
-            source_port: self.local.port(),
-            target_port: self.remote.port(),
+            source_port: local_of(self.key).port(),
+            target_port: remote_of(self.key).port(),
             seq,
             ack: if flags & ACK != 0 { self.rcv_nxt } else { 0 },
             flags,
@@ -438,7 +416,7 @@ impl Tcp {
             data: &[],
         };
         let (a, b) = self.transmit.slices(at, n);
-        egress.send_tcp(*self.local.ip(), *self.remote.ip(), &head, a, b, now);
+        egress.send_tcp(self.key, &head, (a, b), now);
         if flags & ACK != 0 {
             // Received ranges that did not fit beside the data go alone, afterwards.
             self.ack_now &= !told;
@@ -674,7 +652,7 @@ impl Tcp {
         }
         if self.state == State::SynReceived {
             if segment.ack != self.recovery.snd_nxt {
-                return send_reset(egress, *self.local.ip(), *self.remote.ip(), segment, now);
+                return send_reset(egress, self.key, segment, now);
             }
             self.opened(now);
             self.recovery.snd_una = segment.ack;
@@ -686,7 +664,7 @@ impl Tcp {
     }
 
     fn opened(&mut self, now: u64) {
-        self.state = State::Established;
+        self.state = if self.fin_wanted { State::FinWait1 } else { State::Established };
         if self.resends == 0 {
             self.recovery.take_rtt(now.saturating_sub(self.syn_us));
         }
@@ -725,8 +703,8 @@ impl Tcp {
 
     fn on_segment_syn_sent(&mut self, egress: &mut Egress, segment: &Segment, now: u64) {
         let acks = segment.flags & ACK != 0;
-        if acks && segment.ack != self.recovery.snd_nxt {
-            return send_reset(egress, *self.local.ip(), *self.remote.ip(), segment, now);
+        if acks && (segment.ack != self.recovery.snd_nxt || self.recovery.in_flight() == 0) {
+            return send_reset(egress, self.key, segment, now);
         }
         if segment.flags & RST != 0 {
             if acks {
@@ -952,13 +930,7 @@ impl Tcp {
 }
 
 /// The answer to a segment that belongs to no connection (RFC 9293, 3.10.7.1).
-pub fn send_reset(
-    egress: &mut Egress,
-    local: Ipv4Addr,
-    remote: Ipv4Addr,
-    segment: &Segment,
-    now: u64,
-) {
+pub fn send_reset(egress: &mut Egress, key: Key, segment: &Segment, now: u64) {
     if segment.flags & RST != 0 {
         return;
     }
@@ -973,5 +945,5 @@ pub fn send_reset(
         options: Options::default(),
         data: &[],
     };
-    egress.send_tcp(local, remote, &head, &[], &[], now);
+    egress.send_tcp(key, &head, (&[], &[]), now);
 }

@@ -5,6 +5,7 @@ use crate::*;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+#[derive(Default)]
 pub struct Udp {
     pub local: Option<SocketAddrV4>,
     pub remote: Option<SocketAddrV4>,
@@ -17,17 +18,6 @@ pub struct Udp {
 }
 
 impl Udp {
-    pub fn new() -> Udp {
-        Udp {
-            local: None,
-            remote: None,
-            received: VecDeque::new(),
-            held: 0,
-            closed: false,
-            error: None,
-        }
-    }
-
     pub fn deliver(&mut self, from: SocketAddrV4, data: &[u8]) -> bool {
         if self.remote.is_some_and(|r| r != from) || self.received.len() >= MAX_DATAGRAMS {
             return false;
