@@ -389,8 +389,16 @@ pub fn fault(address: u64, access: Access) -> bool {
         hidden: false,
     };
     let present = paging::lookup(page);
-    if let Some((frame, now)) = present.filter(|(_, now)| now.owned) {
-        return paging::map(page, frame, Rights { owned: now.owned, ..rights });
+    if let Some((frame, now)) = present {
+        let kept = Rights { owned: now.owned, write: now.owned && rights.write, ..rights };
+        // What the tables allow already cannot be served by them: some processors fault so where
+        // an instruction of ring 3 reads its stack as if from ring 0.
+        if now == kept && (now.write || !access.write) {
+            return false;
+        }
+        if now.owned {
+            return paging::map(page, frame, kept);
+        }
     }
     if let Backing::Image { at, end } = region.backing {
         let source = at + (page - start);
