@@ -26,7 +26,8 @@ from o3storage.storage._core import Core, Volume
 from o3storage.storage._flush import Flusher
 from o3storage.storage._frames import Frames, frame_place
 from o3storage.storage._groups import unpack_place
-from o3storage.storage._log import LogWriter, PlacedRun
+from o3storage.storage._log import LogWriter
+from o3storage.storage._log_batch import PlacedRun
 from o3storage.storage._records import (
     FLAG_LAST,
     FRAME,

@@ -23,45 +23,28 @@ import contextlib
 from collections import deque
 from collections.abc import Container, Sequence
 
-from o3storage.runtime.disk import Buffer, DiskError
+from o3storage.runtime.disk import DiskError
 from o3storage.storage._batches import (
-    FLAG_ENTRIES,
-    FLAG_HARD_STATE,
     FLAG_RESTATED,
-    FLAG_UNCERTAIN,
     MAX_BATCH_GROUPS,
     NO_HASH,
-    GroupInfo,
     batch_bytes,
     encode_batch,
     summary_bytes,
 )
 from o3storage.storage._core import Core, Volume
-from o3storage.storage._groups import NO_CUT, GroupLog
-from o3storage.storage._records import (
-    ENTRY,
-    GROUP,
-    LOCAL,
-    OUTCOME,
-    PREFIX_BYTES,
-    encode_group_reset,
-    encode_rows,
-    frame_parts,
-    group_words,
-    seal_record,
-)
-from o3storage.storage._rows import (
-    RowChange,
-    Run,
-    decode_run,
-    encode_run,
-    placement_bounds,
-    placement_key,
-    split_placement_key,
+from o3storage.storage._groups import GroupLog
+from o3storage.storage._log_batch import (
+    RECORD_OVERHEAD,
+    Append,
+    Infos,
+    Payload,
+    PlacedRun,
+    QueuedOutcome,
+    runs_bytes,
 )
 from o3storage.storage._types import (
     MIB,
-    SEAL_TAG_BYTES,
     Entry,
     HardState,
     SealedFrame,
@@ -70,9 +53,7 @@ from o3storage.storage._types import (
     StoreOutOfService,
 )
 from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
-from o3storage.storage.index import Miss
 
-RECORD_OVERHEAD = PREFIX_BYTES + SEAL_TAG_BYTES
 OUTCOME_WAIT_BYTES = 1 * MIB
 """Outcomes that wait for an append to ride with; beyond it they get a batch of their own."""
 OUTCOMES_PER_BATCH_BYTES = 4 * MIB
@@ -82,94 +63,6 @@ FULL_RETRY_S = 1.0
 LOW_ROOM_BYTES = 12 * MIB
 """Without a spare volume and with less room than this, appends are refused: one more of the
 largest append must fit, with the outcomes that wait."""
-
-
-PlacedRun = tuple[bytes, int, Run, bool]
-"""(stream, first frame, run, whether it may cut into a run that is placed already)."""
-
-
-class _Append:
-    """One queued append, or a group's reset, or a mere wish to be synced."""
-
-    __slots__ = (
-        "buffers",
-        "entries",
-        "first",
-        "frames",
-        "future",
-        "group",
-        "hard",
-        "previous_term",
-        "replaces",
-        "reset",
-        "size",
-    )
-
-    def __init__(  # noqa: PLR0917
-        self,
-        group: GroupLog | None,
-        hard: HardState | None,
-        entries: Sequence[Entry],
-        frames: Sequence[SealedFrame],
-        future: asyncio.Future[None],
-        previous_term: int = 0,
-        replaces: bool = False,
-        reset: tuple[int, int] | None = None,
-    ) -> None:
-        self.group = group
-        self.hard = hard
-        self.entries = entries
-        self.frames = frames
-        self.future = future
-        self.previous_term = previous_term
-        """Term of the entry before the first."""
-        self.replaces = replaces
-        """The entries replace some that were appended before."""
-        self.reset = reset
-        self.first = entries[0].index if entries else 0
-        self.size = RECORD_OVERHEAD * (len(entries) + (reset is not None) * 2)
-        for entry in entries:
-            self.size += len(entry.data)
-        for frame in frames:
-            self.size += PREFIX_BYTES + len(frame.data)
-        self.buffers = len(entries) + len(frames)
-
-
-class _Infos:
-    """Group summaries of the batch being gathered."""
-
-    __slots__ = ("by_group",)
-
-    def __init__(self) -> None:
-        self.by_group: dict[int, list[int]] = {}
-        """group -> [flags, first index, its previous term, last index] of what the batch holds."""
-
-    def takes(self, append: _Append) -> bool:
-        group = append.group
-        if group is None:
-            return True
-        info = self.by_group.get(group.group)
-        if info is None:
-            return len(self.by_group) < MAX_BATCH_GROUPS
-        if append.reset is not None:
-            return False
-        return not (append.entries and info[0] & FLAG_ENTRIES and append.first <= info[3])
-
-    def take(self, append: _Append) -> None:
-        group = append.group
-        if group is None:
-            return
-        info = self.by_group.get(group.group)
-        if info is None:
-            info = self.by_group[group.group] = [0, 0, 0, 0]
-        if append.entries:
-            if not info[0] & FLAG_ENTRIES:
-                info[0] |= FLAG_ENTRIES
-                info[1] = append.first
-                info[2] = append.previous_term
-            info[3] = append.entries[-1].index
-        if append.hard is not None:
-            info[0] |= FLAG_HARD_STATE
 
 
 class LogWriter:
@@ -185,8 +78,8 @@ class LogWriter:
         self._capacity = 0
         self._sequence = batch_sequence
         self._previous_hash = previous_hash
-        self._queue: deque[_Append] = deque()
-        self._outcomes: deque[tuple[GroupLog, int, int, bytes]] = deque()
+        self._queue: deque[Append] = deque()
+        self._outcomes: deque[QueuedOutcome] = deque()
         self._outcome_bytes = 0
         self._runs: list[PlacedRun] = []
         self._held: list[Volume] = []
@@ -202,7 +95,7 @@ class LogWriter:
         self._spare_failing = False
         """The last try to make a spare failed for want of space, as far as is known."""
         self._closing = False
-        self._gathered: list[_Append] = []
+        self._gathered: list[Append] = []
         core.fault_listeners.append(self._fail_all)
 
     # --- life
@@ -291,7 +184,7 @@ class LogWriter:
             future.set_exception(self.core.refusal())
             return future
         self._queue.append(
-            _Append(group, hard, entries, frames, future, previous_term, replaces, reset)
+            Append(group, hard, entries, frames, future, previous_term, replaces, reset)
         )
         wake = self._wake
         if wake is not None:
@@ -389,7 +282,7 @@ class LogWriter:
         """The first batches of a volume: every group's last entry, hard state, applied index."""
         groups = sorted(self.core.groups)
         for at in range(0, max(1, len(groups)), MAX_BATCH_GROUPS):
-            infos = _Infos()
+            infos = Infos()
             for group in groups[at : at + MAX_BATCH_GROUPS]:
                 infos.by_group[group] = [FLAG_RESTATED, 0, 0, 0]
             gathered, self._gathered = self._gathered, []
@@ -403,8 +296,8 @@ class LogWriter:
     def _gather(
         self,
     ) -> tuple[
-        _Infos,
-        list[tuple[GroupLog, int, int, bytes]],
+        Infos,
+        list[QueuedOutcome],
         list[PlacedRun],
         int,
     ]:
@@ -412,18 +305,18 @@ class LogWriter:
         options = self.core.options
         payload = 0
         buffers = 0
-        outcomes: list[tuple[GroupLog, int, int, bytes]] = []
+        outcomes: list[QueuedOutcome] = []
         while self._outcomes and payload < OUTCOMES_PER_BATCH_BYTES:
             outcome = self._outcomes.popleft()
             outcomes.append(outcome)
             payload += len(outcome[3]) + RECORD_OVERHEAD
             self._outcome_bytes -= len(outcome[3]) + RECORD_OVERHEAD
-        infos = _Infos()
+        infos = Infos()
         gathered = self._gathered
         assert not gathered
         runs, self._runs = self._runs, []
         if runs:
-            payload += RECORD_OVERHEAD + _runs_bytes(runs)
+            payload += RECORD_OVERHEAD + runs_bytes(runs)
         queue = self._queue
         while queue and not self._outcomes:
             append = queue[0]
@@ -441,121 +334,25 @@ class LogWriter:
             infos.take(append)
         return infos, outcomes, runs, payload
 
-    @staticmethod
-    def _note(group: GroupLog, append: _Append) -> None:
-        """The batch being encoded holds this append."""
-        if append.reset is not None:
-            group.written_last, group.written_term = append.reset
-            group.written_applied = append.reset[0]
-        if append.entries:
-            last = append.entries[-1]
-            if append.replaces:
-                group.cuts -= 1
-                if group.cuts == 0:
-                    group.cut = NO_CUT
-            group.written_last = last.index
-            group.written_term = last.term
-        if append.hard is not None:
-            group.written_hard = append.hard
-
     def _encode(
         self,
-        infos: _Infos,
-        outcomes: list[tuple[GroupLog, int, int, bytes]],
+        infos: Infos,
+        outcomes: list[QueuedOutcome],
         runs: list[PlacedRun],
         payload: int,
     ) -> tuple[bytes, list[tuple[GroupLog, int]]]:
         """The batch's bytes and, by group, the last index in it. Places frames and entries."""
         core = self.core
         volume = self.volume
-        sealer = volume.sealer
-        assert sealer is not None
         head = summary_bytes(len(infos.by_group))
-        start = offset = volume.size_bytes + head
-        parts: list[Buffer] = []
-        hashes: list[bytes] = []
-        rows: list[RowChange] = []
-        for group, index, sequence, body in outcomes:
-            a0, a1 = group_words(group.group, group.incarnation, 0)
-            digest, size = seal_record(
-                parts, sealer, offset, OUTCOME, 0, a0, a1, index, sequence, body
-            )
-            group.written_applied = index
-            hashes.append(digest)
-            offset += size
-            volume.change_bytes += size
-        if self._reaped:
-            runs = [run for run in runs if run[0] not in self._reaped]
+        body = Payload(core, volume, volume.size_bytes + head)
+        body.put_outcomes(outcomes)
+        runs = [run for run in runs if run[0] not in self._reaped] if self._reaped else runs
         if runs:
-            core.sequence += 1
-            changes: list[RowChange] = []
-            for stream, first, run, cuts in runs:
-                if cuts:
-                    self.cuts += 1
-                    try:
-                        changes += self._rest_of_cut(stream, first + run.frames)
-                    except LookupError:
-                        continue  # rather the old run as it is than a part of it lost
-                changes.append((placement_key(stream, first), encode_run(run)))
-            digest, size = seal_record(
-                parts, sealer, offset, LOCAL, 0, 0, 0, 0, core.sequence, encode_rows(changes)
-            )
-            hashes.append(digest)
-            offset += size
-            volume.change_bytes += size
-            rows += changes
+            self.cuts += body.put_runs(runs)
         for append in self._gathered:
-            if append.group is not None:
-                self._note(append.group, append)
-                a0 = append.group.group | append.group.incarnation << 32
-                if append.reset is not None:
-                    digest, size = seal_record(
-                        parts,
-                        sealer,
-                        offset,
-                        GROUP,
-                        0,
-                        a0,
-                        append.reset[1],
-                        append.reset[0],
-                        core.sequence,
-                        encode_group_reset(*append.reset),
-                    )
-                    hashes.append(digest)
-                    offset += size
-                for entry in append.entries:
-                    digest, size = seal_record(
-                        parts,
-                        sealer,
-                        offset,
-                        ENTRY,
-                        entry.kind,
-                        a0,
-                        entry.term,
-                        entry.index,
-                        0,
-                        entry.data,
-                    )
-                    append.group.place(entry.index, volume.volume, offset, size)
-                    hashes.append(digest)
-                    offset += size
-            for frame in append.frames:
-                core.sequence += 1
-                digest, size = frame_parts(parts, frame, core.sequence)
-                rows.append(
-                    (
-                        placement_key(frame.stream, frame.number),
-                        encode_run(Run(volume.volume, offset, 1, size, size)),
-                    )
-                )
-                volume.placed_bytes += size
-                hashes.append(digest)
-                offset += size
-        assert offset - start <= payload
-        summaries = [
-            _group_info(core.groups[number], flags, first, previous)
-            for number, (flags, first, previous, _) in infos.by_group.items()
-        ]
+            body.put_append(append)
+        assert body.size_bytes <= payload
         data, self._previous_hash = encode_batch(
             volume=volume.volume,
             offset=volume.size_bytes,
@@ -563,45 +360,23 @@ class LogWriter:
             epoch=core.epoch,
             previous_hash=self._previous_hash,
             store_sequence=core.sequence,
-            hashes=hashes,
-            payload=parts,
-            payload_bytes=offset - start,
-            groups=summaries,
+            hashes=body.hashes,
+            payload=body.parts,
+            payload_bytes=body.size_bytes,
+            groups=infos.summaries(core),
         )
         self._sequence += 1
-        if rows:
-            core.write_rows(rows)
+        if body.rows:
+            core.write_rows(body.rows)
         held, self._held = self._held, []
         for held_volume in held:
             held_volume.holds -= 1
         stats = core.stats
         stats.batches += 1
         stats.batch_bytes += len(data)
-        stats.batch_records += len(hashes)
+        stats.batch_records += len(body.hashes)
         stats.appends += len(self._gathered)
-        return data, [
-            (core.groups[number], core.groups[number].written_last)
-            for number, (flags, _, _, _) in infos.by_group.items()
-            if flags & FLAG_ENTRIES
-        ]
-
-    def _rest_of_cut(self, stream: bytes, end: int) -> list[RowChange]:
-        """A run that goes on over `end` keeps its frames from there, as a run of its own.
-        LookupError if the table would have to be read from the disk."""
-        rows = self.core.index.scan_now(placement_key(stream, end), placement_bounds(stream)[1], 1)
-        if isinstance(rows, Miss):
-            raise LookupError
-        if not rows:
-            return []
-        _, first = split_placement_key(rows[0][0])
-        run = decode_run(rows[0][1])
-        skip = end - first
-        if skip <= 0 or skip >= run.frames:
-            return []
-        rest = run._replace(
-            offset=run.offset + skip * align(run.record_bytes), frames=run.frames - skip
-        )
-        return [(placement_key(stream, end), encode_run(rest))]
+        return data, infos.last_entries(core)
 
     def _complete(self, entries: list[tuple[GroupLog, int]]) -> None:
         for group, last in entries:
@@ -655,25 +430,3 @@ class LogWriter:
         assert old.file is not None
         await old.file.truncate(old.size_bytes)
         await self.core.seal(old)
-
-
-def _runs_bytes(runs: Sequence[PlacedRun]) -> int:
-    """Upper bound of the body of the LOCAL record for these runs."""
-    return 8 + sum(128 if cuts else 64 for _, _, _, cuts in runs)
-
-
-def _group_info(group: GroupLog, flags: int, first: int, previous_term: int) -> GroupInfo:
-    hard = group.written_hard
-    return GroupInfo(
-        group.group,
-        flags | (FLAG_UNCERTAIN if group.uncertain else 0),
-        group.incarnation,
-        first,
-        previous_term,
-        group.written_last,
-        group.written_term,
-        hard.term,
-        hard.vote,
-        hard.commit,
-        group.written_applied,
-    )

@@ -1,0 +1,299 @@
+"""What one batch of the log is made of: queued appends, group summaries, encoded records.
+
+Interface: `Append`, `Infos`, `Payload`, `QueuedOutcome`, `PlacedRun`, `runs_bytes`.
+
+Invariant: `Payload` gives a sequence to each change of rows in the step that also hands those rows
+to the index (LogWriter writes `rows` before it waits for anything).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from o3storage.runtime.disk import Buffer
+from o3storage.storage._batches import (
+    FLAG_ENTRIES,
+    FLAG_HARD_STATE,
+    FLAG_UNCERTAIN,
+    MAX_BATCH_GROUPS,
+    GroupInfo,
+)
+from o3storage.storage._core import Core, Volume
+from o3storage.storage._groups import NO_CUT, GroupLog
+from o3storage.storage._records import (
+    ENTRY,
+    GROUP,
+    LOCAL,
+    OUTCOME,
+    PREFIX_BYTES,
+    encode_group_reset,
+    encode_rows,
+    frame_parts,
+    group_words,
+    seal_record,
+)
+from o3storage.storage._rows import (
+    RowChange,
+    Run,
+    decode_run,
+    encode_run,
+    placement_bounds,
+    placement_key,
+    split_placement_key,
+)
+from o3storage.storage._types import SEAL_TAG_BYTES, Entry, HardState, SealedFrame
+from o3storage.storage._volume import align
+from o3storage.storage.index import Miss
+
+RECORD_OVERHEAD = PREFIX_BYTES + SEAL_TAG_BYTES
+"""Bytes of a sealed record beside its plain body."""
+
+QueuedOutcome = tuple[GroupLog, int, int, bytes]
+"""(group, index, sequence, body)."""
+
+PlacedRun = tuple[bytes, int, Run, bool]
+"""(stream, first frame, run, whether it may cut into a run that is placed already)."""
+
+
+class Append:
+    """One queued append, or a group's reset, or a mere wish to be synced."""
+
+    __slots__ = (
+        "buffers",
+        "entries",
+        "first",
+        "frames",
+        "future",
+        "group",
+        "hard",
+        "previous_term",
+        "replaces",
+        "reset",
+        "size",
+    )
+
+    def __init__(  # noqa: PLR0917
+        self,
+        group: GroupLog | None,
+        hard: HardState | None,
+        entries: Sequence[Entry],
+        frames: Sequence[SealedFrame],
+        future: asyncio.Future[None],
+        previous_term: int = 0,
+        replaces: bool = False,
+        reset: tuple[int, int] | None = None,
+    ) -> None:
+        self.group = group
+        self.hard = hard
+        self.entries = entries
+        self.frames = frames
+        self.future = future
+        self.previous_term = previous_term
+        """Term of the entry before the first."""
+        self.replaces = replaces
+        """The entries replace some that were appended before."""
+        self.reset = reset
+        self.first = entries[0].index if entries else 0
+        self.size = RECORD_OVERHEAD * (len(entries) + (reset is not None) * 2)
+        for entry in entries:
+            self.size += len(entry.data)
+        for frame in frames:
+            self.size += PREFIX_BYTES + len(frame.data)
+        self.buffers = len(entries) + len(frames)
+
+
+class Infos:
+    """Group summaries of the batch being gathered."""
+
+    __slots__ = ("by_group",)
+
+    def __init__(self) -> None:
+        self.by_group: dict[int, list[int]] = {}
+        """group -> [flags, first index, its previous term, last index] of what the batch holds."""
+
+    def takes(self, append: Append) -> bool:
+        group = append.group
+        if group is None:
+            return True
+        info = self.by_group.get(group.group)
+        if info is None:
+            return len(self.by_group) < MAX_BATCH_GROUPS
+        if append.reset is not None:
+            return False
+        return not (append.entries and info[0] & FLAG_ENTRIES and append.first <= info[3])
+
+    def take(self, append: Append) -> None:
+        group = append.group
+        if group is None:
+            return
+        info = self.by_group.get(group.group)
+        if info is None:
+            info = self.by_group[group.group] = [0, 0, 0, 0]
+        if append.entries:
+            if not info[0] & FLAG_ENTRIES:
+                info[0] |= FLAG_ENTRIES
+                info[1] = append.first
+                info[2] = append.previous_term
+            info[3] = append.entries[-1].index
+        if append.hard is not None:
+            info[0] |= FLAG_HARD_STATE
+
+    def summaries(self, core: Core) -> list[GroupInfo]:
+        """For the batch's header, once its records are encoded."""
+        return [
+            _group_info(core.groups[number], flags, first, previous)
+            for number, (flags, first, previous, _) in self.by_group.items()
+        ]
+
+    def last_entries(self, core: Core) -> list[tuple[GroupLog, int]]:
+        """(group, last index in the batch) of groups with entries in it."""
+        return [
+            (core.groups[number], core.groups[number].written_last)
+            for number, (flags, _, _, _) in self.by_group.items()
+            if flags & FLAG_ENTRIES
+        ]
+
+
+def runs_bytes(runs: Sequence[PlacedRun]) -> int:
+    """Upper bound of the body of the LOCAL record for these runs."""
+    return 8 + sum(128 if cuts else 64 for _, _, _, cuts in runs)
+
+
+def _group_info(group: GroupLog, flags: int, first: int, previous_term: int) -> GroupInfo:
+    hard = group.written_hard
+    return GroupInfo(
+        group.group,
+        flags | (FLAG_UNCERTAIN if group.uncertain else 0),
+        group.incarnation,
+        first,
+        previous_term,
+        group.written_last,
+        group.written_term,
+        hard.term,
+        hard.vote,
+        hard.commit,
+        group.written_applied,
+    )
+
+
+class Payload:
+    """The records of a batch, encoded for where they will stand."""
+
+    __slots__ = ("_core", "_offset", "_sealer", "_start", "_volume", "hashes", "parts", "rows")
+
+    def __init__(self, core: Core, volume: Volume, offset: int) -> None:
+        assert volume.sealer is not None
+        self._core = core
+        self._volume = volume
+        self._sealer = volume.sealer
+        self._start = offset
+        self._offset = offset
+        self.parts: list[Buffer] = []
+        self.hashes: list[bytes] = []
+        self.rows: list[RowChange] = []
+        """Placement that the records imply or say."""
+
+    @property
+    def size_bytes(self) -> int:
+        return self._offset - self._start
+
+    def _seal(  # noqa: PLR0917
+        self, kind: int, flags: int, a0: int, a1: int, b: int, sequence: int, body: bytes
+    ) -> int:
+        digest, size = seal_record(
+            self.parts, self._sealer, self._offset, kind, flags, a0, a1, b, sequence, body
+        )
+        self.hashes.append(digest)
+        self._offset += size
+        return size
+
+    def put_outcomes(self, outcomes: Sequence[QueuedOutcome]) -> None:
+        for group, index, sequence, body in outcomes:
+            a0, a1 = group_words(group.group, group.incarnation, 0)
+            self._volume.change_bytes += self._seal(OUTCOME, 0, a0, a1, index, sequence, body)
+            group.written_applied = index
+
+    def put_runs(self, runs: Sequence[PlacedRun]) -> int:
+        """One LOCAL record; returns how many of the runs may cut into others."""
+        core = self._core
+        cutting = 0
+        changes: list[RowChange] = []
+        for stream, first, run, cuts in runs:
+            if cuts:
+                cutting += 1
+                try:
+                    changes += self._rest_of_cut(stream, first + run.frames)
+                except LookupError:
+                    continue  # rather the old run as it is than a part of it lost
+            changes.append((placement_key(stream, first), encode_run(run)))
+        core.sequence += 1
+        body = encode_rows(changes)
+        self._volume.change_bytes += self._seal(LOCAL, 0, 0, 0, 0, core.sequence, body)
+        self.rows += changes
+        return cutting
+
+    def _rest_of_cut(self, stream: bytes, end: int) -> list[RowChange]:
+        """A run that goes on over `end` keeps its frames from there, as a run of its own.
+        LookupError if the table would have to be read from the disk."""
+        high = placement_bounds(stream)[1]
+        rows = self._core.index.scan_now(placement_key(stream, end), high, 1)
+        if isinstance(rows, Miss):
+            raise LookupError
+        if not rows:
+            return []
+        _, first = split_placement_key(rows[0][0])
+        run = decode_run(rows[0][1])
+        skip = end - first
+        if skip <= 0 or skip >= run.frames:
+            return []
+        rest = run._replace(
+            offset=run.offset + skip * align(run.record_bytes), frames=run.frames - skip
+        )
+        return [(placement_key(stream, end), encode_run(rest))]
+
+    def put_append(self, append: Append) -> None:
+        group = append.group
+        if group is not None:
+            a0 = group.group | group.incarnation << 32
+            if append.reset is not None:
+                self._put_reset(group, a0, append.reset)
+            volume = self._volume.volume
+            for entry in append.entries:
+                offset = self._offset
+                size = self._seal(ENTRY, entry.kind, a0, entry.term, entry.index, 0, entry.data)
+                group.place(entry.index, volume, offset, size)
+            _note(group, append)
+        for frame in append.frames:
+            self._put_frame(frame)
+
+    def _put_reset(self, group: GroupLog, a0: int, reset: tuple[int, int]) -> None:
+        index, term = reset
+        body = encode_group_reset(index, term)
+        self._seal(GROUP, 0, a0, term, index, self._core.sequence, body)
+        group.written_last, group.written_term = reset
+        group.written_applied = index
+
+    def _put_frame(self, frame: SealedFrame) -> None:
+        core = self._core
+        core.sequence += 1
+        digest, size = frame_parts(self.parts, frame, core.sequence)
+        run = Run(self._volume.volume, self._offset, 1, size, size)
+        self.rows.append((placement_key(frame.stream, frame.number), encode_run(run)))
+        self.hashes.append(digest)
+        self._volume.placed_bytes += size
+        self._offset += size
+
+
+def _note(group: GroupLog, append: Append) -> None:
+    """The batch being encoded holds this append."""
+    if append.entries:
+        last = append.entries[-1]
+        if append.replaces:
+            group.cuts -= 1
+            if group.cuts == 0:
+                group.cut = NO_CUT
+        group.written_last = last.index
+        group.written_term = last.term
+    if append.hard is not None:
+        group.written_hard = append.hard
