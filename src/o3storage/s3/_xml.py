@@ -11,6 +11,7 @@ refuse those, which is what `encoding-type=url` is for).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from xml.parsers import expat
 
@@ -51,18 +52,17 @@ class XmlError(ValueError):
 
 
 class Element:
-    """One element: local name, its own text (stripped by nobody), and its child elements."""
+    """One element: local name, its own text (stripped by nobody), and its child elements.
 
-    __slots__ = ("children", "name", "parts")
+    A document can have 80,000: a leaf is one object with nothing for the collector to follow.
+    """
+
+    __slots__ = ("children", "name", "text")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.children: list[Element] = []
-        self.parts: list[str] = []
-
-    @property
-    def text(self) -> str:
-        return "".join(self.parts)
+        self.children: Sequence[Element] = ()
+        self.text = ""
 
     def find(self, name: str) -> Element | None:
         """The first child called `name`."""
@@ -136,7 +136,11 @@ class XmlReader:
             raise XmlError(f"the document is nested deeper than {MAX_DEPTH}")
         element = Element(name.rpartition(" ")[2])
         if self._stack:
-            self._stack[-1].children.append(element)
+            parent = self._stack[-1]
+            if type(parent.children) is list:
+                parent.children.append(element)
+            else:
+                parent.children = [element]
         else:
             self._root = element
         self._stack.append(element)
@@ -145,7 +149,7 @@ class XmlReader:
         self._stack.pop()
 
     def _text(self, data: str) -> None:
-        self._stack[-1].parts.append(data)
+        self._stack[-1].text += data
 
     def _refuse(self, *_: object) -> None:
         raise XmlError("document types, entities and processing instructions are not accepted")
