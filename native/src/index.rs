@@ -192,6 +192,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(run::index_run, m)?)?;
     m.add_function(wrap_pyfunction!(run::index_merge_runs, m)?)?;
     m.add_function(wrap_pyfunction!(run::index_get, m)?)?;
+    m.add_function(wrap_pyfunction!(run::index_release, m)?)?;
     m.add_function(wrap_pyfunction!(scan::index_scan, m)?)?;
     m.add_function(wrap_pyfunction!(scan::index_candidates, m)?)?;
     m.add_function(wrap_pyfunction!(scan::index_first, m)?)?;

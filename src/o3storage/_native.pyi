@@ -455,6 +455,9 @@ def index_run(
 def index_merge_runs(runs: Sequence[Run]) -> Job[Run]:
     """Merges runs, newest first: of equal keys the newest counts; deletions stay."""
 
+def index_release(runs: tuple[Run, ...]) -> Job[None]:
+    """Gives the memory of runs back, if the caller dropped its own references before it starts."""
+
 def index_get(
     runs: tuple[Run, ...], key: bytes, prefix: int, floor: int = 0
 ) -> bytes | Literal[False] | None:

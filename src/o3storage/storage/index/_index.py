@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from o3storage._native import Run, index_verify
+from o3storage._native import Run, index_release, index_verify
 from o3storage.runtime.disk import Disk, DiskFault
 from o3storage.runtime.jobs import Job, Jobs
 
@@ -211,6 +211,7 @@ class Index:
         memtable.freeze()
         sequence = memtable.sequence
         built: list[TableInfo] = []
+        runs: tuple[Run, ...] = ()
         async with self._flush_lock:
             flushed = False
             try:
@@ -233,10 +234,13 @@ class Index:
                     Edit(added=added, mark=mark, sequence=sequence, drops=new_drops)
                 )
                 flushed = True
+                release = index_release(runs)
             finally:
+                runs = ()
                 memtable.thaw(flushed=flushed)
                 if not flushed and tables.failure is None:
                     await discard_tables(tables.context, built)
+            await self._jobs.run(release)
             self._stats.flushes += 1
             self._stats.flushed_bytes += sum(info.size_bytes for info in built)
             self._tidy()

@@ -30,6 +30,8 @@ ROW_OVERHEAD_BYTES = 200
 """Key and value objects and the dict slot of a row in the head."""
 FAN_IN = 8
 """Runs of one size that become one of the next: few enough to search, rare enough to merge."""
+LARGE_RUN_BYTES = 2 << 20
+"""Not merged further: the flush merges them all, and a dozen of them fill a memtable."""
 MAX_RUNS = 96
 """Writers that never let the loop turn keep jobs from completing: merge in place then."""
 
@@ -182,13 +184,13 @@ class Memtable:
         start = 0
         while start + FAN_IN <= len(free):
             tier = _tier(free[start])
-            end = start + 1
-            while end < len(free) and _tier(free[end]) <= tier:
+            end = start
+            while end < len(free) and _tier(free[end]) <= tier and not _is_large(free[end]):
                 end += 1
             group = free[start:end]
             if len(group) >= FAN_IN:
                 return group
-            start = end
+            start = max(end, start + 1)
         return ()
 
     # --- flushing
@@ -211,6 +213,10 @@ class Memtable:
             self._run_bytes = sum(run.size_bytes for run in self.runs)
         elif self._frozen:
             self._frozen[0] += count
+
+
+def _is_large(run: Run) -> bool:
+    return run.size_bytes >= LARGE_RUN_BYTES
 
 
 def _tier(run: Run) -> int:
