@@ -176,13 +176,15 @@ class Frames:
                 self._reap(stream)
 
     async def reap_left_over(self) -> None:
-        """At open: what was released before, pinned or not."""
+        """What was released before this open, or could not be reaped when it was."""
         low, high = RELEASED_TABLE, bytes([RELEASED_TABLE[0] + 1])
         while True:
             try:
                 rows = await self.core.index.scan(low, high, RUNS_PER_STEP)
                 for key, _ in rows:
-                    await self._reap_slowly(key[1:])
+                    if key[1:] not in self._pins:
+                        await self._reap_slowly(key[1:])
+                await asyncio.sleep(0)
             except BadBlock as bad:
                 self.on_bad_block(bad)
                 return

@@ -153,8 +153,9 @@ class Store:
         await store._space.refresh()
         await log.start()
         store._bulk.start()
-        await store._frames.reap_left_over()
-        if core.options.background:
+        if not core.options.background:
+            await store._frames.reap_left_over()
+        else:
             loop = asyncio.get_running_loop()
             for work in (store._tend(), store._tend_volumes()):
                 store._tasks.append(loop.create_task(work))
@@ -201,6 +202,8 @@ class Store:
     async def _tend_volumes(self) -> None:
         """The background: compact what is mostly garbage, scrub the rest, round after round."""
         core = self._core
+        with contextlib.suppress(StoreError, DiskError):
+            await self._frames.reap_left_over()
         last_scrub_s = core.clock.boot_s()
         while not core.out_of_service:
             await asyncio.sleep(COMPACT_EVERY_S)
