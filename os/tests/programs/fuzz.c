@@ -11,7 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
@@ -41,27 +46,29 @@ struct entry {
    T null or short time span, m poll-like milliseconds, a arena address, A arena length, P
    protection, M mmap flags, s signal set that leaves USR1 open, F open flags, z nought, D a new
    descriptor's number, g signal 0 or USR1, w own thread, u futex word, c clock, e epoll operation,
-   k socket kind, v advice, h 8, L lock operation. */
+   k socket kind, v advice, h 8, L lock operation, q the start of the prepared page (an address), I
+   parts, H a message, V an integer, E an event, S a length's place, Y 16, W 4, N nought to four, C
+   an ioctl, j and y a socket option's level and name, x message flags, K accept's flags. */
 static const struct entry table[] = {
     {0, "fpl"}, {1, "fpl"}, {2, "nFi"}, {3, "f"}, {4, "np"}, {5, "fp"}, {6, "np"}, {7, "pim"},
-    {8, "foi"}, {9, "aAPMfo"}, {10, "aAP"}, {11, "aA"}, {12, "z"}, {13, "izp"}, {14, "ispz"},
-    {14, "isph"}, {16, "fip"}, {17, "fplo"}, {18, "fplo"}, {19, "fpi"}, {20, "fpi"}, {21, "ni"},
+    {8, "foi"}, {9, "aAPMfo"}, {10, "aAP"}, {11, "aA"}, {12, "z"}, {13, "izph"}, {14, "ispz"},
+    {14, "isph"}, {16, "fCV"}, {17, "fplo"}, {18, "fplo"}, {19, "fIN"}, {20, "fIN"}, {21, "ni"},
     {22, "p"}, {23, "ipppt"}, {24, ""}, {25, "aAAi"}, {28, "aAv"}, {32, "f"}, {33, "fD"},
-    {35, "tp"}, {39, ""}, {41, "iki"}, {42, "fpi"}, {43, "fpp"}, {44, "fplipi"}, {45, "fplipp"},
-    {46, "fpi"}, {47, "fpi"}, {48, "fi"}, {49, "fpi"}, {50, "fi"}, {51, "fpp"}, {52, "fpp"},
-    {53, "ikip"}, {54, "fiipi"}, {55, "fiipp"}, {62, "ig"}, {63, "p"}, {72, "fio"}, {73, "fL"},
+    {35, "tp"}, {39, ""}, {41, "iki"}, {42, "fqY"}, {43, "fqS"}, {44, "fpNxzz"}, {44, "fplxqY"}, {45, "fplxqS"},
+    {46, "fHx"}, {47, "fHx"}, {48, "fi"}, {49, "fqY"}, {50, "fi"}, {51, "fqS"}, {52, "fqS"},
+    {53, "ikip"}, {54, "fjyVW"}, {55, "fjyVS"}, {62, "ig"}, {63, "p"}, {72, "fio"}, {73, "fL"},
     {74, "f"}, {75, "f"}, {76, "no"}, {77, "fo"}, {79, "pl"}, {80, "n"}, {81, "f"}, {82, "nn"},
     {83, "ni"}, {84, "n"}, {86, "nn"}, {87, "n"}, {88, "nn"}, {89, "npl"}, {90, "ni"}, {91, "fi"},
     {95, "i"}, {96, "pp"}, {97, "ip"}, {98, "ip"}, {99, "p"}, {100, "p"}, {102, ""}, {104, ""},
     {107, ""}, {108, ""}, {110, ""}, {111, ""}, {118, "ppp"}, {120, "ppp"}, {124, "i"},
     {127, "ph"}, {128, "sptl"}, {128, "spth"}, {131, "zp"}, {137, "np"}, {138, "fp"}, {158, "zp"},
     {186, ""}, {200, "wg"}, {201, "p"}, {202, "uiiTui"}, {204, "wlp"}, {217, "fpl"},
-    {228, "cp"}, {229, "cp"}, {230, "citp"}, {232, "fpim"}, {233, "fefp"}, {234, "iwg"},
-    {257, "dnFi"}, {258, "dni"}, {262, "dnpi"}, {263, "dni"}, {264, "dndn"}, {265, "dndni"},
+    {228, "cp"}, {229, "cp"}, {230, "citp"}, {232, "fpim"}, {233, "fefE"}, {234, "iwg"},
+    {257, "dnFi"}, {258, "dni"}, {262, "dnpi"}, {263, "dni"}, {264, "dndn"}, {265, "dndnz"},
     {266, "ndn"}, {267, "dnpl"}, {268, "dni"}, {269, "dni"}, {270, "ipppTz"}, {271, "pitsh"},
-    {273, "pl"}, {280, "dnpi"}, {281, "fpimsh"}, {284, "i"}, {285, "fioo"}, {288, "fppk"},
-    {290, "ik"}, {291, "z"}, {292, "fDi"}, {293, "pk"}, {295, "fpio"}, {296, "fpio"},
-    {302, "iizp"}, {309, "pp"}, {316, "dndni"}, {318, "pli"}, {327, "fpioo"}, {328, "fpioo"},
+    {273, "pl"}, {280, "dnpi"}, {281, "fpimsh"}, {284, "i"}, {285, "fioo"}, {288, "fqSK"},
+    {290, "ik"}, {291, "z"}, {292, "fDi"}, {293, "pk"}, {295, "fINo"}, {296, "fINo"},
+    {302, "iizp"}, {309, "pp"}, {316, "dndni"}, {318, "pli"}, {327, "fINozz"}, {328, "fINozz"},
     {439, "dnii"},
 };
 #define ENTRIES (sizeof table / sizeof table[0])
@@ -120,6 +127,20 @@ static uint64_t argument(char kind, uint64_t *state, char *own)
     case 'k': return (r % 3) | 0x800;
     case 'v': return (r >> 8) % 24;
     case 'h': return 8;
+    case 'q': return r % 16 ? (uint64_t)own : argument('p', state, own);
+    case 'I': return r % 16 ? (uint64_t)own + 512 : argument('p', state, own);
+    case 'H': return r % 16 ? (uint64_t)own + 1024 : argument('p', state, own);
+    case 'V': return r % 16 ? (uint64_t)own + 1536 : argument('p', state, own);
+    case 'E': return r % 16 ? (uint64_t)own + 1600 : argument('p', state, own);
+    case 'S': return r % 16 ? (uint64_t)own + 1700 : argument('p', state, own);
+    case 'Y': return r % 16 ? 16 : (r >> 8) % 200;
+    case 'W': return r % 16 ? 4 : (r >> 8) % 16;
+    case 'N': return r % 16 ? (r >> 8) % 5 : argument('i', state, own);
+    case 'C': return r % 2 ? 0x541b : 0x5450 + (r >> 8) % 2;
+    case 'j': return r % 2 ? 1 : 6;
+    case 'y': return (r >> 8) % 10 + (r % 8 ? 0 : 30);
+    case 'x': return r % 2 ? 0x4040 : r % 4 ? 0x40 : (r >> 8) & 0x4142;
+    case 'K': return r % 8 ? 0x800 : argument('i', state, own);
     case 'L': return ((r >> 8) % 10) | 4;
     default: return 0;
     }
@@ -133,10 +154,48 @@ static void prepare(char *own, uint64_t *state)
         uint64_t r = next(state);
         at[i] = r % 4 == 0 ? (uint64_t)own + r % 3000 : r % 4 == 1 ? (r >> 8) % 600 : r % 64;
     }
-    if (next(state) % 2) {
-        own[0] = 2, own[1] = 0;
+    if (next(state) % 4) {
+        memset(own, 0, 16);
+        own[0] = 2;
         memcpy(own + 2, "\x1f\x90\x7f\0\0\1", 6); /* 127.0.0.1:8080 */
     }
+    for (int i = 0; i < 4; i++) {
+        at[64 + 2 * i] = (uint64_t)own + 2000 + next(state) % 500;
+        at[65 + 2 * i] = next(state) % 500;
+    }
+    memset(own + 1024, 0, 56);
+    at[130] = (uint64_t)own + 512;
+    at[131] = next(state) % 4;
+    at[192] = next(state) % 3;
+    *(uint32_t *)(own + 1600) = 0x2005 | (next(state) % 2 ? 1u << 31 : 0);
+    *(uint32_t *)(own + 1700) = 16;
+}
+
+/* Opens one of each kind, so that the calls that follow find what they work on. */
+static void furnish(void)
+{
+    struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons(8080)};
+    here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fds[12], n = 0;
+    fds[n++] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    bind(fds[0], (void *)&here, sizeof here);
+    listen(fds[0], 5);
+    for (int i = 0; i < 2; i++) {
+        fds[n] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        connect(fds[n++], (void *)&here, sizeof here);
+    }
+    fds[n++] = accept4(fds[0], 0, 0, SOCK_NONBLOCK);
+    fds[n++] = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+    bind(fds[n - 1], (void *)&here, sizeof here);
+    if (!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds + n))
+        n += 2;
+    if (!pipe2(fds + n, O_NONBLOCK))
+        n += 2;
+    fds[n++] = epoll_create1(0);
+    fds[n++] = eventfd(1, EFD_NONBLOCK);
+    for (int i = 0; i < n; i++)
+        if (fds[i] > LAST_FD)
+            close(fds[i]);
 }
 
 static void *work(void *argument_)
@@ -151,6 +210,8 @@ static void *work(void *argument_)
         uint64_t a[6] = {0};
         if (i % 16 == 0)
             prepare(own, &state);
+        if (i % 256 == 0)
+            furnish();
         for (int k = 0; entry->arguments[k]; k++)
             a[k] = argument(entry->arguments[k], &state, own);
         if (entry->number == 72 && a[1] == 4)
