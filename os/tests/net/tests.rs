@@ -553,6 +553,42 @@ fn rfc1122_keep_alive_ends_a_dead_connection() {
 }
 
 #[test]
+fn rfc1122_keep_alive_asked_for_late_probes_once() {
+    let (mut peer, id) = Peer::open();
+    assert!(peer.wait(3_600_000_000).is_empty());
+    peer.stack.set_option(id, SocketOption::KeepAlive(true)).unwrap();
+    assert_eq!(peer.wait(70_000_000).len(), 1);
+    assert_eq!(peer.error(id), None);
+}
+
+#[test]
+fn a_closed_connection_holds_no_room() {
+    let (mut peer, id) = Peer::open();
+    peer.send(FIN | ACK, &[1; 1400]);
+    assert!(peer.stack.statistics().memory > 0);
+    peer.stack.close(id, peer.now);
+    assert_eq!(peer.stack.statistics().memory, 0);
+    assert_eq!(peer.stack.statistics().connections, 1);
+}
+
+#[test]
+fn rfc826_a_neighbour_with_a_new_address_is_found_again() {
+    let (mut peer, _) = Peer::open();
+    let id = peer.stack.open(Kind::Datagram).unwrap();
+    let mut asked = Vec::new();
+    for _ in 0..150 {
+        peer.now += 1_000_000;
+        let _ = peer.stack.send_to(id, b"x", Some(SocketAddrV4::new(B, 9)), peer.now);
+        peer.stack.transmit(peer.now, 9, &mut |frame| {
+            if frame[12..14] == [8, 6] {
+                asked.push(frame[..6] == [255; 6]);
+            }
+        });
+    }
+    assert!(!asked[0] && asked[asked.len() - 1]);
+}
+
+#[test]
 fn rfc896_small_pieces_wait_unless_asked_not_to() {
     let (mut peer, id) = Peer::open();
     peer.stack.send(id, b"a").unwrap();

@@ -140,7 +140,8 @@ impl Egress {
             self.neighbours.insert(hop, entry);
         }
         let Some(entry) = self.neighbours.get_mut(&hop) else { return false };
-        let stale = now_us.saturating_sub(entry.seen_us) > NEIGHBOUR_AGE_US;
+        let age = now_us.saturating_sub(entry.seen_us);
+        let stale = age > NEIGHBOUR_AGE_US;
         let ask =
             (entry.mac.is_none() || stale) && now_us.wrapping_sub(entry.asked_us) >= ARP_RETRY_US;
         if ask {
@@ -153,6 +154,8 @@ impl Egress {
             self.enqueue(frame, mac, TYPE_IPV4);
         }
         if ask {
+            // First of the address it had, then of everybody: it may have another by now.
+            let known = known.filter(|_| age < 2 * NEIGHBOUR_AGE_US);
             self.send_arp(1, known.unwrap_or([255; 6]), hop);
         }
         true

@@ -34,7 +34,6 @@ struct Handshake {
     numbers: (u32, u32),
     sent_us: u64,
     resends: u32,
-    resend_at: u64,
 }
 
 enum Socket {
@@ -116,7 +115,7 @@ impl Stack {
         if let Some(dhcp) = self.dhcp.as_mut().filter(|dhcp| dhcp.deadline_us <= now_us) {
             let before = self.egress.lease.clone();
             dhcp.poll(&mut self.egress, now_us);
-            self.after_lease(before, now_us);
+            self.after_lease(before);
         }
         while let Some(&(due, id)) = self.timers.first().filter(|(due, _)| *due <= now_us) {
             self.timers.remove(&(due, id));
@@ -125,19 +124,9 @@ impl Stack {
             }
             self.slots[id.index as usize].timer = None;
             if matches!(self.socket(id), Some(Socket::Handshake(_))) {
-                self.resend_answer(id, now_us);
-            } else {
-                let due = |tcp: &Tcp| tcp.deadline().is_some_and(|t| t <= now_us);
-                let ran = self.with_tcp(id, |tcp, egress| {
-                    let due = due(tcp);
-                    if due {
-                        tcp.poll(egress, now_us);
-                    }
-                    due
-                });
-                if ran == Some(true) {
-                    self.after_change(id);
-                }
+                self.answer(id, now_us);
+            } else if self.with_tcp(id, |tcp, egress| tcp.poll(egress, now_us)) == Some(true) {
+                self.after_change(id);
             }
         }
         self.run_loopback(now_us);
@@ -294,7 +283,7 @@ impl Stack {
         if let (Some(dhcp), dhcp::CLIENT_PORT) = (&mut self.dhcp, target_port) {
             let before = self.egress.lease.clone();
             dhcp.receive(&mut self.egress, data, now_us);
-            return self.after_lease(before, now_us);
+            return self.after_lease(before);
         }
         let Some(&id) = self.datagrams.get(&target_port) else {
             return self.egress.send_unreachable(packet, 3, now_us);
@@ -310,7 +299,7 @@ impl Stack {
     }
 
     /// Ends the connections of an address that is no longer ours.
-    fn after_lease(&mut self, before: Option<Lease>, now_us: u64) {
+    fn after_lease(&mut self, before: Option<Lease>) {
         if before == self.egress.lease {
             return;
         }
@@ -318,17 +307,12 @@ impl Stack {
         if before.is_none_or(|lease| self.egress.is_local(lease.address)) {
             return;
         }
-        let ids: Vec<SocketId> = self.connections.values().copied().collect();
-        for id in ids {
-            let gone = |tcp: &Tcp, egress: &Egress| !egress.is_local(*local_of(tcp.key).ip());
-            self.with_tcp(id, |tcp, egress| {
-                if gone(tcp, egress) {
-                    tcp.fail(Some(Error::AddressNotAvailable));
-                }
-            });
+        let gone = |key: &Key| !self.egress.is_local(*local_of(*key).ip());
+        let ids = self.connections.iter().filter(|(key, _)| gone(key)).map(|(_, id)| *id);
+        for id in ids.collect::<Vec<_>>() {
+            self.with_tcp(id, |tcp, _| tcp.fail(Some(Error::AddressNotAvailable)));
             self.after_change(id);
         }
-        self.flush(now_us);
     }
 
     fn receive_tcp(&mut self, packet: &Packet, now_us: u64) {
@@ -361,16 +345,11 @@ impl Stack {
                 _ => {}
             }
         }
-        let listener = match self.listeners.get(&local.port()) {
-            Some(&id) => match self.socket(id) {
-                Some(Socket::Listener(l)) => {
-                    let here = l.local.ip().is_unspecified() || l.local.ip() == local.ip();
-                    (here && is_syn).then_some(id)
-                }
-                _ => None,
-            },
-            None => None,
+        let here = |id: &SocketId| {
+            matches!(self.socket(*id), Some(Socket::Listener(l))
+                if is_syn && (l.local.ip().is_unspecified() || l.local.ip() == local.ip()))
         };
+        let listener = self.listeners.get(&local.port()).copied().filter(here);
         let Some(listener) = listener else {
             return send_reset(&mut self.egress, key, &segment, now_us);
         };
@@ -390,85 +369,60 @@ impl Stack {
         if above.is_some_and(|above| !after(numbers.0, above)) {
             numbers.0 = above.unwrap_or(0).wrapping_add(0x1_0000);
         }
-        let (syn, resend_at) = (segment.head(), now_us + RTO_INITIAL_US);
-        let id = self.insert(Socket::Handshake(Box::new(Handshake {
-            key,
-            listener,
-            syn,
-            numbers,
-            sent_us: now_us,
-            resends: 0,
-            resend_at,
-        })));
+        let (syn, sent_us, resends) = (segment.head(), now_us, 0);
+        let handshake = Handshake { key, listener, syn, numbers, sent_us, resends };
+        let id = self.insert(Socket::Handshake(Box::new(handshake)));
         self.connections.insert(key, id);
         self.handshakes.push_back(id);
         self.handshakes_open += 1;
         self.answer(id, now_us);
-        self.set_timer(id, Some(resend_at));
     }
 
-    /// The connection that a handshake is about.
-    fn embryo(&self, id: SocketId, now_us: u64) -> Option<Tcp> {
-        let Some(Socket::Handshake(h)) = self.socket(id) else { return None };
-        let tcp = Tcp::new(h.key, h.numbers, self.egress.mtu, now_us);
-        Some(tcp.passive(&h.syn, now_us))
-    }
-
+    /// Sends our answer to the SYN, which asks the peer to go on.
     fn answer(&mut self, id: SocketId, now_us: u64) {
-        if let Some(mut tcp) = self.embryo(id, now_us) {
-            tcp.flush(&mut self.egress, now_us);
-        }
-    }
-
-    fn resend_answer(&mut self, id: SocketId, now_us: u64) {
         let Some(Socket::Handshake(h)) = self.socket_mut(id) else { return };
+        let (key, numbers, resends) = (h.key, h.numbers, h.resends);
+        let syn = h.syn.clone();
         h.resends += 1;
-        h.resend_at = now_us + (RTO_INITIAL_US << h.resends);
-        let (resends, at) = (h.resends, h.resend_at);
         if resends > MAX_SYN_RESENDS {
             return self.forget_handshake(id);
         }
-        self.egress.resent += 1;
-        self.answer(id, now_us);
-        self.set_timer(id, Some(at));
+        let mut tcp = Tcp::new(key, numbers, self.egress.mtu, now_us).passive(&syn, now_us);
+        tcp.flush(&mut self.egress, now_us);
+        self.set_timer(id, Some(now_us + (RTO_INITIAL_US << resends)));
     }
 
     fn continue_handshake(&mut self, id: SocketId, segment: &Segment, now_us: u64) {
-        let Some(embryo) = self.embryo(id, now_us) else { return };
         let Some(Socket::Handshake(h)) = self.socket(id) else { return };
-        let (listener_id, mut tcp) = (h.listener, embryo.answered(h.sent_us, h.resends));
+        let tcp = Tcp::new(h.key, h.numbers, self.egress.mtu, now_us).passive(&h.syn, now_us);
+        let (listener_id, mut tcp) = (h.listener, tcp.answered(h.sent_us, h.resends - 1));
         let room = match self.socket(listener_id) {
             Some(Socket::Listener(l)) => Some(l.waiting.len() < l.backlog),
             _ => None,
         };
         let begins = segment.flags & (SYN | RST | ACK) == ACK;
-        if begins && room != None && (room == Some(false) || !self.make_room()) {
+        if begins && (room == Some(false) || (room.is_some() && !self.make_room())) {
             return; // Dropped: our answer goes again, and the peer's with it.
         }
         tcp.on_segment(&mut self.egress, segment, now_us);
-        match tcp.state {
-            State::SynReceived => {
-                tcp.flush(&mut self.egress, now_us);
-            }
-            State::Closed => self.forget_handshake(id),
-            _ if room.is_none() => {
-                tcp.abort(&mut self.egress, now_us); // The listener has gone.
-                self.forget_handshake(id);
-            }
-            _ => {
-                self.handshakes_open -= 1;
-                self.egress.memory += tcp.memory();
-                if let Some(socket) = self.socket_mut(id) {
-                    *socket = Socket::Tcp(Box::new(tcp));
-                }
-                if let Some(Socket::Listener(l)) = self.socket_mut(listener_id) {
-                    l.waiting.push_back(id);
-                }
-                self.mark_event(listener_id);
-                self.with_tcp(id, |_, _| ());
-                self.after_change(id);
-            }
+        if tcp.state == State::SynReceived {
+            tcp.flush(&mut self.egress, now_us);
+            return;
         }
+        let Some(Socket::Listener(listener)) = self.socket_mut(listener_id) else {
+            tcp.abort(&mut self.egress, now_us);
+            return self.forget_handshake(id);
+        };
+        if tcp.state == State::Closed {
+            return self.forget_handshake(id);
+        }
+        listener.waiting.push_back(id);
+        self.handshakes_open -= 1;
+        self.egress.memory += tcp.memory();
+        self.slots[id.index as usize].socket = Some(Socket::Tcp(Box::new(tcp)));
+        self.mark_event(listener_id);
+        self.with_tcp(id, |_, _| ());
+        self.after_change(id);
     }
 
     fn forget_handshake(&mut self, id: SocketId) {
@@ -610,20 +564,16 @@ impl Stack {
     }
 
     fn mark_dirty(&mut self, id: SocketId) {
-        if self.socket(id).is_some() {
-            let slot = &mut self.slots[id.index as usize];
-            if !core::mem::replace(&mut slot.dirty, true) {
-                self.dirty.push_back(id);
-            }
+        let live = self.socket(id).is_some();
+        if live && !core::mem::replace(&mut self.slots[id.index as usize].dirty, true) {
+            self.dirty.push_back(id);
         }
     }
 
     fn mark_event(&mut self, id: SocketId) {
-        if self.socket(id).is_some() {
-            let slot = &mut self.slots[id.index as usize];
-            if !core::mem::replace(&mut slot.event, true) {
-                self.events.push_back(id);
-            }
+        let live = self.socket(id).is_some();
+        if live && !core::mem::replace(&mut self.slots[id.index as usize].event, true) {
+            self.events.push_back(id);
         }
     }
 
@@ -690,6 +640,15 @@ impl Stack {
         Ok(())
     }
 
+    fn bind_datagram(&mut self, id: SocketId) -> Result<(), Error> {
+        match self.socket(id) {
+            Some(Socket::Udp(Udp { local: None, .. })) => {
+                self.bind(id, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn stream_port_taken(&self, port: u16) -> bool {
         self.listeners.contains_key(&port)
             || self.slots.iter().any(|slot| {
@@ -705,15 +664,12 @@ impl Stack {
         for i in 0..count {
             let port = EPHEMERAL_FIRST + ((start + i) % count) as u16;
             let first = Key::from(port) << 112;
-            let taken = match datagram {
-                true => self.datagrams.contains_key(&port),
-                false => {
-                    let last = first | (Key::MAX >> 16);
-                    self.connections.range(first..=last).next().is_some()
-                        || self.stream_port_taken(port)
-                }
+            let mut used = self.connections.range(first..=first | (Key::MAX >> 16));
+            let free = match datagram {
+                true => !self.datagrams.contains_key(&port),
+                false => used.next().is_none() && !self.stream_port_taken(port),
             };
-            if !taken {
+            if free {
                 return Ok(port);
             }
         }
@@ -721,24 +677,20 @@ impl Stack {
     }
 
     pub fn listen(&mut self, id: SocketId, backlog: usize) -> Result<(), Error> {
+        let backlog = backlog.clamp(1, MAX_BACKLOG);
         let local = match self.socket_mut(id) {
             Some(Socket::Listener(listener)) => {
-                listener.backlog = backlog.clamp(1, MAX_BACKLOG);
+                listener.backlog = backlog;
                 return Ok(());
             }
             Some(Socket::Fresh(fresh)) => fresh.local,
             _ => return Err(Error::NotSupported),
         };
-        let local = match local {
-            Some(local) => local,
-            None => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.choose_port(false)?),
-        };
-        let backlog = backlog.clamp(1, MAX_BACKLOG);
+        let any = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+        let local = local.map_or_else(|| self.choose_port(false).map(any), Ok)?;
         let listener = Listener { local, backlog, waiting: VecDeque::new() };
         self.listeners.insert(local.port(), id);
-        if let Some(socket) = self.socket_mut(id) {
-            *socket = Socket::Listener(listener);
-        }
+        self.slots[id.index as usize].socket = Some(Socket::Listener(listener));
         Ok(())
     }
 
@@ -769,10 +721,8 @@ impl Stack {
         let source = self.egress.source_for(*remote.ip()).ok_or(Error::Unreachable)?;
         let (bound, no_delay, keep_alive) = match self.socket(id) {
             Some(Socket::Fresh(f)) => (f.local, f.no_delay, f.keep_alive),
-            Some(Socket::Udp(udp)) => {
-                if udp.local.is_none() {
-                    self.bind(id, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
-                }
+            Some(Socket::Udp(_)) => {
+                self.bind_datagram(id)?;
                 if let Some(Socket::Udp(udp)) = self.socket_mut(id) {
                     udp.remote = Some(remote);
                     let port = udp.local.map_or(0, |l| l.port());
@@ -781,18 +731,13 @@ impl Stack {
                 return Ok(());
             }
             Some(Socket::Tcp(tcp)) if tcp.is_connecting() => return Err(Error::InProgress),
-            Some(Socket::Tcp(tcp)) => {
-                return Err(tcp.error.unwrap_or(Error::AlreadyConnected));
-            }
+            Some(Socket::Tcp(tcp)) => return Err(tcp.error.unwrap_or(Error::AlreadyConnected)),
             _ => return Err(Error::Invalid),
         };
         if remote.port() == 0 || !self.make_room() {
             return Err(Error::AddressNotAvailable);
         }
-        let port = match bound {
-            Some(local) => local.port(),
-            None => self.choose_port(false)?,
-        };
+        let port = bound.map_or_else(|| self.choose_port(false), |local| Ok(local.port()))?;
         let ip = bound.map(|l| *l.ip()).filter(|ip| !ip.is_unspecified()).unwrap_or(source);
         let local = SocketAddrV4::new(ip, port);
         let key = key_of(local, remote);
@@ -804,25 +749,20 @@ impl Stack {
         tcp.no_delay = no_delay;
         tcp.keep_alive = keep_alive;
         self.connections.insert(key, id);
-        if let Some(socket) = self.socket_mut(id) {
-            *socket = Socket::Tcp(Box::new(tcp));
-        }
+        self.slots[id.index as usize].socket = Some(Socket::Tcp(Box::new(tcp)));
         self.mark_dirty(id);
         Err(Error::InProgress)
     }
 
     /// Takes what fits of `data` into the send buffer.
     pub fn send(&mut self, id: SocketId, data: &[u8]) -> Result<usize, Error> {
-        if let Some(result) = self.with_tcp(id, |tcp, egress| tcp.write(data, egress.memory)) {
-            self.mark_dirty(id);
-            return result;
-        }
-        match self.socket(id) {
+        let result = self.with_tcp(id, |tcp, egress| tcp.write(data, egress.memory));
+        self.mark_dirty(id);
+        result.unwrap_or_else(|| match self.socket(id) {
             // Datagrams go by `send_to`, which knows the time.
-            Some(Socket::Udp(udp)) if udp.remote.is_some() => Err(Error::Invalid),
+            Some(Socket::Udp(Udp { remote: Some(_), .. })) | None => Err(Error::Invalid),
             Some(_) => Err(Error::NotConnected),
-            None => Err(Error::Invalid),
-        }
+        })
     }
 
     /// Sends one datagram, to the connected peer where `target` is `None`.
@@ -836,9 +776,7 @@ impl Stack {
         if data.len() > self.egress.mtu - IPV4_HEADER - UDP_HEADER {
             return Err(Error::MessageTooLong);
         }
-        if matches!(self.socket(id), Some(Socket::Udp(Udp { local: None, .. }))) {
-            self.bind(id, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
-        }
+        self.bind_datagram(id)?;
         let Some(Socket::Udp(udp)) = self.socket(id) else { return Err(Error::Invalid) };
         let target = target.or(udp.remote).ok_or(Error::NotConnected)?;
         let port = udp.local.map_or(0, |l| l.port());
@@ -991,7 +929,9 @@ impl Stack {
     pub fn set_option(&mut self, id: SocketId, option: SocketOption) -> Result<(), Error> {
         match (self.socket_mut(id).ok_or(Error::Invalid)?, option) {
             (Socket::Tcp(tcp), SocketOption::NoDelay(on)) => tcp.no_delay = on,
-            (Socket::Tcp(tcp), SocketOption::KeepAlive(on)) => tcp.keep_alive = on,
+            (Socket::Tcp(_), SocketOption::KeepAlive(on)) => {
+                self.with_tcp(id, |tcp, _| tcp.keep_alive = on);
+            }
             (Socket::Fresh(fresh), SocketOption::NoDelay(on)) => fresh.no_delay = on,
             (Socket::Fresh(fresh), SocketOption::KeepAlive(on)) => fresh.keep_alive = on,
             // An address is free as soon as its holder closed: there is nothing to allow.

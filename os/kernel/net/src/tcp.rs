@@ -128,6 +128,7 @@ pub struct Tcp {
     end_at: Option<u64>,
     heard_us: u64,
     probes: u32,
+    probed_us: u64,
     challenge_at: u64,
     syn_us: u64,
 }
@@ -212,11 +213,17 @@ impl Tcp {
     }
 
     pub fn deadline(&self) -> Option<u64> {
-        let keep_alive = (self.keep_alive && self.state == State::Established)
-            .then(|| self.heard_us + KEEP_ALIVE_US * u64::from(self.probes + 1));
+        let keep_alive = self.keep_alive_at();
         let reorder = self.recovery.reorder_at;
         let timers = [self.rto_at, self.probe_at, reorder, self.ack_at, self.end_at, keep_alive];
         timers.into_iter().flatten().min()
+    }
+
+    /// When an idle connection is probed next. What was heard before the socket asked for it
+    /// counts too, but there is one probe at a time.
+    fn keep_alive_at(&self) -> Option<u64> {
+        let wanted = self.keep_alive && self.state == State::Established;
+        wanted.then(|| self.heard_us.max(self.probed_us) + KEEP_ALIVE_US)
     }
 
     fn can_send(&self) -> bool {
@@ -325,10 +332,19 @@ impl Tcp {
         if self.ready > 0 && !self.fin_received {
             return self.abort(egress, now);
         }
+        self.shut_reading();
         self.finish();
         if self.end_at.is_none() {
             self.end_at = Some(now + ORPHAN_US);
         }
+    }
+
+    /// Nothing more will be read: no room is held for it while the connection comes to its end.
+    fn shut_reading(&mut self) {
+        self.read_shut = true;
+        self.receive = Buffer::default();
+        self.ready = 0;
+        self.islands = Vec::new();
     }
 
     pub fn abort(&mut self, egress: &mut Egress, now: u64) {
@@ -524,28 +540,33 @@ impl Tcp {
         self.probe_at = at.filter(|at| self.snd_wnd > 0 && self.rto_at.is_none_or(|rto| *at < rto));
     }
 
-    pub fn poll(&mut self, egress: &mut Egress, now: u64) {
+    /// Does what is due; false where nothing is.
+    pub fn poll(&mut self, egress: &mut Egress, now: u64) -> bool {
         let due = |timer: Option<u64>| timer.is_some_and(|t| t <= now);
         if due(self.end_at) {
-            return match self.state {
-                State::TimeWait => self.fail(None),
-                _ => self.abort(egress, now),
-            };
+            self.abort(egress, now);
+        } else if due(self.deadline()) {
+            self.run_timers(egress, now);
+        } else {
+            return false;
         }
+        true
+    }
+
+    fn run_timers(&mut self, egress: &mut Egress, now: u64) {
+        let due = |timer: Option<u64>| timer.is_some_and(|t| t <= now);
         if due(self.ack_at) {
             self.ack_now = true;
             self.ack_at = None;
         }
-        if self.keep_alive && self.state == State::Established {
-            let at = self.heard_us + KEEP_ALIVE_US * u64::from(self.probes + 1);
-            if at <= now {
-                if self.probes >= KEEP_ALIVE_PROBES {
-                    self.emit(egress, now, self.recovery.snd_nxt, RST | ACK, 0, 0);
-                    return self.fail(Some(Error::TimedOut));
-                }
-                self.probes += 1;
-                self.emit(egress, now, self.recovery.snd_una.wrapping_sub(1), ACK, 0, 0);
+        if due(self.keep_alive_at()) {
+            if self.probes >= KEEP_ALIVE_PROBES {
+                self.emit(egress, now, self.recovery.snd_nxt, RST | ACK, 0, 0);
+                return self.fail(Some(Error::TimedOut));
             }
+            self.probes += 1;
+            self.probed_us = now;
+            self.emit(egress, now, self.recovery.snd_una.wrapping_sub(1), ACK, 0, 0);
         }
         if due(self.recovery.reorder_at) {
             self.recovery.detect_losses(now);
