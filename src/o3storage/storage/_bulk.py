@@ -79,6 +79,12 @@ class RunBuilder:
             self._ready.append(_closed(run))
         self._open = [number, volume, offset, 1, size, size]
 
+    def cut(self) -> None:
+        """The next frame begins a run, wherever it stands."""
+        if self._open is not None:
+            self._ready.append(_closed(self._open))
+            self._open = None
+
     def take(self) -> list[tuple[int, Run]]:
         """(first frame, run) of what was added since; an open run comes again once it grew."""
         ready, self._ready = self._ready, []

@@ -70,17 +70,22 @@ MIN_GARBAGE_BYTES = 64 * KIB
 class _Mover(RecordOwner):
     """Owner of what compaction writes."""
 
-    __slots__ = ("streams",)
+    __slots__ = ("starts", "streams")
 
     def __init__(self) -> None:
         super().__init__()
         self.streams: dict[bytes, RunBuilder] = {}
+        self.starts: set[tuple[bytes, int]] = set()
+        """(stream, frame) where a run began that is being moved. One begins there again, so that
+        each placement row is replaced: one left over would point into the freed volume."""
 
     def placed(self, frame: SealedFrame, volume: Volume, offset: int, size: int) -> None:
         self.hold(volume)
         runs = self.streams.get(frame.stream)
         if runs is None:
             runs = self.streams[frame.stream] = RunBuilder()
+        if (frame.stream, frame.number) in self.starts:
+            runs.cut()
         runs.add(frame.number, volume.volume, offset, size)
 
 
@@ -149,6 +154,9 @@ class Compactor:
         try:
             before = self.bulk.written_bytes
             if await self._is_dead(volume):
+                # The outcome of whatever released its frames is durable first: an offline check
+                # cannot apply entries, and would miss the frames.
+                await self.log.settle()
                 freed = volume.size_bytes
                 await self.core.drop_volume(volume)
                 self.core.stats.compactions += 1
@@ -244,6 +252,8 @@ class Compactor:
         last = bool(header.flags & FLAG_LAST)
         data = bytes(stored_body(found.data, header))
         frame = SealedFrame(header.a, header.b, last, header.plain_bytes, data)
+        if first and header.b == first:
+            mover.starts.add((header.a, first))
         await self.bulk.write(mover, frame)
         return int(last and header.b == 0)
 

@@ -153,6 +153,8 @@ async def _is_partial(core: Core, logs: list[Volume]) -> bool:
     flush did happen once, since only what was flushed is ever freed."""
     if not logs:
         return bool(core.volumes)
+    if sum(volume.size_bytes for volume in logs) > core.options.flush_log_bytes:
+        return True  # more than a replay may hold in memory
     result = await _open.read_log(core, logs, _Nobody(), 0, None)
     return result.uncertain or (result.first is not None and result.first.sequence != 1)
 

@@ -30,7 +30,7 @@ from o3storage.storage._index_open import IndexFactory
 from o3storage.storage._offline import OfflineStore
 from o3storage.storage._rebuild import remove_index
 from o3storage.storage._records import FRAME, RecordBad, RecordHeader, open_body
-from o3storage.storage._rows import PLACEMENT_TABLE, decode_run, split_placement_key
+from o3storage.storage._rows import PLACEMENT_TABLE, decode_run, released_key, split_placement_key
 from o3storage.storage._scan import Scanned, scan_records
 from o3storage.storage._store import INDEX_DIR, Store
 from o3storage.storage._types import Entry, EntryKind, StoreOptions
@@ -240,6 +240,8 @@ async def _check_placement(
         rows = await store.scan(low, high, 1000)
         for key, value in rows:
             stream, first = split_placement_key(key)
+            if await store.get(released_key(stream)) is not None:
+                continue  # garbage: the next start takes it out, its volume may be gone
             run = decode_run(value)
             offsets = good.get(run.volume, array("Q"))
             for i in range(run.frames):
