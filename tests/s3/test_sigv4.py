@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 from typing import Any
 from urllib.parse import quote
@@ -439,6 +440,19 @@ def test_a_content_sha256_of_no_known_form_is_refused() -> None:
         )
         headers = [(n, stated if n == "x-amz-content-sha256" else v) for n, v in headers]
         assert refused(request("PUT", path, query, headers)).code == "InvalidArgument"
+
+
+def test_the_fields_of_the_authorization_header_come_in_any_order() -> None:
+    req = signed_get()
+    scheme, _, rest = req.headers["authorization"].partition(" ")
+    fields = [field.strip() for field in rest.split(",")]
+    for order in itertools.permutations(fields):
+        for separator in (",", ", ", " , "):
+            req.headers["authorization"] = f"{scheme} {separator.join(order)}"
+            authenticate(req)
+    for broken in (fields[:2], fields[1:], [*fields, fields[2]], [*fields, "X=1"], [*fields, ""]):
+        req.headers["authorization"] = f"{scheme} {','.join(broken)}"
+        assert refused(req).code == "AuthorizationHeaderMalformed", broken
 
 
 # --- every x-amz-* header must be signed

@@ -77,15 +77,11 @@ class S3Request:
         self.body = body
         self.request_id = request_id
         self.secure = secure
-        merged: dict[str, str] = {}
-        amz_names: list[str] = []
-        for name, value in headers:
-            if name.startswith("x-amz-"):
-                amz_names.append(name)
-            if name in merged:
-                merged[name] = f"{merged[name]},{value}"
-            else:
-                merged[name] = value
+        arrived = list(headers)
+        merged = dict(arrived)
+        if len(merged) != len(arrived):
+            merged = _join_repeats(arrived)
+        amz_names = [name for name in merged if name.startswith("x-amz-")]
         self.headers = merged
         self.amz_names = amz_names
         self.host = merged.get("host", "")
@@ -116,5 +112,9 @@ class S3Request:
                 self.headers[lower] = raw_value.decode("latin-1").strip()
         return query
 
-    def header(self, name: str) -> str | None:
-        return self.headers.get(name)
+
+def _join_repeats(arrived: list[tuple[str, str]]) -> dict[str, str]:
+    merged: dict[str, str] = {}
+    for name, value in arrived:
+        merged[name] = f"{merged[name]},{value}" if name in merged else value
+    return merged

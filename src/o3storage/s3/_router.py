@@ -10,7 +10,7 @@ Source: Amazon S3 API reference, "Actions".
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -234,16 +234,21 @@ def _check_modifiers(operation: Operation, query: dict[str, str]) -> None:
         raise S3Error("InvalidArgument", "This operation does not accept a partNumber.")
 
 
-def check_headers(operation: Operation, headers: dict[str, str]) -> None:
-    """Raises S3Error NotImplemented for an x-amz-* header that the operation does not know."""
-    special = "content-range" in headers or "x-amz-api-version" in headers
-    for name in headers:
-        if not name.startswith("x-amz-") or name in COMMON_HEADERS:
+def check_headers(
+    operation: Operation, headers: dict[str, str], names: Iterable[str] | None = None
+) -> None:
+    """Raises S3Error NotImplemented for an x-amz-* header that the operation does not know.
+
+    `names`: the x-amz-* names among `headers`, where they are known already."""
+    special = "content-range" in headers
+    for name in headers if names is None else names:
+        if name in COMMON_HEADERS or not name.startswith("x-amz-"):
             continue
         if name in operation.headers:
             special = True
             continue
         if name == "x-amz-api-version":
+            special = True
             continue
         if operation.metadata and name.startswith("x-amz-meta-"):
             continue

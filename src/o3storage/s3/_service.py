@@ -118,7 +118,8 @@ class Service:
                 level = level_of(bucket, key)
                 found = route(TABLE, request.method, level, request.query, request.headers)
                 operation = found.name
-                check_headers(found, request.headers)
+                names = None if request.pairs else request.amz_names
+                check_headers(found, request.headers, names)
                 if not found.reads_body and identity.payload.kind not in _QUIET_KINDS:
                     await check_unread_body(request, identity)
                 ctx = Context(self, request, identity, bucket or "", key or b"")

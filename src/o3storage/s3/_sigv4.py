@@ -17,37 +17,33 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, Protocol
 
 from o3storage._native import compare_digest, hmac_sha256, sha256
+from o3storage.s3._authorization import (
+    ALGORITHM,
+    HEX_DIGITS,
+    SERVICE,
+    StatedSignature,
+    credential_parts,
+    has_query_credentials,
+    parse_authorization,
+    parse_expires,
+    parse_presigned,
+    query_error,
+)
 from o3storage.s3._errors import S3Error
 from o3storage.s3._request import S3Request
 from o3storage.s3._times import amz_date, iso_seconds, parse_amz_date, parse_http_date
 from o3storage.s3._uri import canonical_path, canonical_query
 
-ALGORITHM: Final = "AWS4-HMAC-SHA256"
-SERVICE: Final = "s3"
-
 MAX_SKEW_S: Final = 15 * 60
 """Difference between the request's time and ours (AWS: 15 minutes)."""
-
-MAX_PRESIGNED_EXPIRES_S: Final = 604_800
-"""A presigned URL is good for at most seven days (AWS)."""
-
-MAX_SIGNED_HEADERS: Final = 100
-"""No more can arrive: http's MAX_HEADERS."""
 
 MAX_CACHED_SIGNING_KEYS: Final = 1024
 """Signing keys kept: one per access key and day, about 300 bytes each."""
 
-CACHED_TEXTS: Final = 1024
-"""Credential and SignedHeaders texts whose parts are kept: clients repeat them all day. At most
-16 KiB each (a head), typically 100 bytes."""
-
 EMPTY_SHA256: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-
-_HEX: Final = b"0123456789abcdef"
 
 
 class PayloadKind(enum.Enum):
@@ -154,7 +150,7 @@ class PendingSignature:
 
     __slots__ = ("_canonical", "_parts", "_signing_key")
 
-    def __init__(self, parts: _Parts, canonical: str, signing_key: bytes) -> None:
+    def __init__(self, parts: StatedSignature, canonical: str, signing_key: bytes) -> None:
         self._parts = parts
         self._canonical = canonical
         self._signing_key = signing_key
@@ -227,32 +223,6 @@ class AnonymousRule(Protocol):
         ...
 
 
-class _Parts:
-    """The signature as the client states it. `signed_text`: the signed names as they stand in the
-    canonical request."""
-
-    __slots__ = (
-        "date",
-        "key_id",
-        "region",
-        "scope",
-        "signature",
-        "signed_headers",
-        "signed_text",
-        "timestamp",
-    )
-
-    def __init__(self, key_id: str, date: str, region: str, scope: str) -> None:
-        self.key_id = key_id
-        self.date = date
-        self.region = region
-        self.scope = scope
-        self.signed_headers: tuple[str, ...] = ()
-        self.signed_text = ""
-        self.signature = ""
-        self.timestamp = ""
-
-
 class Authenticator:
     """Authenticates requests for one region. Holds the cache of signing keys."""
 
@@ -278,7 +248,7 @@ class Authenticator:
         """The proven sender of `request`. Raises S3Error; never answers an unproven one."""
         headers = request.headers
         authorization = headers.get("authorization")
-        presigned = bool(request.query) and _has_query_credentials(request)
+        presigned = bool(request.query) and has_query_credentials(request)
         if authorization is None:
             if presigned:
                 return await self._presigned(request)
@@ -292,7 +262,7 @@ class Authenticator:
                 "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, "
                 "Signature query string parameter or the Authorization header should be specified",
             )
-        parts = _parse_authorization(authorization)
+        parts = parse_authorization(authorization)
         timestamp = headers.get("x-amz-date")
         if timestamp is None:
             timestamp = _timestamp_of_date(headers.get("date"))
@@ -332,7 +302,7 @@ class Authenticator:
         algorithm = fields.get("x-amz-algorithm", "")
         if algorithm != ALGORITHM:
             raise S3Error("InvalidArgument", f"x-amz-algorithm must be {ALGORITHM}.")
-        parts = _credential_parts(fields.get("x-amz-credential", ""), "InvalidArgument")
+        parts = credential_parts(fields.get("x-amz-credential", ""), "InvalidArgument")
         parts.signature = fields.get("x-amz-signature", "")
         timestamp = fields.get("x-amz-date", "")
         if self._parse_time(timestamp) is None:
@@ -368,16 +338,16 @@ class Authenticator:
             lower = name.lower()
             if lower.startswith("x-amz-"):
                 if lower in query:
-                    raise _query_error(f"{name} is given twice.")
+                    raise query_error(f"{name} is given twice.")
                 query[lower] = value
-        parts = _parse_presigned(query)
+        parts = parse_presigned(query)
         timestamp = parts.timestamp
         signed_s = self._parse_time(timestamp)
         if signed_s is None:
-            raise _query_error(
+            raise query_error(
                 "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\""
             )
-        expires_s = _parse_expires(query.get("x-amz-expires"))
+        expires_s = parse_expires(query.get("x-amz-expires"))
         self._check_scope(parts, "AuthorizationQueryParametersError")
         now_s = self._clock.wall_ns() // 1_000_000_000
         if signed_s > now_s + MAX_SKEW_S:
@@ -436,7 +406,7 @@ class Authenticator:
                 self._times[text] = found
         return found
 
-    def _check_scope(self, parts: _Parts, code: str) -> None:
+    def _check_scope(self, parts: StatedSignature, code: str) -> None:
         if parts.region != self.region:
             raise S3Error(
                 code,
@@ -476,131 +446,7 @@ def signing_key(secret: bytes, date: str, region: str, service: str = SERVICE) -
     return hmac_sha256(key, b"aws4_request")
 
 
-def _has_query_credentials(request: S3Request) -> bool:
-    for name in request.query:
-        lower = name.lower()
-        if lower in ("x-amz-signature", "x-amz-algorithm", "x-amz-credential"):
-            return True
-        if name in ("AWSAccessKeyId", "Signature"):
-            raise S3Error(
-                "InvalidRequest",
-                "The authorization mechanism you have provided is not supported. Please use "
-                f"{ALGORITHM}.",
-            )
-    return False
-
-
-def _parse_authorization(value: str) -> _Parts:
-    scheme, _, rest = value.partition(" ")
-    if scheme != ALGORITHM:
-        if scheme == "AWS4-ECDSA-P256-SHA256":
-            raise S3Error("NotImplemented", "Signature Version 4A is not implemented.")
-        raise S3Error(
-            "InvalidRequest",
-            "The authorization mechanism you have provided is not supported. Please use "
-            f"{ALGORITHM}.",
-        )
-    credential = signed = signature = None
-    for field in rest.split(","):
-        name, _, text = field.strip().partition("=")
-        if name == "Credential" and credential is None:
-            credential = text
-        elif name == "SignedHeaders" and signed is None:
-            signed = text
-        elif name == "Signature" and signature is None:
-            signature = text
-        else:
-            raise _malformed(f"the field '{name}' is unknown or repeated.")
-    if credential is None or signed is None or signature is None:
-        raise _malformed("it must have Credential, SignedHeaders and Signature.")
-    parts = _credential_parts(credential, "AuthorizationHeaderMalformed")
-    parts.signed_headers = _split_signed(signed, "AuthorizationHeaderMalformed")
-    parts.signed_text = signed
-    if len(signature) != 64 or signature.encode("latin-1").translate(None, _HEX):
-        raise _malformed("the Signature must be 64 lower-case hexadecimal digits.")
-    parts.signature = signature
-    return parts
-
-
-def _parse_presigned(query: dict[str, str]) -> _Parts:
-    algorithm = query.get("x-amz-algorithm")
-    if algorithm != ALGORITHM:
-        raise _query_error(f'X-Amz-Algorithm only supports "{ALGORITHM}"')
-    missing = [
-        name
-        for name in ("x-amz-credential", "x-amz-signature", "x-amz-date", "x-amz-signedheaders")
-        if not query.get(name)
-    ]
-    if missing or "x-amz-expires" not in query:
-        raise _query_error(
-            "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, "
-            "X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
-        )
-    parts = _credential_parts(query["x-amz-credential"], "AuthorizationQueryParametersError")
-    parts.signed_headers = _split_signed(
-        query["x-amz-signedheaders"], "AuthorizationQueryParametersError"
-    )
-    parts.signed_text = query["x-amz-signedheaders"]
-    parts.signature = query["x-amz-signature"]
-    parts.timestamp = query["x-amz-date"]
-    return parts
-
-
-def _credential_parts(credential: str, code: str) -> _Parts:
-    return _Parts(*_split_credential(credential, code))
-
-
-@lru_cache(CACHED_TEXTS)
-def _split_credential(credential: str, code: str) -> tuple[str, str, str, str]:
-    """(key id, date, region, scope)."""
-    fields = credential.rsplit("/", 4)
-    if len(fields) != 5 or not fields[0]:
-        raise S3Error(
-            code,
-            'The Credential is mal-formed; expecting "<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/'
-            'aws4_request".',
-        )
-    key_id, date, region, service, terminal = fields
-    if service != SERVICE or terminal != "aws4_request":
-        raise S3Error(
-            code,
-            f'The credential scope must end in "{SERVICE}/aws4_request", not '
-            f'"{service}/{terminal}".',
-        )
-    scope = f"{date}/{region}/{service}/{terminal}"
-    return key_id, date, region, scope
-
-
-@lru_cache(CACHED_TEXTS)
-def _split_signed(text: str, code: str) -> tuple[str, ...]:
-    names = tuple(text.split(";"))
-    if (
-        "host" not in names
-        or len(names) > MAX_SIGNED_HEADERS
-        or len(set(names)) != len(names)
-        or text != text.lower()
-    ):
-        raise S3Error(
-            code, "SignedHeaders must name host, be in lower case, and name no header twice."
-        )
-    return names
-
-
-def _parse_expires(text: str | None) -> int:
-    if text is None or not text.isascii() or not text.isdigit() or len(text) > 10:
-        raise _query_error("X-Amz-Expires should be a number")
-    expires_s = int(text)
-    if expires_s < 1:
-        raise _query_error("X-Amz-Expires must be at least 1")
-    if expires_s > MAX_PRESIGNED_EXPIRES_S:
-        raise _query_error(
-            "X-Amz-Expires must be less than a week (in seconds); that is, the given "
-            f"X-Amz-Expires must be less than {MAX_PRESIGNED_EXPIRES_S} seconds"
-        )
-    return expires_s
-
-
-def _check_signed(request: S3Request, parts: _Parts, exempt: str) -> None:
+def _check_signed(request: S3Request, parts: StatedSignature, exempt: str) -> None:
     signed = parts.signed_headers
     for name in request.amz_names:
         if name not in signed and name != exempt:
@@ -612,7 +458,7 @@ def _check_signed(request: S3Request, parts: _Parts, exempt: str) -> None:
             )
 
 
-def _canonical_request(request: S3Request, parts: _Parts, without: bytes) -> str:
+def _canonical_request(request: S3Request, parts: StatedSignature, without: bytes) -> str:
     """All lines but the last, the payload hash."""
     headers = request.headers
     lines = "".join([f"{name}:{headers.get(name, '')}\n" for name in parts.signed_headers])
@@ -629,7 +475,7 @@ def _collapse(value: str) -> str:
     return " ".join([word for word in value.replace("\t", " ").split(" ") if word])
 
 
-def _check_signature(parts: _Parts, canonical_request: str, key: bytes) -> None:
+def _check_signature(parts: StatedSignature, canonical_request: str, key: bytes) -> None:
     # Header values are latin-1 text of the bytes on the wire: this gives those bytes back.
     raw = canonical_request.encode("latin-1")
     string_to_sign = f"{ALGORITHM}\n{parts.timestamp}\n{parts.scope}\n{sha256(raw).hex()}"
@@ -650,7 +496,7 @@ def _check_signature(parts: _Parts, canonical_request: str, key: bytes) -> None:
 
 
 def _stated_payload(stated: str) -> Payload:
-    if len(stated) == 64 and not stated.encode("latin-1").translate(None, _HEX):
+    if len(stated) == 64 and not stated.encode("latin-1").translate(None, HEX_DIGITS):
         return Payload(PayloadKind.SIGNED, sha256=bytes.fromhex(stated))
     kind = _PAYLOAD_NAMES.get(stated)
     if kind is PayloadKind.UNSIGNED:
@@ -686,13 +532,3 @@ def _timestamp_of_date(date: str | None) -> str:
         if unix_s is not None:
             return amz_date(unix_s)
     raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header")
-
-
-def _malformed(reason: str) -> S3Error:
-    return S3Error(
-        "AuthorizationHeaderMalformed", f"The authorization header is malformed; {reason}"
-    )
-
-
-def _query_error(reason: str) -> S3Error:
-    return S3Error("AuthorizationQueryParametersError", reason)
