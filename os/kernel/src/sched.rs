@@ -307,7 +307,7 @@ pub fn exit_thread(status: i32) -> ! {
 /// Looks after everything that happens by itself: frames, timers, the power button.
 pub fn service() {
     let now = arch::now_us();
-    let mut next = network::service(now).unwrap_or(u64::MAX);
+    let mut next = network::service(now).unwrap_or(u64::MAX).min(signal::run_alarm(now));
     let mut scheduler = SCHEDULER.get();
     let due: Vec<Tid> = scheduler
         .threads

@@ -14,6 +14,7 @@ pub const SIGFPE: u32 = 8;
 pub const SIGKILL: u32 = 9;
 pub const SIGSEGV: u32 = 11;
 pub const SIGPIPE: u32 = 13;
+pub const SIGALRM: u32 = 14;
 pub const SIGTERM: u32 = 15;
 const SIGSTOP: u32 = 19;
 /// SIGCHLD, SIGCONT, SIGURG, SIGWINCH do nothing by themselves.
@@ -69,11 +70,13 @@ struct Process {
     pending: u64,
     /// Set by the power button; after this long the machine goes off without the program.
     deadline_us: Option<u64>,
+    /// When `alarm` sends its signal.
+    alarm_us: Option<u64>,
 }
 
 const NO_ACTION: Action = Action { handler: 0, flags: 0, restorer: 0, mask: 0 };
 static PROCESS: Global<Process> =
-    Global::new(Process { actions: [NO_ACTION; 65], pending: 0, deadline_us: None });
+    Global::new(Process { actions: [NO_ACTION; 65], pending: 0, deadline_us: None, alarm_us: None });
 
 /// Time that the program has after the power button to finish its answers.
 const DRAIN_US: u64 = 30_000_000;
@@ -164,6 +167,22 @@ pub fn power_button(now_us: u64) {
     } else {
         sched::end_program("power button pressed twice", 128 + SIGTERM as i32);
     }
+}
+
+/// Sets or, with nought, forgets the alarm; answers the seconds that were left of the last one.
+pub fn set_alarm(now_us: u64, seconds: u64) -> u64 {
+    let alarm = (seconds > 0).then(|| now_us + seconds * 1_000_000);
+    let before = core::mem::replace(&mut PROCESS.get().alarm_us, alarm);
+    before.map_or(0, |at| at.saturating_sub(now_us).div_ceil(1_000_000).max(1))
+}
+
+/// Sends a due alarm; answers when the next one is.
+pub fn run_alarm(now_us: u64) -> u64 {
+    let due = PROCESS.get().alarm_us.take_if(|at| *at <= now_us).is_some();
+    if due {
+        let _ = send(None, SIGALRM);
+    }
+    PROCESS.get().alarm_us.unwrap_or(u64::MAX)
 }
 
 /// Ends a program that did not end after the power button.

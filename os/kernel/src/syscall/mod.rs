@@ -112,7 +112,7 @@ calls! {
         getuid getresuid sched_yield sched_getaffinity getcpu arch_prctl prlimit64 getrusage times
         sysinfo uname getrandom clock_gettime clock_getres clock_nanosleep gettimeofday time
         rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait
-        sigaltstack pause kill tgkill;
+        sigaltstack pause alarm kill tgkill;
 }
 
 const TABLE_SIZE: usize = 512;

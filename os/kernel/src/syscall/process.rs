@@ -510,6 +510,13 @@ pub fn pause(_: &mut Frame, _: &Args) -> Answer {
 }
 
 /// Limits: the program itself only.
+/// Limits: the only interval timer.
+pub fn alarm(_: &mut Frame, &[seconds, ..]: &Args) -> Answer {
+    let left = signal::set_alarm(arch::now_us(), u64::from(seconds as u32));
+    arch::arm_timer(0, arch::now_us()); // Looks at the alarms, and sets the timer by them.
+    Ok(left)
+}
+
 pub fn kill(_: &mut Frame, &[process, signal, ..]: &Args) -> Answer {
     if !matches!(process as i32, -1..=1) {
         return Err(Errno::ESRCH);

@@ -19,7 +19,8 @@ numbers! {
     0: read write; 3: close; 5: fstat;
     7: poll lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn ioctl;
     17: pread64 pwrite64 readv writev;
-    23: select sched_yield mremap; 28: madvise; 32: dup dup2 pause; 39: getpid; 41: socket connect;
+    23: select sched_yield mremap; 28: madvise; 32: dup dup2 pause; 37: alarm; 39: getpid;
+    41: socket connect;
     44: sendto recvfrom sendmsg recvmsg shutdown bind listen getsockname getpeername socketpair;
     54: setsockopt getsockopt clone;
     60: exit; 62: kill uname; 72: fcntl flock fsync; 76: truncate ftruncate;
