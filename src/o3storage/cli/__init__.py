@@ -41,6 +41,10 @@ def run(arguments: list[str]) -> int:
             from ._bench import bench
 
             return bench(options)
+        if options.command == "simulate":
+            from ._simulate import run_seeds
+
+            return run_seeds(options)
         from ._admin_commands import env, key, status
 
         commands: dict[str, Callable[[argparse.Namespace], int]] = {

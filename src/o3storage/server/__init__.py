@@ -4,27 +4,37 @@ from __future__ import annotations
 
 from ._app import Application, run_server
 from ._config import (
+    RootKey,
     ServerConfig,
     data_dir_path,
     parse_listen,
     read_secret_file,
     root_key_from,
 )
+from ._credentials import ROOT_OWNER, Credentials
 from ._data_dir import DataDir, open_data_dir
 from ._errors import StartError
+from ._housekeeping import Housekeeping
 from ._root_key import load as read_root_key
 from ._running import Running
 from ._running import read as read_running
 from ._screen import size_text
+from ._wiring import OpenedNode, open_node
 
 __all__ = [
+    "ROOT_OWNER",
     "Application",
+    "Credentials",
     "DataDir",
+    "Housekeeping",
+    "OpenedNode",
+    "RootKey",
     "Running",
     "ServerConfig",
     "StartError",
     "data_dir_path",
     "open_data_dir",
+    "open_node",
     "parse_listen",
     "read_root_key",
     "read_running",

@@ -11,8 +11,8 @@ import socket
 from collections.abc import Callable
 
 from o3storage import _native
-from o3storage.catalog import Catalog, Counts, counts, prefix_length
-from o3storage.cluster import Node, Unavailable
+from o3storage.catalog import Counts, counts
+from o3storage.cluster import ClusterError, Node, Unavailable
 from o3storage.crypto import KeyFault, MasterKey
 from o3storage.http import Request, Response, Server, ServerTls, TlsConfigError
 from o3storage.runtime import (
@@ -37,6 +37,7 @@ from ._data_dir import DataDir, open_data_dir
 from ._errors import StartError
 from ._housekeeping import Housekeeping
 from ._metrics import Metrics
+from ._wiring import open_node
 
 DRAIN_TIMEOUT_S = 30.0
 """How long requests in flight may take after SIGTERM before they are cut; systemd's default kill
@@ -85,26 +86,17 @@ class Application:
             config.data_dir, self.pool, self.entropy, master, create=True
         )
         try:
-            jobs = NativeJobs(self.pool)
-            self.store = await Store.open(
+            opened = await open_node(
                 self.data_dir.disk,
-                disk_key=self.data_dir.keys.node.disk_key,
-                jobs=jobs,
-                clock=self.clock,
-                entropy=self.entropy,
-                prefix_length=prefix_length,
-            )
-            self.node = await Node.open(
-                self.store,
-                Catalog(),
                 keys=self.data_dir.keys.node,
-                jobs=jobs,
+                jobs=NativeJobs(self.pool),
                 clock=self.clock,
                 entropy=self.entropy,
             )
-        except StoreError as error:
+        except (StoreError, ClusterError) as error:
             self.data_dir.release()
             raise StartError(f"{config.data_dir}: {error}") from None
+        self.store, self.node = opened.store, opened.node
         new_store = self.data_dir.keys.created
         root_keys = self._root_keys()
         self.root_key_ids = [key.key_id for key in root_keys]

@@ -1,21 +1,27 @@
 """Simulated twins of the interfaces in `runtime`: time, disk, jobs and entropy by a seed.
 
-`run(main(), seed)` runs a coroutine on virtual time. Nothing outside tests and the command line
-imports this package.
+`run(main(), seed)` runs a coroutine on virtual time; `simulate(seed)` runs a whole node with
+clients and faults and says what broke (docs/simulation.md). Nothing outside tests and the command
+line imports this package.
 """
 
 from __future__ import annotations
 
+from ._checker import Violation, check, check_key
 from ._clock import START_WALL_NS, SimClock, SimEntropy
 from ._disk import PowerOffError, SimDisk, SimFile
 from ._faults import DiskSpeed, Fault, FaultKind
+from ._history import MARKER, History, Kind, Operation, Page, Result
 from ._image import SECTOR_BYTES, DiskImage
 from ._jobs import SimJobs
 from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
 from ._recorder import DEFAULT_SUBSETS, CrashState, Recorder
+from ._world import Report as SeedReport
+from ._world import World, simulate
 
 __all__ = [
     "DEFAULT_SUBSETS",
+    "MARKER",
     "SECTOR_BYTES",
     "START_WALL_NS",
     "CrashState",
@@ -23,8 +29,14 @@ __all__ = [
     "DiskSpeed",
     "Fault",
     "FaultKind",
+    "History",
+    "Kind",
+    "Operation",
+    "Page",
     "PowerOffError",
     "Recorder",
+    "Result",
+    "SeedReport",
     "SimClock",
     "SimDeadlockError",
     "SimDisk",
@@ -33,5 +45,10 @@ __all__ = [
     "SimJobs",
     "SimLoop",
     "SimTimeoutError",
+    "Violation",
+    "World",
+    "check",
+    "check_key",
     "run",
+    "simulate",
 ]

@@ -1,0 +1,56 @@
+"""Whole runs: nodes under faults keep their promises, and a seed is a run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from o3storage.simulation import SeedReport, simulate
+
+SLOW_SEEDS = int(os.environ.get("O3_SIMULATION_SEEDS", "100"))
+"""About a minute on one core."""
+
+
+def judge(report: SeedReport) -> None:
+    text = "\n".join(str(violation) for violation in report.violations)
+    assert not report.violations, f"o3storage simulate --seed {report.seed} --trace\n{text}"
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_few_seeds(seed: int) -> None:
+    report = simulate(seed)
+    judge(report)
+    assert report.virtual_s >= 30 and report.operations >= 150 and report.fault_count >= 8
+    assert report.acknowledged > 100
+
+
+def test_one_seed_twice_is_the_same_run() -> None:
+    first, second = simulate(7, keep_trace=True), simulate(7, keep_trace=True)
+    assert first.trace == second.trace and first.trace_hash == second.trace_hash
+    assert simulate(8).trace_hash != first.trace_hash
+
+
+def test_a_seed_is_the_same_run_in_another_process() -> None:
+    code = "from o3storage.simulation import simulate; print(simulate(7).trace_hash)"
+    environment = {**os.environ, "PYTHONHASHSEED": "77"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == simulate(7).trace_hash
+
+
+@pytest.mark.slow
+def test_many_seeds() -> None:
+    totals = [0.0, 0, 0]
+    for seed in range(100, 100 + SLOW_SEEDS):
+        report = simulate(seed)
+        judge(report)
+        totals[0] += report.virtual_s
+        totals[1] += report.operations
+        totals[2] += report.fault_count
+    print(
+        f"{SLOW_SEEDS} seeds: {totals[0]:.0f} virtual s, {totals[1]} operations, {totals[2]} faults"
+    )
