@@ -14,9 +14,6 @@ from o3storage.s3._request import S3Request
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 SERVICE: Final = "s3"
 
-MAX_PRESIGNED_EXPIRES_S: Final = 604_800
-"""A presigned URL is good for at most seven days (AWS)."""
-
 MAX_SIGNED_HEADERS: Final = 100
 """No more can arrive: http's MAX_HEADERS."""
 
@@ -186,20 +183,6 @@ def _split_signed(text: str, code: str) -> tuple[str, ...]:
             code, "SignedHeaders must name host, be in lower case, and name no header twice."
         )
     return names
-
-
-def parse_expires(text: str | None) -> int:
-    if text is None or not text.isascii() or not text.isdigit() or len(text) > 10:
-        raise query_error("X-Amz-Expires should be a number")
-    expires_s = int(text)
-    if expires_s < 1:
-        raise query_error("X-Amz-Expires must be at least 1")
-    if expires_s > MAX_PRESIGNED_EXPIRES_S:
-        raise query_error(
-            "X-Amz-Expires must be less than a week (in seconds); that is, the given "
-            f"X-Amz-Expires must be less than {MAX_PRESIGNED_EXPIRES_S} seconds"
-        )
-    return expires_s
 
 
 def _malformed(reason: str) -> S3Error:

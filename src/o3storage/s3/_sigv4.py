@@ -28,7 +28,6 @@ from o3storage.s3._authorization import (
     credential_parts,
     has_query_credentials,
     parse_authorization,
-    parse_expires,
     parse_presigned,
     query_error,
 )
@@ -39,6 +38,9 @@ from o3storage.s3._uri import canonical_path, canonical_query
 
 MAX_SKEW_S: Final = 15 * 60
 """Difference between the request's time and ours (AWS: 15 minutes)."""
+
+MAX_PRESIGNED_EXPIRES_S: Final = 604_800
+"""A presigned URL is good for at most seven days (AWS)."""
 
 MAX_CACHED_SIGNING_KEYS: Final = 1024
 """Signing keys kept: one per access key and day, about 300 bytes each."""
@@ -347,7 +349,7 @@ class Authenticator:
             raise query_error(
                 "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\""
             )
-        expires_s = parse_expires(query.get("x-amz-expires"))
+        expires_s = _parse_expires(query.get("x-amz-expires"))
         self._check_scope(parts, "AuthorizationQueryParametersError")
         now_s = self._clock.wall_ns() // 1_000_000_000
         if signed_s > now_s + MAX_SKEW_S:
@@ -444,6 +446,20 @@ def signing_key(secret: bytes, date: str, region: str, service: str = SERVICE) -
     key = hmac_sha256(key, region.encode())
     key = hmac_sha256(key, service.encode())
     return hmac_sha256(key, b"aws4_request")
+
+
+def _parse_expires(text: str | None) -> int:
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > 10:
+        raise query_error("X-Amz-Expires should be a number")
+    expires_s = int(text)
+    if expires_s < 1:
+        raise query_error("X-Amz-Expires must be at least 1")
+    if expires_s > MAX_PRESIGNED_EXPIRES_S:
+        raise query_error(
+            "X-Amz-Expires must be less than a week (in seconds); that is, the given "
+            f"X-Amz-Expires must be less than {MAX_PRESIGNED_EXPIRES_S} seconds"
+        )
+    return expires_s
 
 
 def _check_signed(request: S3Request, parts: StatedSignature, exempt: str) -> None:
