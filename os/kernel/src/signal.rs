@@ -75,8 +75,12 @@ struct Process {
 }
 
 const NO_ACTION: Action = Action { handler: 0, flags: 0, restorer: 0, mask: 0 };
-static PROCESS: Global<Process> =
-    Global::new(Process { actions: [NO_ACTION; 65], pending: 0, deadline_us: None, alarm_us: None });
+static PROCESS: Global<Process> = Global::new(Process {
+    actions: [NO_ACTION; 65],
+    pending: 0,
+    deadline_us: None,
+    alarm_us: None,
+});
 
 /// Time that the program has after the power button to finish its answers.
 const DRAIN_US: u64 = 30_000_000;
