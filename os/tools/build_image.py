@@ -31,7 +31,7 @@ STDLIB = "/usr/lib/python3.11"
 LEAVE_OUT = {
     "test", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "distutils", "venv",
     "config-3.11-x86_64-linux-gnu", "__pycache__", "pydoc_data", "curses", "dbm", "tests",
-    "dist-packages", "site-packages", "wsgiref", "msilib", "sqlite3", "turtle.py", "pydoc.py",
+    "dist-packages", "site-packages", "msilib", "sqlite3", "turtle.py", "pydoc.py",
 }  # fmt: skip
 # Modules in C for terminals, databases and directories, which no server on this system can use;
 # they alone would bring six megabytes of libraries.
