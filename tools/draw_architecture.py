@@ -92,7 +92,7 @@ def draw() -> str:
         box(24, y, 440, ROW - 10, "room"),
         text(38, y + 20, "native/ (Rust): o3storage._native", "n"),
         text(38, y + 37, "digests, sealing, TLS, job pool, index runs; no logic of the store", "s"),
-        text(24, y + 72, "simulation/ may import all; only tests import it.", "s"),
+        text(24, y + 72, "simulation/ may import all; only tests and cli import it.", "s"),
     ]
     x, width = 640, 420
     out += block(x, 74, width, "mem", "client", "signed request, body")
