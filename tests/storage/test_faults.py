@@ -343,3 +343,28 @@ def test_a_flipped_bit_anywhere_in_the_log_is_never_an_unnoticed_change():
                     assert bytes(data) == frame(stream).data
 
     run(main(), 1)
+
+
+def test_a_defect_in_the_writer_lets_nobody_wait():
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        await store.append(1, hard(1), [entry(1)])
+        heard = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+
+        def broken():
+            raise AssertionError("planted")
+
+        store._log._gather = broken
+        with pytest.raises(StoreOutOfService, match="planted"):
+            await store.append(1, None, [entry(2)])
+        with pytest.raises(StoreOutOfService):
+            store.append(1, None, [entry(2)])
+        assert len(heard) == 1
+        await store.close()
+        assert "OUT_OF_SERVICE" not in await disk.list_dir("")
+        async with store_on(disk) as store:
+            assert store.log_state(1).last_index == 1
+
+    run(main(), 1)
