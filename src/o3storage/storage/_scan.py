@@ -47,12 +47,17 @@ class Scanned(NamedTuple):
 
 
 async def scan_records(
-    core: Core, volume: Volume, *, start: int = HEADER_BYTES, medium: bool = True
+    core: Core,
+    volume: Volume,
+    *,
+    start: int = HEADER_BYTES,
+    limit: int | None = None,
+    medium: bool = True,
 ) -> AsyncIterator[Scanned]:
     """All records whose checksum holds, in order, and the bad spans between them: what is neither
     padding nor, in a log volume, the headers and trailers of batches. `medium`: past the page
-    cache. Raises DiskError."""
-    end = volume.size_bytes
+    cache. `limit`: look only below this offset. Raises DiskError."""
+    end = volume.size_bytes if limit is None else min(limit, volume.size_bytes)
     window = _Window(core, volume, medium)
     at = start
     while at + PREFIX_BYTES <= end:

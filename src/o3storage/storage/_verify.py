@@ -181,16 +181,9 @@ async def _check(
 async def _check_volume(store: OfflineStore, volume: Volume, report: VerifyReport) -> array[int]:
     """Every record; returns the offsets of good frames, ascending."""
     frames: array[int] = array("Q")
-    torn = [
-        region
-        for region in store.log.regions
-        if region.volume == volume.volume and region.verdict in ("torn", "cut")
-    ]
     where = f"{volume.path} at "
     try:
-        async for found in scan_records(store.core, volume):
-            if any(region.start <= found.offset < region.end for region in torn):
-                continue
+        async for found in scan_records(store.core, volume, limit=_log_end(store, volume)):
             if found.header is None and _is_torn_bulk(store, volume, found):
                 continue
             if found.header is None:
@@ -206,6 +199,19 @@ async def _check_volume(store: OfflineStore, volume: Volume, report: VerifyRepor
         report.add("record", volume.path, f"cannot be read: {error}")
     report.bytes_read += volume.size_bytes
     return frames
+
+
+def _log_end(store: OfflineStore, volume: Volume) -> int | None:
+    """Where the batches of a log volume end that was walked: what lies behind is the torn tail, of
+    which a power cut may have left any sector."""
+    walk = store.log
+    regions = [region for region in walk.regions if region.volume == volume.volume]
+    tails = [region.start for region in regions if region.verdict in ("torn", "cut")]
+    if volume.volume in walk.ends:
+        end = walk.ends[volume.volume]
+        if all(region.start < end or region.start in tails for region in regions):
+            tails.append(end)
+    return min(tails, default=None)
 
 
 def _is_torn_bulk(store: OfflineStore, volume: Volume, found: Scanned) -> bool:
