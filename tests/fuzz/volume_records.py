@@ -8,6 +8,7 @@ is what was written; `verify` looks at the same disk without an error of its own
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 
@@ -135,10 +136,8 @@ async def store_on_a_damaged_disk(seed: int) -> str | None:
     disk = SimDisk(seed, image=image)
     done = rot(rng, disk)
     report = None
-    try:
+    with contextlib.suppress(StoreError, DiskError):
         report = await verify(disk, **parts())
-    except (StoreError, DiskError):
-        pass
     try:
         store = await opened(disk)
     except (StoreError, DiskError):
