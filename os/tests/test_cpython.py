@@ -13,7 +13,7 @@ import build_image
 from support import BUILD, FIGURES, FULL, KERNEL, OS, PROGRAMS, PYTHON, Machine, config, free_port
 
 LIBRARY = Path("/usr/lib/python3.11")
-MODULES = ("test_epoll", "test_selectors", "test_threading", "test_mmap")
+MODULES = ("test_epoll", "test_selectors", "test_threading", "test_mmap", "test_socket")
 HELPERS = ("__init__.py", "support", "lock_tests.py", "signalinterproctester.py")
 TIMEOUT_S = 900
 

@@ -15,6 +15,7 @@ const SOCK_DGRAM: u64 = 2;
 const SOCK_NONBLOCK: u64 = 0x800;
 const SOCK_CLOEXEC: u64 = 0x8_0000;
 const MSG_PEEK: u64 = 2;
+const MSG_TRUNC: u32 = 0x20;
 const MSG_DONTWAIT: u64 = 0x40;
 const MSG_WAITALL: u64 = 0x100;
 const MSG_NOSIGNAL: u64 = 0x4000;
@@ -239,12 +240,12 @@ fn send_message(
     io::write_parts(file, parts, None, nonblocking, flags & MSG_NOSIGNAL != 0)
 }
 
-/// The bytes received, and for a datagram its sender.
+/// The bytes received, and for a datagram its sender and whether it was cut.
 fn receive_message(
     file: &Rc<File>,
     parts: &[(u64, u64)],
     flags: u64,
-) -> Result<(u64, Option<SocketAddrV4>), Errno> {
+) -> Result<(u64, Option<SocketAddrV4>, bool), Errno> {
     let known = MSG_DONTWAIT | MSG_PEEK | MSG_WAITALL | MSG_NOSIGNAL | MSG_CLOEXEC;
     if flags & !known != 0 {
         return Err(Errno::EOPNOTSUPP);
@@ -262,10 +263,10 @@ fn receive_message(
             usercopy::write(*at, &data[done..done + part])?;
             done += part;
         }
-        return Ok((done as u64, from));
+        return Ok((done as u64, from, done < count));
     }
     let all = flags & MSG_WAITALL != 0;
-    Ok((io::read_parts(file, parts, None, nonblocking, peek, all)?, None))
+    Ok((io::read_parts(file, parts, None, nonblocking, peek, all)?, None, false))
 }
 
 /// Limits: MSG_DONTWAIT, MSG_NOSIGNAL; MSG_MORE changes nothing.
@@ -280,7 +281,7 @@ pub fn sendto(_: &mut Frame, &[fd, at, length, flags, to, to_length]: &Args) -> 
 pub fn recvfrom(_: &mut Frame, &[fd, at, length, flags, from, from_length]: &Args) -> Answer {
     let file = files::get(fd)?;
     is_socket(&file)?;
-    let (count, sender) = receive_message(&file, &io::one_part(at, length)?, flags)?;
+    let (count, sender, _) = receive_message(&file, &io::one_part(at, length)?, flags)?;
     if sender.is_some() {
         write_address(from, from_length, sender)?;
     } else if from != 0 {
@@ -306,14 +307,14 @@ pub fn recvmsg(_: &mut Frame, &[fd, message, flags, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     is_socket(&file)?;
     let words = usercopy::read_words(message, 7)?;
-    let (count, sender) = receive_message(&file, &io::parts(words[2], words[3])?, flags)?;
+    let (count, sender, cut) = receive_message(&file, &io::parts(words[2], words[3])?, flags)?;
     if words[0] != 0 && sender.is_some() {
         write_address(words[0], message + 8, sender)?;
     } else {
         usercopy::write_u32(message + 8, 0)?;
     }
     usercopy::write_u64(message + 40, 0)?;
-    usercopy::write_u32(message + 48, 0)?;
+    usercopy::write_u32(message + 48, if cut { MSG_TRUNC } else { 0 })?;
     Ok(count)
 }
 
