@@ -67,7 +67,7 @@ async def scan_records(
             view = await window.at(at, header.size_bytes)
             check_record(view)
         except RecordBad:
-            following = await _next_magic(window, at + 1, end)
+            following = min(await _next_magic(window, at + 1, end), end)
             sound = await _is_padding(window, at, following) or (
                 volume.kind is VolumeKind.LOG and await _is_between_batches(window, at, following)
             )
