@@ -88,9 +88,7 @@ class S3:
     def keys(self, bucket: str) -> list[str]:
         answer = self.get(f"/{bucket}", "list-type=2")
         assert answer.status == 200, answer
-        return [
-            piece.partition(b"<")[0].decode() for piece in answer.body.split(b"<Key>")[1:]
-        ]
+        return [piece.partition(b"<")[0].decode() for piece in answer.body.split(b"<Key>")[1:]]
 
     def metric(self, name: str) -> float:
         """A value of /metrics."""

@@ -90,7 +90,9 @@ def test_a_body_that_ends_early_is_refused_by_name(s3: S3, key: str) -> None:
 def test_what_follows_a_body_is_no_part_of_it(s3: S3, key: str) -> None:
     """Bytes beyond Content-Length are a second, broken request: the object is as declared."""
     with s3.connect() as sock:
-        sock.sendall(s3.head("PUT", key, {"content-length": "5000"}) + SMALL + b"more than declared")
+        sock.sendall(
+            s3.head("PUT", key, {"content-length": "5000"}) + SMALL + b"more than declared"
+        )
         assert receive(sock, "PUT").status == 200
     assert s3.get(key).body == SMALL
 
