@@ -26,6 +26,8 @@ PATTERN = bytes(range(256)) * 1024
 CHUNK_BYTES = 65536
 # What Debian's kernel uses, whatever this host prefers.
 DEFAULT_CONTROL = b"cubic"
+# Enough that the ways of a process through the scheduler, which only one arm has, count little.
+DELAY_S = 0.003
 
 
 def send_all(connection: socket.socket, total: int) -> None:
@@ -110,7 +112,8 @@ def ask(total: int) -> None:
 def run(node: str | None, loss: float, total: int, seed: int) -> tuple[float, float]:
     """MiB/s to the server and back; the server is `node`, or Linux where that is None."""
     with tempfile.TemporaryDirectory() as folder:
-        relay = Relay(Path(folder), Faults(loss, 0.02, 0.01), seed)
+        faults = Faults(loss, reorder=0.02, duplicate=0.01, delay_s=DELAY_S)
+        relay = Relay(Path(folder), faults, seed)
         paths = [(f"{folder}/guest{side}", f"{folder}/relay{side}") for side in (0, 1)]
         here = ["unshare", "-n", "--kill-child", sys.executable, __file__, "--role"]
         if node:

@@ -26,12 +26,13 @@ PATIENCE, PAUSE_S = 500, 0.0002
 
 @dataclass(frozen=True)
 class Faults:
-    """Shares of frames, 0 to 1, and how late a reordered frame may come, in seconds."""
+    """Shares of frames, 0 to 1; how long each takes, and how late a reordered one may come."""
 
     loss: float = 0.0
     reorder: float = 0.0
     duplicate: float = 0.0
     late_s: float = 0.002
+    delay_s: float = 0.0
 
 
 class Relay:
@@ -99,9 +100,10 @@ class Relay:
                 self.lost[sender] += 1
                 continue
             for _ in range(2 if chance() < faults.duplicate else 1):
-                if chance() < faults.reorder:
+                late = chance() * faults.late_s if chance() < faults.reorder else 0.0
+                if late or faults.delay_s:
                     self._count += 1
-                    at = time.monotonic() + chance() * faults.late_s
+                    at = time.monotonic() + faults.delay_s + late
                     heapq.heappush(self._late, (at, self._count, sender, frame))
                 else:
                     self._put(sender, frame)
