@@ -14,8 +14,14 @@ from support import BUILD, FIGURES, FULL, KERNEL, OS, PROGRAMS, PYTHON, Machine,
 
 LIBRARY = Path("/usr/lib/python3.11")
 MODULES = ("test_epoll", "test_selectors", "test_threading", "test_mmap", "test_socket")
-HELPERS = ("__init__.py", "support", "lock_tests.py", "signalinterproctester.py")
-TIMEOUT_S = 900
+# Of asyncio what touches the kernel; its tests of pure objects (tasks, futures, locks) take minutes
+# under emulation and make no call.
+ASYNCIO = (
+    "test_base_events", "test_events", "test_streams", "test_sock_lowlevel", "test_selector_events",
+    "test_runners", "test_unix_events", "test_server", "test_buffered_proto", "test_threads",
+)  # fmt: skip
+HELPERS = ("__init__.py", "support", "test_asyncio", "lock_tests.py", "signalinterproctester.py")
+TIMEOUT_S = 1200
 
 
 @unittest.skipUnless(FULL, "in the full lane only")
@@ -25,7 +31,8 @@ class CPython(unittest.TestCase):
         tests = BUILD / "cpython/test"
         shutil.rmtree(tests, ignore_errors=True)
         tests.mkdir(parents=True)
-        for name in (*HELPERS, *(f"{module}.py" for module in MODULES)):
+        certificates = [path.name for path in (LIBRARY / "test").glob("*.pem")]
+        for name in (*HELPERS, *certificates, *(f"{module}.py" for module in MODULES)):
             source = LIBRARY / "test" / name
             if source.is_dir():
                 ignored = shutil.ignore_patterns("__pycache__")
@@ -41,6 +48,7 @@ class CPython(unittest.TestCase):
         )
         excluded = (OS / "tests/cpython_excluded.txt").read_bytes()
         names = [f"test.{module}" for module in MODULES]
+        names += [f"test.test_asyncio.{module}" for module in ASYNCIO]
         data = config(
             PYTHON, "/tests/suite.py", *names, env={"HOME": "/home"},
             files=[("/run/excluded", excluded)],

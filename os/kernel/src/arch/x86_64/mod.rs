@@ -423,11 +423,13 @@ pub fn serial_init() {
 }
 
 pub fn serial_write(byte: u8) {
-    // A line that never becomes free (no device) must not stop the kernel.
-    for _ in 0..100_000 {
+    // A line that never becomes free (no device) must not stop the kernel; and asking without a
+    // pause would keep an emulated line's own thread from its work.
+    for _ in 0..1_000 {
         if in8(SERIAL + 5) & 0x20 != 0 {
             break;
         }
+        busy_wait_us(20);
     }
     out8(SERIAL, byte);
 }
