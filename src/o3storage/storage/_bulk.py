@@ -39,7 +39,7 @@ from o3storage.storage._types import (
     StoreError,
     StoreFull,
 )
-from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
+from o3storage.storage._volume import BLOCK_BYTES, HEADER_BYTES, VolumeKind, align
 
 WRITE_BYTES = 2 * MIB
 """One write of the bulk: large enough to be steady (measured at 8 MiB/s steps and up), small
@@ -222,6 +222,8 @@ class BulkWriter:
         self._closing = False
         self._dirty = False
         """Something was written since the last sync."""
+        self._retire = False
+        """Close the current volume before the next write."""
         self._buffer: memoryview | None = None
         core.fault_listeners.append(self._fail)
 
@@ -302,6 +304,9 @@ class BulkWriter:
             try:
                 if self._syncs and self._syncs[0][0] <= self._items_done:
                     await self._sync_some()  # first: a steady stream of writes must not starve it
+                elif self._retire:
+                    self._retire = False
+                    await self._seal_volume()
                 elif self._queue:
                     await self._write_some()
                 elif self._closing:
@@ -327,6 +332,14 @@ class BulkWriter:
         for item in queue:
             item.owner.error = error
         self._free_waiters()
+        # What was allocated ahead goes back, and garbage in this volume can be freed.
+        self.retire()
+
+    def retire(self) -> None:
+        """Close the current volume soon, so that compaction may take it: space is short."""
+        if self.volume is not None and self.volume.size_bytes > HEADER_BYTES:
+            self._retire = True
+            self._kick()
 
     def _free_waiters(self) -> None:
         while self._room_waiters and self.queued_bytes < self.core.options.bulk_queue_bytes:
@@ -337,7 +350,8 @@ class BulkWriter:
 
     async def _write_some(self) -> None:
         """Write the next records, as many as fit one write."""
-        volume = await self._volume_for(align(self._queue[0].size))
+        first = self._queue[0]
+        volume = await self._volume_for(align(first.size), isinstance(first.owner, StreamWriter))
         room = min(WRITE_BYTES, self._allocated - volume.size_bytes)
         items: list[tuple[_Item, int]] = []
         end = 0
@@ -409,8 +423,9 @@ class BulkWriter:
 
     # --- volumes
 
-    async def _volume_for(self, size: int) -> Volume:
-        """The volume that takes `size` more bytes, with space allocated for them."""
+    async def _volume_for(self, size: int, new_data: bool) -> Volume:
+        """The volume that takes `size` more bytes, with space allocated for them. `new_data` may
+        not take the reserve, which compaction may. Raises StoreFull, DiskFull."""
         options = self.core.options
         volume = self.volume
         if (
@@ -419,17 +434,31 @@ class BulkWriter:
         ):
             await self._seal_volume()
             volume = None
+        if volume is not None and volume.size_bytes + size <= self._allocated:
+            return volume
         step = max(align(options.bulk_allocate_bytes), size)
-        if volume is None:
-            volume = await self.core.create_volume(VolumeKind.BULK, HEADER_BYTES + step)
-            self.volume = volume
-            self._allocated = HEADER_BYTES + step
-        elif volume.size_bytes + size > self._allocated:
-            assert volume.file is not None
-            await volume.file.allocate(self._allocated, step, zero_fill=False)
-            self.core.took_space(step)
-            self._allocated += step
-        return volume
+        if new_data:
+            spare = await self.core.spare_bytes()
+            if spare < size:
+                raise StoreFull("the disk is full but for its reserve")
+            step = max(size, min(step, spare // BLOCK_BYTES * BLOCK_BYTES))
+        while True:
+            try:
+                if volume is None:
+                    volume = await self.core.create_volume(VolumeKind.BULK, HEADER_BYTES + step)
+                    self.volume = volume
+                    self._allocated = HEADER_BYTES + step
+                else:
+                    assert volume.file is not None
+                    await volume.file.allocate(self._allocated, step, zero_fill=False)
+                    self.core.took_space(step)
+                    self._allocated += step
+            except (DiskFull, StoreFull):
+                if step == size:
+                    raise
+                step = max(size, align(step // 4))  # a whole step does not fit: less may
+            else:
+                return volume
 
     async def _seal_volume(self) -> None:
         """Cut the volume at its end; nothing is written to it any more."""

@@ -128,6 +128,13 @@ class Compactor:
                 best, best_ratio = volume, found
         return best
 
+    def is_worth_it(self, volume: Volume | None, ratio: float) -> bool:
+        """Whether the volume that is being written holds so much garbage."""
+        if volume is None:
+            return False
+        garbage = volume.size_bytes - HEADER_BYTES - volume.placed_bytes - volume.change_bytes
+        return garbage >= max(MIN_GARBAGE_BYTES, int(ratio * volume.size_bytes))
+
     def _may_free(self, volume: Volume) -> bool:
         if not volume.sealed or volume.holds or volume.keep or volume is self.bulk.volume:
             return False

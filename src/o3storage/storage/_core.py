@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from o3storage.crypto import FileSealer
@@ -104,6 +104,10 @@ class Volume:
         return self.header.kind
 
 
+async def _no_limit() -> int:
+    return 1 << 62
+
+
 class Core:
     """Shared by the parts of one store; no behaviour beyond volumes, counters and faults."""
 
@@ -138,6 +142,8 @@ class Core:
         self.mark_task: asyncio.Task[None] | None = None
         self.took_space: Callable[[int], None] = lambda _: None
         """Told the bytes of each allocation (the space account listens)."""
+        self.spare_bytes: Callable[[], Awaitable[int]] = _no_limit
+        """Asked how much new data may still take (the space account answers)."""
         self._open_order: dict[int, None] = {}
 
     def __repr__(self) -> str:

@@ -82,6 +82,7 @@ class Store:
         self._flusher = Flusher(core, log, mark)
         self._space = SpaceAccount(core)
         core.took_space = self._space.took
+        core.spare_bytes = self._space.spare_bytes
         self._compactor = Compactor(core, log, bulk, self._frames, self._flusher)
         self._spans = SpanRepair(core, log, self._frames, self._compactor)
         self._frames.on_bad_block = self._spans.wanted
@@ -151,6 +152,7 @@ class Store:
         log = LogWriter(core, last.sequence + 1, last.hash) if last else LogWriter(core, 1)
         store = cls(core, log, BulkWriter(core, log), mark)
         await store._space.refresh()
+        core.options = store._space.fitted(core.options)
         await log.start()
         store._bulk.start()
         if not core.options.background:
@@ -496,8 +498,11 @@ class Store:
         """One volume, if one is worth it; returns the bytes freed.
         Raises StoreFull, StoreOutOfService."""
         self._check_open()
-        volume = self._compactor.candidate(ratio=0.2 if free_wanted(self._space) else None)
+        wanted = free_wanted(self._space)
+        volume = self._compactor.candidate(ratio=0.2 if wanted else None)
         if volume is None:
+            if wanted and self._compactor.is_worth_it(self._bulk.volume, 0.2):
+                self._bulk.retire()
             return 0
         try:
             return await self._compactor.compact(volume)
