@@ -7,6 +7,7 @@ devices; the wire is `relay.Relay`, with 2 % of the frames reordered and 1 % twi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -130,10 +131,8 @@ def run(node: str | None, loss: float, total: int, seed: int) -> tuple[float, fl
             out, _ = client.communicate(timeout=300)
         finally:
             for process in (server, client):
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, 9)
-                except ProcessLookupError:
-                    pass
                 process.wait()
             relay.close()
         there, back = out.split()

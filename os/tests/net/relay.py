@@ -61,10 +61,7 @@ class Relay:
     def netdev(self, side: int) -> str:
         """The value of QEMU's `-netdev` for the guest of a side, but for its id."""
         local, remote = self._guests[side], self._ours[side]
-        return (
-            f"dgram,local.type=unix,local.path={local},"
-            f"remote.type=unix,remote.path={remote}"
-        )
+        return f"dgram,local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
 
     def close(self) -> None:
         self._wake.close()

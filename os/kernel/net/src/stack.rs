@@ -830,8 +830,12 @@ impl Stack {
     pub fn shutdown(&mut self, id: SocketId, how: Shutdown) -> Result<(), Error> {
         match self.socket_mut(id) {
             Some(Socket::Tcp(tcp)) if tcp.state != State::Closed => {
-                let (read, write) = (how != Shutdown::Write, how != Shutdown::Read);
-                self.with_tcp(id, |tcp, _| tcp.shutdown(read, write));
+                self.with_tcp(id, |tcp, _| {
+                    tcp.read_shut |= how != Shutdown::Write;
+                    if how != Shutdown::Read {
+                        tcp.finish();
+                    }
+                });
                 self.after_change(id);
                 Ok(())
             }

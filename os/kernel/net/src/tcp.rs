@@ -78,7 +78,7 @@ pub struct Tcp {
     pub error: Option<Error>,
     pub no_delay: bool,
     pub keep_alive: bool,
-    read_shut: bool,
+    pub read_shut: bool,
     /// What the holder was last told, and whether data came since.
     pub shown: Readiness,
     pub news: bool,
@@ -298,21 +298,17 @@ impl Tcp {
         if !peek {
             self.receive.consume(taken);
             self.ready -= taken;
-            self.window_opened(memory);
+            // Tells the peer when the window grew by two segments and was getting short.
+            let told = self.rcv_edge.wrapping_sub(self.rcv_nxt) as usize;
+            let grown = self.window(memory) as usize - told;
+            let over = matches!(self.state, State::Closed | State::TimeWait);
+            self.ack_now |= grown >= 2 * self.mss && told < RECEIVE_BUFFER / 2 && !over;
             self.shown = self.readiness(memory);
         }
         Ok(taken)
     }
 
-    /// Ends directions as the holder asks.
-    pub fn shutdown(&mut self, read: bool, write: bool) {
-        self.read_shut |= read;
-        if write {
-            self.finish();
-        }
-    }
-
-    fn finish(&mut self) {
+    pub fn finish(&mut self) {
         if self.fin_wanted {
             return;
         }
@@ -385,18 +381,6 @@ impl Tcp {
         }
     }
 
-    /// After a read: tells the peer when the window grew by two segments and was getting short.
-    fn window_opened(&mut self, memory: usize) {
-        let told = self.rcv_edge.wrapping_sub(self.rcv_nxt);
-        let grown = self.window(memory).wrapping_sub(told) as usize;
-        if grown >= (2 * self.mss).min(RECEIVE_BUFFER / 2)
-            && (told as usize) < RECEIVE_BUFFER / 2
-            && !matches!(self.state, State::Closed | State::TimeWait)
-        {
-            self.ack_now = true;
-        }
-    }
-
     fn emit(&mut self, egress: &mut Egress, now: u64, seq: u32, flags: u8, at: usize, n: usize) {
         let syn = flags & SYN != 0;
         let window = self.window(egress.memory);
@@ -421,16 +405,8 @@ impl Tcp {
         }
         let shown = if syn { window } else { window >> self.rcv_shift };
         self.rcv_edge = self.rcv_nxt.wrapping_add(if syn { window.min(0xffff) } else { window });
-        let head = Segment {
-            source_port: local_of(self.key).port(),
-            target_port: remote_of(self.key).port(),
-            seq,
-            ack: if flags & ACK != 0 { self.rcv_nxt } else { 0 },
-            flags,
-            window: shown.min(0xffff) as u16,
-            options,
-            data: &[],
-        };
+        let ack = if flags & ACK != 0 { self.rcv_nxt } else { 0 };
+        let head = Segment::new(self.key, seq, ack, flags, shown.min(0xffff) as u16, options);
         let (a, b) = self.transmit.slices(at, n);
         egress.send_tcp(self.key, &head, (a, b), now);
         if flags & ACK != 0 {
@@ -955,16 +931,10 @@ pub fn send_reset(egress: &mut Egress, key: Key, segment: &Segment, now: u64) {
     if segment.flags & RST != 0 {
         return;
     }
-    let acks = segment.flags & ACK != 0;
-    let head = Segment {
-        source_port: segment.target_port,
-        target_port: segment.source_port,
-        seq: if acks { segment.ack } else { 0 },
-        ack: if acks { 0 } else { segment.seq.wrapping_add(segment.length()) },
-        flags: if acks { RST } else { RST | ACK },
-        window: 0,
-        options: Options::default(),
-        data: &[],
+    let (seq, ack, flags) = match segment.flags & ACK != 0 {
+        true => (segment.ack, 0, RST),
+        false => (0, segment.seq.wrapping_add(segment.length()), RST | ACK),
     };
+    let head = Segment::new(key, seq, ack, flags, 0, Options::default());
     egress.send_tcp(key, &head, (&[], &[]), now);
 }

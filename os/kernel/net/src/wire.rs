@@ -1,5 +1,6 @@
 //! Reading and writing the headers of Ethernet, ARP, IPv4, ICMP, UDP and TCP.
 
+use crate::tcp::{local_of, remote_of, Key};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
@@ -218,6 +219,14 @@ pub struct Segment<'a> {
     pub window: u16,
     pub options: Options,
     pub data: &'a [u8],
+}
+
+impl Segment<'static> {
+    /// The head of a segment between the ends that `key` names.
+    pub fn new(key: Key, seq: u32, ack: u32, flags: u8, window: u16, options: Options) -> Self {
+        let (source_port, target_port) = (local_of(key).port(), remote_of(key).port());
+        Segment { source_port, target_port, seq, ack, flags, window, options, data: &[] }
+    }
 }
 
 impl Segment<'_> {
