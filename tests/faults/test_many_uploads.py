@@ -7,6 +7,7 @@ O3_SLOW_UPLOADS sets how many slow ones there are (2,000 in full).
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import random
 import resource
@@ -59,32 +60,31 @@ def many_files(count: int) -> Iterator[None]:
 
 
 class SlowUploads:
-    """Sockets that each send SLOW_BYTES_PER_S of a large body, on a thread of their own."""
+    """Sockets that each send SLOW_BYTES_PER_S of a large body, in a process of their own: what
+    sending costs must not slow the normal client's own interpreter."""
 
     def __init__(self, s3: S3, count: int) -> None:
         self.sockets: list[socket.socket] = []
-        self.sent = 0
-        self._stop = threading.Event()
         for number in range(count):
             sock = s3.connect()
             head = s3.head("PUT", f"/bucket/slow{number}", {"content-length": str(SLOW_BODY_BYTES)})
             sock.sendall(head)
             self.sockets.append(sock)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        self._process = multiprocessing.get_context("fork").Process(target=self._run, daemon=True)
+        self._process.start()
 
     def _run(self) -> None:
         """A tenth of them each tenth of a second."""
         turn = 0
-        while not self._stop.wait(0.1):
+        while True:
+            time.sleep(0.1)
             for sock in self.sockets[turn::10]:
                 sock.sendall(bytes(SLOW_BYTES_PER_S))
-                self.sent += SLOW_BYTES_PER_S
             turn = (turn + 1) % 10
 
     def end(self) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._process.kill()
+        self._process.join()
         for sock in self.sockets:
             sock.close()
 
