@@ -109,7 +109,22 @@ pub fn read_parts(
     Ok(total)
 }
 
-/// Writes the parts; waits until all is taken.
+/// Fills `buffer` from the parts, `skip` bytes on; stops early where the rest cannot be read.
+fn gather(parts: &[(u64, u64)], mut skip: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let mut filled = 0;
+    for &(address, length) in parts {
+        let count = length.saturating_sub(skip).min((buffer.len() - filled) as u64) as usize;
+        match usercopy::read(address + skip.min(length), &mut buffer[filled..filled + count]) {
+            Err(error) if filled == 0 => return Err(error),
+            Err(_) => break,
+            Ok(()) => filled += count,
+        }
+        skip = skip.saturating_sub(length);
+    }
+    Ok(filled)
+}
+
+/// Writes the parts as one; waits until all is taken.
 pub fn write_parts(
     file: &File,
     parts: &[(u64, u64)],
@@ -120,39 +135,31 @@ pub fn write_parts(
     if !file.may_write() {
         return Err(Errno::EBADF);
     }
+    let all: u64 = parts.iter().map(|part| part.1).sum();
     let mut total = 0;
-    let mut any = false;
-    for &(address, length) in parts {
-        let mut done = 0;
-        while done < length || !any {
-            any = true;
-            let want = (length - done).min(BOUNCE as u64) as usize;
-            let step = || {
-                with_buffer(|buffer| {
-                    usercopy::read(address + done, &mut buffer[..want])?;
-                    Ok(file.write(&buffer[..want], at.map(|at| at + total))? as u64)
-                })
-            };
-            let count = match file.wait_for(nonblocking, None, step) {
-                Ok(count) => count,
-                Err(error) => {
-                    if error == Errno::EPIPE && !quiet {
-                        let _ = signal::send(Some(sched::current()), signal::SIGPIPE);
-                    }
-                    return if total == 0 { Err(error) } else { Ok(total) };
+    loop {
+        let step = || {
+            with_buffer(|buffer| {
+                let filled = gather(parts, total, buffer)?;
+                Ok(file.write(&buffer[..filled], at.map(|at| at + total))? as u64)
+            })
+        };
+        match file.wait_for(nonblocking, None, step) {
+            Ok(count) => {
+                let short = count < (all - total).min(BOUNCE as u64);
+                total += count;
+                if total >= all || count == 0 || short && nonblocking {
+                    return Ok(total);
                 }
-            };
-            total += count;
-            done += count;
-            if count < want as u64 && nonblocking {
-                return Ok(total);
             }
-            if want == 0 {
-                break;
+            Err(error) => {
+                if error == Errno::EPIPE && !quiet {
+                    let _ = signal::send(Some(sched::current()), signal::SIGPIPE);
+                }
+                return if total == 0 { Err(error) } else { Ok(total) };
             }
         }
     }
-    Ok(total)
 }
 
 pub fn read(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
