@@ -233,6 +233,43 @@ def test_rot_in_an_entry_is_known_missing_not_a_torn_tail(bit):
     run(main(), 1)
 
 
+async def entries_of(store, index):
+    found = store.entries(1, index, index + 1, 1 << 20)
+    return found if isinstance(found, list) else await found
+
+
+def test_a_group_goes_on_behind_its_last_entry_that_rotted_after_it_was_applied():
+    """Its outcome rode in a batch of another group, so nothing is lost but the entry itself."""
+
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        await store.append(1, hard(1, 1, 0), [entry(1)])
+        await store.append(1, None, [entry(2)])
+        store.apply(1, 1, [(b"\x10a", b"1")])
+        store.apply(1, 2, [(b"\x10b", b"2")])
+        await store.append(2, hard(1, 1, 0), [entry(1)])
+        disk = disk.kill()
+        path, offset, size = places(disk, records.ENTRY)[1]
+        disk.rot(path, offset + size // 2)
+        store = await open_store(disk)
+        state = store.log_state(1)
+        assert (state.applied_index, state.missing) == (2, [(2, 2)])
+        assert store.get_now(b"\x10b") == b"2"
+        await store.append(1, hard(2, 1, 2), [entry(state.last_index + 1)])
+        await store.close()
+        # the second open finds what the first wrote behind the hole
+        async with store_on(disk) as store:
+            assert store.log_state(1).last_index == 3
+            assert store.get_now(b"\x10b") == b"2"
+            assert await entries_of(store, 3) == [entry(3)]
+            await store.append(1, None, [entry(4)])
+        async with store_on(disk) as store:
+            assert store.log_state(1).last_index == 4
+
+    run(main(), 1)
+
+
 def test_rot_in_a_frame_record_is_never_served():
     async def main():
         disk = await three_batches(SimDisk(1))

@@ -132,6 +132,11 @@ class GroupLog:
             raise EntriesGone(f"group {self.group}: no term of entry {index}")
         return self.terms[at]
 
+    def term_before(self, index: int) -> int:
+        """Term of the entry before `index`, which may itself be lost (then as well as is known)."""
+        at = index - 1 - self.first_index
+        return self.terms[at] if at >= 0 else self.previous_term
+
     def is_missing(self, index: int) -> bool:
         return any(lo <= index <= hi for lo, hi in self.missing)
 

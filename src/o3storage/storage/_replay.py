@@ -134,6 +134,13 @@ class Replay:
         """Everything is written to the index; the groups are as durable as they were found."""
         self._write()
         for group in self.core.groups.values():
+            if group.applied_index > group.last_index:
+                # The last entries rotted, but what they did is known: the log goes on behind them.
+                term = group.last_term
+                low = group.last_index + 1
+                self._pad(group, group.applied_index)
+                for index in range(low, group.applied_index + 1):
+                    group.terms[index - group.first_index] = term
             group.durable_index = group.last_index
             group.written_last = group.last_index
             group.written_term = group.last_term

@@ -281,7 +281,7 @@ class Store:
         previous_term = 0
         if entries:
             log.check_append(entries)
-            previous_term = log.term(entries[0].index - 1)
+            previous_term = log.term_before(entries[0].index)
             replaces = log.take_append(entries)
         hard = None
         if hard_state is not None:

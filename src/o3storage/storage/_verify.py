@@ -161,7 +161,8 @@ async def _check(
         for low, high in state.missing:
             if high > state.applied_index:
                 lost = True
-            report.add("entries", f"group {group}", f"entries {low}..{high} are missing")
+            known = "; what they did is in the rows" if high <= state.applied_index else ""
+            report.add("entries", f"group {group}", f"entries {low}..{high} are missing{known}")
     total = sum(volume.size_bytes for volume in core.volumes.values()) or 1
     good: dict[int, array[int]] = {}
     for number in sorted(core.volumes):
