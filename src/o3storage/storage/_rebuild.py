@@ -70,6 +70,7 @@ class _Gather(Replay):
 
     def __init__(self, core: Core, sealers: Callable[[int], FileSealer]) -> None:
         super().__init__(core, Mark(), sealers)
+        self._outcomes_may_be_gone = True
         self.staged: dict[bytes, tuple[int, bytes | None]] = {}
 
     def stage(self, sequence: int, rows: Sequence[RowChange]) -> None:

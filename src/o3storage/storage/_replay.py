@@ -75,6 +75,8 @@ class Replay:
         """Groups whose outcomes have a gap: what lies behind it is executed again."""
         self._sealers = sealers
         self._seen: set[int] = set()
+        self._outcomes_may_be_gone = False
+        """Volumes with outcomes were freed: what a later volume restates as applied is."""
         self._doubtful_epoch = 0
         """All groups became uncertain in this epoch; what later epochs say of each counts."""
         self._rows: list[RowChange] = []
@@ -167,8 +169,13 @@ class Replay:
             applied = group.applied_index
             group.reset(summary.last_index, summary.last_term)
             group.applied_index = applied
-        # an index that was flushed with more applied than this knows better
-        group.applied_index = max(group.applied_index, summary.applied_index)
+        if summary.applied_index > group.applied_index:
+            if self._outcomes_may_be_gone:
+                group.applied_index = summary.applied_index
+            else:
+                # Every outcome above the flushed index was walked over: the one that is not here
+                # rotted, and what it says is executed again rather than skipped.
+                self.lost_outcomes.add(summary.group)
 
     def _begin(self, summary: GroupInfo) -> None:
         """A batch holds the entries first_index..last_index: they replace what was from there."""
