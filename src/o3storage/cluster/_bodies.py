@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from o3storage.cluster._errors import BodyDamaged, BodyMissing, Unavailable
+from o3storage.cluster._reading import READ_FAULTS
 from o3storage.cluster._streams import JOB_BYTES, settled
 from o3storage.crypto import FRAME_BYTES, TAG_BYTES, SealError, StreamRef, StreamSealer
 from o3storage.runtime.disk import Buffer
 from o3storage.runtime.jobs import Jobs
-from o3storage.storage import FrameBad, FrameMissing, Store, StoreError
+from o3storage.storage import FrameBad, FrameMissing, Store
 
 READ_AHEAD_FRAMES = 2
 """Frames read and unsealed beyond the one being sent: hides the disk; 768 KiB for each reader."""
@@ -33,7 +34,7 @@ def read_small_now(store: Store, sealer: StreamSealer, ref: StreamRef) -> bytes 
         return None
     try:
         sealed = store.read_frame_now(ref.stream, 0)
-    except StoreError as error:
+    except READ_FAULTS as error:
         raise _refusal(error, ref, 0) from error
     if sealed is None:
         return None
@@ -60,7 +61,7 @@ def _damaged(ref: StreamRef, number: int, why: str) -> BodyDamaged:
     )
 
 
-def _refusal(error: StoreError, ref: StreamRef, number: int) -> Exception:
+def _refusal(error: Exception, ref: StreamRef, number: int) -> Exception:
     if isinstance(error, FrameMissing):
         return BodyMissing(f"frame {number} of stream {ref.stream.hex()} is not here")
     if isinstance(error, FrameBad):
@@ -76,7 +77,7 @@ async def _read_frame(
         sealed = store.read_frame_now(ref.stream, number)
         if sealed is None:
             sealed = await store.read_frame(ref.stream, number)
-    except StoreError as error:
+    except READ_FAULTS as error:
         raise _refusal(error, ref, number) from error
     if len(sealed) < JOB_BYTES:
         return _unseal_now(sealer, ref, number, sealed)

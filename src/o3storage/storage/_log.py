@@ -138,6 +138,8 @@ class LogWriter:
                 with contextlib.suppress(asyncio.CancelledError, StoreFull, StoreOutOfService):
                     await task
         self._task = self._spare = None
+        # What was cut in the middle of its batch is told so, rather than left to wait for ever.
+        self._fail_all(self.core.refusal())
 
     async def _drop_spare(self) -> None:
         spare, self._spare = self._spare, None
@@ -251,6 +253,7 @@ class LogWriter:
             self.core.out_of_service = f"internal error: {error!r}; restart the store"
             for listener in self.core.fault_listeners:
                 listener(self.core.refusal())
+            self._fail_all(self.core.refusal())
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "the log writer met a defect", "exception": error}
             )
