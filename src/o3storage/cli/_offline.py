@@ -57,6 +57,8 @@ async def _stopped_store(options: argparse.Namespace) -> AsyncIterator[tuple[Dat
         yield opened, NativeJobs(pool)
     except StoreError as error:
         raise CommandError(f"{opened.path}: {error}") from None
+    except BrokenPipeError:
+        raise  # the reader of our output went away, as `head` does
     except OSError as error:
         raise CommandError(f"{opened.path}: {error.strerror or error}") from None
     finally:
@@ -85,7 +87,7 @@ class _Steps:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Check everything; exit 0 when all is good (or was repaired), else 1."""
+    """Check everything; exit 0 when all is good, 1 when something was not (repaired or not)."""
 
     async def check() -> int:
         async with _stopped_store(options) as (opened, jobs):

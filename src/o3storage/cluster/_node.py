@@ -137,6 +137,7 @@ class Node:
                     "this data was written by another node: start with that node's node.keys, or "
                     "with an empty data directory"
                 )
+        self.store.on_out_of_service(lambda error: self._disk_failed(str(error)))
         await asyncio.gather(*(replica.start() for replica in self._replicas.values()))
         await self._open_records()
         self._collector.start()

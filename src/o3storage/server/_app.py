@@ -96,7 +96,19 @@ class Application:
         except (StoreError, ClusterError) as error:
             self.data_dir.release()
             raise StartError(f"{config.data_dir}: {error}") from None
+        except OSError as error:
+            self.data_dir.release()
+            raise StartError(
+                f"cannot read or write {config.data_dir}: {error.strerror or error}"
+            ) from None
+        except ValueError as error:  # also SealError: rows or entries that nobody wrote
+            self.data_dir.release()
+            raise StartError(
+                f"{config.data_dir} holds what this program did not write ({error}); "
+                "o3storage verify says where"
+            ) from None
         self.store, self.node = opened.store, opened.node
+        self._tell_of_faults()
         new_store = self.data_dir.keys.created
         root_keys = self._root_keys()
         self.root_key_ids = [key.key_id for key in root_keys]
@@ -129,6 +141,22 @@ class Application:
         gc.freeze()
         return await self._first_screen(new_store)
 
+    def _tell_of_faults(self) -> None:
+        """What was found at the open, and a disk that fails later, go to the log at once."""
+        stats = self.store.stats()
+        if stats.rotted_records or stats.lost_entries:
+            _log.warning(
+                "store.rot_found",
+                rotted_records=stats.rotted_records,
+                lost_entries=stats.lost_entries,
+                hint="stop the store and run o3storage verify",
+            )
+        if stats.index_rebuilt:
+            _log.warning("store.index_rebuilt")
+        self.store.on_out_of_service(
+            lambda error: _log.error("disk.out_of_service", reason=str(error))
+        )
+
     def _root_keys(self) -> list[RootKey]:
         stored = _root_key.load(self.config.data_dir)
         if stored is None:
@@ -139,6 +167,7 @@ class Application:
 
     async def _listen(self) -> None:
         config = self.config
+        asked = (config.ip, config.port)
         try:
             if config.tls_cert and config.tls_key:
                 self.tls = ServerTls(str(config.tls_cert), str(config.tls_key))
@@ -147,13 +176,14 @@ class Application:
             self.url = f"{scheme}://{_reachable(host)}:{port}"
             self.admin_url = self.url
             if config.admin_listen:
+                asked = config.admin_listen
                 self.admin_http = Server(self._handle_admin, report=self._report, clock=self.clock)
-                host, port = await self.admin_http.listen(*config.admin_listen)
+                host, port = await self.admin_http.listen(*asked)
                 self.admin_url = f"http://{_reachable(host)}:{port}"
         except TlsConfigError as error:
             raise StartError(str(error)) from None
         except OSError as error:
-            raise StartError(_listen_error(config.ip, config.port, error)) from None
+            raise StartError(_listen_error(*asked, error)) from None
         _running.write(
             config.data_dir, _running.Running(os.getpid(), self.url, self.admin_url, config.region)
         )
