@@ -223,6 +223,13 @@ def test_a_full_disk_refuses_bodies_and_takes_deletes() -> None:
             for _ in range(1000):
                 await r.put(b, b"small", body_of(0, 20_000))
                 await r.store._space.refresh()
+        # Nor may what has no body use up the room that deletes need.
+        with pytest.raises(StorageFull):
+            await r.node.submit(
+                catalog.PutObject(
+                    b.bucket_id, b.epoch, b"empty", r.clock.wall_ns(), OWNER, 0, "0" * 32, bytes(32)
+                )
+            )
         await r.node.submit(DeleteObject(b.bucket_id, b.epoch, kept[0], r.clock.wall_ns(), OWNER))
         assert await r.get(b, kept[0]) is None
         assert await r.get(b, kept[1]) == body_of(1, 300_000)

@@ -26,6 +26,18 @@ _APPLIES: Final[dict[type[Any], Callable[[Range, Any], Apply]]] = {
     c.Collect: uploads.collect,
 }
 
+_ADDING: Final = frozenset(
+    {
+        c.CreateBucket,
+        c.SetBucketSetting,
+        c.PutAccessKey,
+        c.PutObject,
+        c.PutPart,
+        c.CreateUpload,
+        c.SetTags,
+    }
+)
+
 
 class Catalog:
     """`runtime.state_machine.StateMachine`. `group` names the range whose own rows (clock, sums,
@@ -55,6 +67,10 @@ class Catalog:
         """The command that gives up a stream opened under `route` (of `stream_route`)."""
         bucket_id, key, _ = split_keyed(route)
         return c.AbandonStream(bucket_id, key, stream, proposed_ns)
+
+    def adds(self, command: c.Command) -> bool:
+        """See `runtime.state_machine.StateMachine.adds`."""
+        return type(command) in _ADDING
 
     def encode(self, command: c.Command) -> bytes:
         """A command as bytes. Raises ValueError for fields beyond the limits."""

@@ -216,13 +216,14 @@ class Node:
                 stream=ref.stream,
             )
             upload.submitted = True
-            outcome = await self.replica_of(route).submit(data, frames)
+            outcome = await self.replica_of(route).submit(data, frames, adds=True)
             if outcome.error is not None:
                 upload.has_row = True
                 raise outcome.error
             upload.has_row = False
             return outcome.result
-        outcome = await self.replica_of(route).submit(data, frames)
+        adds = machine.adds(command)
+        outcome = await self.replica_of(route).submit(data, frames, adds=adds)
         if outcome.error is not None:
             raise outcome.error
         return outcome.result
@@ -281,11 +282,12 @@ class Node:
         return StreamUpload(self, route, self.clock.wall_ns(), epoch, self._epochs.key(epoch))
 
     def announce(self, upload: StreamUpload) -> asyncio.Future[Outcome]:
-        """Commit the row of a stream that will have frames of its own. Raises Unavailable."""
+        """Commit the row of a stream that will have frames of its own. Raises Unavailable,
+        StorageFull."""
         command = _records.encode_open(
             upload.route, self.session, upload.started_ns, upload.ref.stream
         )
-        return self.replica_of(upload.route).submit(command)
+        return self.replica_of(upload.route).submit(command, adds=True)
 
     def give_up(self, row_key: bytes) -> None:
         """See that an open stream that nothing will name is collected, some time."""

@@ -204,17 +204,21 @@ class Replica:
 
     # --- proposals
 
-    def submit(self, data: bytes, frames: Sequence[SealedFrame] = ()) -> asyncio.Future[Outcome]:
-        """Propose `data`; the future holds the outcome of applying it here.
+    def submit(
+        self, data: bytes, frames: Sequence[SealedFrame] = (), *, adds: bool = False
+    ) -> asyncio.Future[Outcome]:
+        """Propose `data`; the future holds the outcome of applying it here. With frames, or when
+        it `adds` something new, it is refused on a full disk.
 
         Raises, or the future does: Unavailable, StorageFull."""
         if self.fault:
             raise Unavailable(self.fault)
-        if frames and not self._space_known:
+        adds = adds or bool(frames)
+        if adds and not self._space_known:
             # Asked once for all proposals of a turn of the loop.
             self._space_known = True
             self._full = self._store.space().full
-        if self._held or (frames and self._full):
+        if self._held or (adds and self._full):
             self._space_known = False
             raise StorageFull("the disk is full: delete something, or give it more space")
         if len(self._waiting) + len(self._futures) >= MAX_WAITING:

@@ -69,6 +69,11 @@ class StateMachine(Protocol):
 
     def encode(self, command: Any) -> bytes: ...
 
+    def adds(self, command: Any) -> bool:
+        """Whether the command stores something new, and is therefore refused on a full disk even
+        when it carries no body. What frees space, or ends what was begun, is not."""
+        ...
+
     def apply(self, data: bytes) -> Generator[Read, ReadResult, Outcome]:
         """Apply an encoded command. Raises ValueError for bytes that no version of this program
         wrote (the replica then stops rather than diverge)."""
