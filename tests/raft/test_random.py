@@ -3,6 +3,7 @@ state, rotten entries and changes of members, with Raft's invariants checked aft
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -17,6 +18,9 @@ from o3storage.raft.core import (
     TransferLeadership,
 )
 from tests.raft.model import Cluster
+
+SLOW_SEEDS = int(os.environ.get("O3_RAFT_SEEDS", "300"))
+"""Of the slow lane; 2,000 were run once."""
 
 OPTIONS = Options(
     election_ticks=5,
@@ -155,6 +159,6 @@ def test_random_run_keeps_the_invariants(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1000, 3000))
+@pytest.mark.parametrize("seed", range(1000, 1000 + SLOW_SEEDS))
 def test_many_random_runs(seed: int) -> None:
     heal(run(seed, 4000))
