@@ -60,6 +60,8 @@ class RunningStore:
             )
         found = read_running(data_dir)
         assert found is not None
+        self.pid = found.pid
+        """Of the store itself, also behind a wrapper such as strace."""
         self.url = found.url
         self.admin_url = found.admin_url
         self.region = found.region
@@ -88,7 +90,7 @@ class RunningStore:
     def stop(self) -> int:
         """SIGTERM, and wait for the clean end."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            os.kill(self.pid, signal.SIGTERM)
         code = self.process.wait(timeout=READY_TIMEOUT_S)
         self._close()
         return code
