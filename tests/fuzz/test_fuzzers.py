@@ -1,4 +1,4 @@
-"""Runs every fuzzer of this folder for a set time each: O3_FUZZ_SECONDS, 10 by default, 60 in CI.
+"""Runs every fuzzer of this folder for a set time each: O3_FUZZ_SECONDS, 10 by default.
 
 A fuzzer is a module with `main() -> int` that takes --seconds and prints seed and input of what it
 finds. As many run side by side as the machine has cores.
@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.fuzz
 
 HERE = Path(__file__).resolve().parent
-SECONDS = os.environ.get("O3_FUZZ_SECONDS") or ("60" if os.environ.get("CI") else "10")
+SECONDS = os.environ.get("O3_FUZZ_SECONDS") or "10"
 FUZZERS = sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith(("test_", "_")))
 Ended = subprocess.CompletedProcess[str]
 
