@@ -2,9 +2,9 @@
 simulated one lies above TLS, on virtual time.
 
 A `Link` is one authenticated connection to one peer: an ordered, reliable sequence of frames, until
-it is closed by either side or lost. What was sent before a loss may or may not have arrived. A link
-proves that the peer holds the private key of `peer`; whether that key belongs to a member is decided
-above.
+it is closed by either side or lost. What was sent before a loss may or may not have arrived. A
+link proves that the peer holds the private key of `peer`; whether that key belongs to a member is
+decided above.
 """
 
 from __future__ import annotations
