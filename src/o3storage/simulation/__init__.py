@@ -14,7 +14,8 @@ from ._faults import DiskSpeed, Fault, FaultKind
 from ._history import MARKER, History, Kind, Operation, Page, Result
 from ._image import SECTOR_BYTES, DiskImage
 from ._jobs import SimJobs
-from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
+from ._loop import OWNER, SimDeadlockError, SimLoop, SimTimeoutError, run
+from ._network import Blocked, Quality, SimLink, SimNet, SimNetwork
 from ._recorder import DEFAULT_SUBSETS, CrashState, Recorder
 from ._world import Report as SeedReport
 from ._world import World, simulate
@@ -22,8 +23,10 @@ from ._world import World, simulate
 __all__ = [
     "DEFAULT_SUBSETS",
     "MARKER",
+    "OWNER",
     "SECTOR_BYTES",
     "START_WALL_NS",
+    "Blocked",
     "CrashState",
     "DiskImage",
     "DiskSpeed",
@@ -34,6 +37,7 @@ __all__ = [
     "Operation",
     "Page",
     "PowerOffError",
+    "Quality",
     "Recorder",
     "Result",
     "SeedReport",
@@ -43,7 +47,10 @@ __all__ = [
     "SimEntropy",
     "SimFile",
     "SimJobs",
+    "SimLink",
     "SimLoop",
+    "SimNet",
+    "SimNetwork",
     "SimTimeoutError",
     "Violation",
     "World",

@@ -9,12 +9,19 @@ only sources of variety are the seeded delays of the twins.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import heapq
 import random
 from asyncio import base_events
-from collections.abc import Coroutine, Generator
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+OWNER: contextvars.ContextVar[object] = contextvars.ContextVar("owner", default=None)
+"""Whose code is running: the simulated process, which can be paused. Tasks and callbacks inherit it
+from where they are made."""
 
 DEFAULT_LIMIT_S = 7 * 24 * 3600.0
 """Virtual seconds after which a run counts as hung: nothing that is simulated waits a week."""
@@ -54,6 +61,9 @@ class SimLoop(base_events.BaseEventLoop):
         self._selector = _Selector(self)
         self._task_count = 0
         self._scheduled: list[asyncio.TimerHandle]
+        self._ready: deque[asyncio.Handle]
+        self._held: dict[object, list[asyncio.Handle]] = {}
+        """What the paused processes would do, in order."""
         self.set_task_factory(self._make_task)
 
     def time(self) -> float:
@@ -71,6 +81,65 @@ class SimLoop(base_events.BaseEventLoop):
                 f"virtual time passed {self.limit_s} s (seed {self.seed}): {self.describe_stall()}"
             )
         self._now_s = max(self._now_s, when)
+
+    # --- processes that stand still
+
+    def pause(self, owner: object) -> None:
+        """Hold everything that runs on behalf of `owner` (see OWNER), as SIGSTOP does, until
+        `resume`: nothing is lost, and time goes on. Idempotent."""
+        if owner in self._held:
+            return
+        held = self._held[owner] = []
+        ready = self._ready
+        for at, handle in enumerate(ready):
+            if _owner(handle) == owner:
+                held.append(handle)
+                # The loop counts what it found ready: the place must stay.
+                ready[at] = asyncio.Handle(_nothing, (), self, contextvars.Context())
+        held.extend(sorted(timer for timer in self._scheduled if _owner(timer) == owner))
+        self._scheduled[:] = [timer for timer in self._scheduled if _owner(timer) != owner]
+        heapq.heapify(self._scheduled)
+
+    def resume(self, owner: object) -> None:
+        """Go on, with what was ready first and then all timers that are overdue. Idempotent."""
+        for handle in self._held.pop(owner, ()):
+            if isinstance(handle, asyncio.TimerHandle):
+                heapq.heappush(self._scheduled, handle)
+            else:
+                self._ready.append(handle)
+
+    def is_paused(self, owner: object) -> bool:
+        return owner in self._held
+
+    def call_soon(  # type: ignore[override]
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        if self._held and _owner(handle) in self._held:
+            self._held[_owner(handle)].append(handle)
+        else:
+            self._ready.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer._scheduled = True  # type: ignore[attr-defined]
+        if self._held and _owner(timer) in self._held:
+            self._held[_owner(timer)].append(timer)
+        else:
+            heapq.heappush(self._scheduled, timer)
+        return timer
+
+    # --- what went wrong
 
     def describe_stall(self) -> str:
         """Who is waiting for what; for error messages."""
@@ -105,6 +174,15 @@ class SimLoop(base_events.BaseEventLoop):
 
     async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("no name look-up in a simulation: use the simulated network")
+
+
+def _nothing() -> None:
+    """Stands in the place of a callback that is held."""
+
+
+def _owner(handle: asyncio.Handle) -> object:
+    context: contextvars.Context = handle._context  # type: ignore[attr-defined]
+    return context.get(OWNER)
 
 
 def _coroutine_name(task: asyncio.Task[Any]) -> str:
