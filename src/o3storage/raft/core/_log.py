@@ -111,7 +111,7 @@ class Log:
         found = self.tail[low - base : high - base + 1]
         size = 0
         for count, entry in enumerate(found):
-            size += len(entry.data) + ENTRY_OVERHEAD_BYTES
+            size += len(entry.data) + entry.riding_bytes + ENTRY_OVERHEAD_BYTES
             if size > max_bytes and count:
                 return found[:count]
         return found

@@ -33,13 +33,15 @@ def propose(state: State, event: Propose) -> None:
     if state.idle_ticks or state.quiescent:
         state.wake()
     low = state.log.last + 1
-    add_entries(state, COMMAND, event.payloads)
+    add_entries(state, COMMAND, event.payloads, event.riding_bytes)
     state.out.append(Accepted(event.token, low, state.log.last, state.term))
     if state.progress:
         broadcast(state)
 
 
-def add_entries(state: State, kind: int, payloads: list[bytes]) -> None:
+def add_entries(
+    state: State, kind: int, payloads: list[bytes], riding_bytes: list[int] | None = None
+) -> None:
     """A leader only ever appends (Leader Append-Only)."""
     index, term = state.log.last, state.term
     entries = [
@@ -47,6 +49,9 @@ def add_entries(state: State, kind: int, payloads: list[bytes]) -> None:
     ]
     if not entries:
         return
+    if riding_bytes is not None:
+        for entry, size in zip(entries, riding_bytes, strict=True):
+            entry.riding_bytes = size
     state.log.append(entries)
     if state.unsaved:
         state.unsaved.extend(entries)
@@ -157,7 +162,7 @@ def send_append(state: State, node: int, progress: Progress, entries: list[Entry
     if progress.state is ProgressState.PROBE:
         progress.paused = True
     elif entries:
-        size = sum([len(entry.data) + ENTRY_OVERHEAD_BYTES for entry in entries])
+        size = sum([len(e.data) + e.riding_bytes + ENTRY_OVERHEAD_BYTES for e in entries])
         progress.next = entries[-1].index + 1
         progress.inflight.append((entries[-1].index, size))
         progress.inflight_bytes += size

@@ -35,6 +35,8 @@ class Entry:
     term: int
     kind: int
     data: bytes
+    riding_bytes: int = 0
+    """What the driver sends along with the entry (small frames); counts for flow control only."""
 
 
 @dataclass(slots=True)
@@ -201,6 +203,8 @@ class Propose:
 
     token: int
     payloads: list[bytes]
+    riding_bytes: list[int] | None = None
+    """Of each payload, see Entry; None: nothing rides along."""
 
 
 @dataclass(slots=True)
