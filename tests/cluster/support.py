@@ -10,7 +10,7 @@ from typing import Any
 
 from o3storage import catalog
 from o3storage._native import Digester
-from o3storage.catalog import Catalog, CatalogError, CreateBucket, PutObject
+from o3storage.catalog import Catalog, CreateBucket, PutObject
 from o3storage.cluster import ClusterError, Node, StreamUpload
 from o3storage.crypto import FRAME_BYTES, NodeKeys, StreamRef
 from o3storage.simulation import SimClock, SimDisk, SimEntropy, SimJobs
@@ -91,20 +91,7 @@ class Rig:
     # --- use
 
     async def drive(self, steps: Any) -> Any:
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    if isinstance(step, catalog.Query):
-                        result = await self.node.query(step)
-                    else:
-                        result = await self.node.submit(step)
-                except CatalogError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as end:
-            return end.value
+        return await catalog.drive(self.node, steps)
 
     async def bucket(self, name: str = "bucket") -> catalog.BucketInfo:
         command = CreateBucket(name, OWNER, self.clock.wall_ns())

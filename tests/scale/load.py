@@ -15,12 +15,18 @@ import time
 from pathlib import Path
 
 from o3storage import _native
-from o3storage.catalog import Catalog, CreateBucket, PutObject, create_bucket, prefix_length
+from o3storage.catalog import (
+    Catalog,
+    CreateBucket,
+    PutObject,
+    create_bucket,
+    drive,
+    prefix_length,
+)
 from o3storage.cli._text import Progress
 from o3storage.cluster import Node
 from o3storage.runtime import JobPool, NativeJobs, SystemClock, SystemEntropy, tune_memory
 from o3storage.server import open_data_dir
-from o3storage.server._housekeeping import drive
 from o3storage.storage import Store
 
 BUCKET = "scale"

@@ -10,8 +10,8 @@ A write, as the S3 layer does it:
 
 `node.submit` returns the command's result or raises its CatalogError. StaleEpoch and BucketFenced
 are definite refusals: drive `sync_bucket`, or wait, and make the command anew. Operations over
-several ranges (`create_bucket`, `set_versioning`, `delete_bucket`) are procedures: generators of
-commands and queries, see `_procedures.py` for the few lines that drive them.
+several ranges (`create_bucket`, `set_versioning`, `delete_bucket`) are procedures, generators of
+commands and queries: `await drive(node, create_bucket(...))`.
 
 `Catalog` is the `runtime.state_machine.StateMachine` that the cluster drives; `prefix_length` is
 the index's bloom prefix for the row keys.
@@ -84,6 +84,7 @@ from ._procedures import (
     create_bucket,
     delete_batches,
     delete_bucket,
+    drive,
     resume_delete,
     set_versioning,
     sync_bucket,
@@ -237,6 +238,7 @@ __all__ = [
     "create_bucket",
     "delete_batches",
     "delete_bucket",
+    "drive",
     "get_access_key",
     "get_bucket",
     "get_cluster_setting",

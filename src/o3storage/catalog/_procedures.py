@@ -2,22 +2,8 @@
 
 Each is a generator that yields a Command (to submit) or a Query (to run) and is sent its result;
 a refusal is thrown into it. It returns the operation's result or raises a CatalogError. So the
-order of steps, which keeps a bucket's settings safe under crashes and races, stands here once and
-the S3 layer only drives:
-
-    async def drive(node, steps):
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    result = await (node.query(step) if isinstance(step, Query)
-                                    else node.submit(step))
-                except CatalogError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as end:
-            return end.value
+order of steps, which keeps a bucket's settings safe under crashes and races, stands here once, and
+the rooms above only `drive` them.
 
 If a driver dies in the middle nothing is lost: an unfinished creation or change is completed by
 the next write that meets StaleEpoch (see `sync_bucket`); an unfinished deletion is listed by
@@ -27,7 +13,7 @@ the next write that meets StaleEpoch (see `sync_bucket`); an unfinished deletion
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ._commands import (
     BeginDeleteBucket,
@@ -40,13 +26,42 @@ from ._commands import (
     SetBucketVersioning,
     SyncBucket,
 )
-from ._errors import BucketBusy, BucketNotEmpty, NoSuchBucket
+from ._errors import BucketBusy, BucketNotEmpty, CatalogError, NoSuchBucket
 from ._limits import MAX_DELETES_PER_COMMAND
 from ._queries import get_bucket
 from ._query import Query
 from ._types import BucketInfo, CreateBucketResult
 
 Procedure = Generator[Command | Query[Any], Any, Any]
+
+T = TypeVar("T")
+
+
+class Driver(Protocol):
+    """What carries out the steps: a node."""
+
+    async def submit(self, command: Any) -> Any: ...
+
+    async def query(self, query: Any) -> Any: ...
+
+
+async def drive(node: Driver, steps: Generator[Command | Query[Any], Any, T]) -> T:
+    """Run a procedure to its end; its result. Raises its CatalogError, and what the node raises."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                if isinstance(step, Query):
+                    result = await node.query(step)
+                else:
+                    result = await node.submit(step)
+            except CatalogError as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(result)
+    except StopIteration as end:
+        answer: T = end.value
+        return answer
 
 
 def _sync(bucket: BucketInfo, state: str, now_ns: int) -> SyncBucket:

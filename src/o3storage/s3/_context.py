@@ -10,11 +10,11 @@ from o3storage.catalog import (
     BucketBusy,
     BucketFenced,
     BucketInfo,
-    CatalogError,
     Command,
     InvalidVersionId,
     Query,
     StaleEpoch,
+    drive,
     get_bucket,
     parse_version_id,
     sync_bucket,
@@ -172,22 +172,3 @@ def parse_version(text: str) -> int:
 
 def unavailable(message: str) -> S3Error:
     return S3Error("ServiceUnavailable", message, headers=(("Retry-After", str(RETRY_AFTER_S)),))
-
-
-async def drive(node: Any, steps: Generator[Command | Query[Any], Any, T]) -> T:
-    """Run a procedure of the catalog to its end."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                if isinstance(step, Query):
-                    result = await node.query(step)
-                else:
-                    result = await node.submit(step)
-            except CatalogError as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as end:
-        answer: T = end.value
-        return answer

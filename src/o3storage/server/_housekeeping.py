@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from o3storage.catalog import (
     CatalogError,
     Procedure,
-    Query,
     chores,
+    drive,
     pending_buckets,
     resume_delete,
 )
@@ -28,24 +28,6 @@ INTERVAL_S = 20.0
 """How long garbage may wait before anybody looks; S3 promises nothing about it."""
 PAUSE_S = 0.01
 """Between steps, so that a large clean-up leaves the loop to requests."""
-
-
-async def drive(node: Node, steps: Procedure) -> Any:
-    """Run a catalog procedure: submit its commands and run its queries, in order."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                if isinstance(step, Query):
-                    result = await node.query(step)
-                else:
-                    result = await node.submit(step)
-            except CatalogError as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as end:
-        return end.value
 
 
 class Housekeeping:
