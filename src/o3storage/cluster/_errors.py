@@ -30,3 +30,15 @@ class BodyMissing(ClusterError):
 
 class BodyDamaged(ClusterError):
     """A frame of a body does not match its checksum or its seal, and there is no other copy."""
+
+
+class MembershipRefused(ClusterError):
+    """A change of the members that was not made; the message says why and what to do."""
+
+
+class SecretRefused(ClusterError):
+    """A cluster secret or join token that cannot be used; the message says what to do."""
+
+
+class WrongCluster(ClusterError):
+    """This node's data and the nodes that it was told to join belong to different clusters."""

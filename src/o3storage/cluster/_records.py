@@ -14,9 +14,7 @@ All integers are big-endian.
 
 Rows, table 0xFE (one copy, of range 0 unless a group is named):
     FE 01 group u32                 applied configuration: index u64 | raft configuration
-    FE 02                           cluster id, 16 bytes
-    FE 03 epoch u32 node u64        the epoch's key wrapped to the node
-    FE 04 node u64                  node record: identity 32 | exchange 32 | joined_ns u64 | host
+    FE 02 to FE 06                  the cluster's nodes and keys: see `_node_records`
 Rows, table 0xFD (of the key range that the route names, and split with it):
     FD route[1:] stream 16          an open stream: route[0] u8 | session u64 | started_ns u64
 
@@ -31,7 +29,17 @@ import struct
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+from o3storage.cluster import _node_records
+from o3storage.cluster._node_records import (
+    CLUSTER_ID_KEY,
+    epoch_key,
+    epoch_prefix,
+    node_key,
+    split_epoch_key,
+)
 from o3storage.runtime.state_machine import Get, Outcome, Read, ReadResult, StateMachine
+
+__all__ = ["CLUSTER_ID_KEY", "epoch_key", "epoch_prefix", "node_key", "split_epoch_key"]
 
 Apply = Generator[Read, ReadResult, Outcome]
 
@@ -76,26 +84,6 @@ class OpenStream:
 
 def configuration_key(group: int) -> bytes:
     return b"\xfe\x01" + _U32.pack(group)
-
-
-CLUSTER_ID_KEY = b"\xfe\x02"
-
-
-def epoch_prefix() -> bytes:
-    return b"\xfe\x03"
-
-
-def epoch_key(epoch: int, node: int) -> bytes:
-    return b"\xfe\x03" + struct.pack(">IQ", epoch, node)
-
-
-def split_epoch_key(key: bytes) -> tuple[int, int]:
-    epoch, node = struct.unpack(">IQ", key[2:])
-    return epoch, node
-
-
-def node_key(node: int) -> bytes:
-    return b"\xfe\x04" + struct.pack(">Q", node)
 
 
 def node_record(identity: bytes, exchange: bytes, joined_ns: int, host: str) -> bytes:
@@ -231,7 +219,13 @@ def _apply_close(_: StateMachine, data: bytes) -> Apply:
     return Outcome(len(rows), None, rows, released)
 
 
-_KINDS = {SET: _apply_set, OPEN: _apply_open, CARRY: _apply_carry, CLOSE: _apply_close}
+_KINDS = {
+    SET: _apply_set,
+    OPEN: _apply_open,
+    CARRY: _apply_carry,
+    CLOSE: _apply_close,
+    **_node_records.KINDS,
+}
 
 
 def _u16(data: bytes, at: int) -> int:

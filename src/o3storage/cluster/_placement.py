@@ -1,0 +1,151 @@
+"""Where the replicas of a range belong: a pure function of the nodes, the group's members and how
+far each of them is. The leader of each range asks it for its own range, so that no node decides
+for all and nobody has to be asked.
+
+- A node that should hold a replica becomes a learner first.
+- Voters change in one joint step, only to nodes that have caught up and owe no frames, and always
+  to an odd number: one node votes alone, of two the second is a learner, of three all vote.
+- Voters never become fewer than the replication factor unless the operator said so (`--shrink`): a
+  node that is drained or leaves keeps its vote until another one can take it.
+- No two replicas of a range are on one host, unless there is no other way to keep their number.
+- Leadership is handed over before the leader leaves.
+
+Balancing by load, and groups of erasure-coded frames, will be further rules of this function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from o3storage.cluster._node_records import SHRINK, NodeRecord, NodeState
+from o3storage.raft.core import MAX_LEARNERS, Configuration
+
+REPLICAS = 3
+"""The replication factor of key ranges."""
+SYSTEM_REPLICAS = 5
+"""Voters of range 0, where there are so many nodes: it outlives any two of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Make these the members. `transfer_to`, unless 0: hand leadership to this voter instead, and
+    ask there again."""
+
+    voters: tuple[int, ...]
+    learners: tuple[int, ...]
+    transfer_to: int = 0
+
+
+def voters_for(nodes: int, replicas: int) -> int:
+    """How many of `nodes` vote: the greatest odd number that is at most `replicas`."""
+    count = min(nodes, replicas)
+    return count if count % 2 else max(count - 1, 1)
+
+
+def next_change(
+    nodes: Sequence[NodeRecord],
+    configuration: Configuration,
+    *,
+    leader: int,
+    caught_up: Mapping[int, bool],
+    replicas: int,
+    everywhere: bool = False,
+    group: int = 0,
+) -> Change | None:
+    """What `leader` should change next in its group, or None.
+
+    `caught_up`: the other members, and whether each is heard from, holds nearly all entries and
+    owes no frames. `everywhere`: every node holds a replica (range 0). `group`: spreads the choice
+    among equals."""
+    if configuration.joint or not configuration.votes(leader):
+        return None
+    known = [record for record in nodes if record.state is not NodeState.REMOVED]
+    known.sort(key=lambda record: _rank(record.node, group))
+    chosen = _voters(known, configuration, leader, caught_up, replicas)
+    learners = _learners(known, chosen, configuration, replicas, everywhere=everywhere)
+    if chosen == configuration.voters and learners == configuration.learners:
+        return None
+    if leader not in chosen:
+        heirs = (n for n in chosen if n in configuration.voters and caught_up.get(n))
+        heir = next(heirs, 0)
+        if heir:
+            return Change(configuration.voters, configuration.learners, heir)
+    return Change(chosen, learners)
+
+
+def _rank(node: int, group: int) -> int:
+    """A fixed, even spread (multiplicative hashing with the golden ratio)."""
+    return ((node ^ (group * 0x9E3779B97F4A7C15)) * 0x9E3779B97F4A7C15) >> 7 & (2**64 - 1)
+
+
+class _Choice:
+    """Nodes, at most `limit`, each on a host of its own."""
+
+    def __init__(self, limit: int) -> None:
+        self.nodes: dict[int, None] = {}
+        self._hosts: dict[str, None] = {}
+        self._limit = limit
+
+    def take(self, records: Iterable[NodeRecord], *, share_host: bool = False) -> None:
+        for record in records:
+            if len(self.nodes) >= self._limit or record.node in self.nodes:
+                continue
+            if record.host not in self._hosts or share_host:
+                self.nodes[record.node] = None
+                self._hosts[record.host] = None
+
+
+def _voters(
+    known: Sequence[NodeRecord],
+    configuration: Configuration,
+    leader: int,
+    caught_up: Mapping[int, bool],
+    replicas: int,
+) -> tuple[int, ...]:
+    now = configuration.voters
+    stay = [record for record in known if record.state is NodeState.MEMBER]
+    voting = [record for record in stay if record.node in now]
+    voting.sort(key=lambda r: (r.node != leader, not caught_up.get(r.node, False)))
+    members = configuration.members()
+    ready = [r for r in stay if r.node in members and r.node not in now and caught_up.get(r.node)]
+    hosts = dict.fromkeys(record.host for record in (*voting, *ready))
+    limit = voters_for(len(hosts), replicas)
+    shrink = any(r.flags & SHRINK for r in known if r.state is not NodeState.MEMBER)
+    if not shrink:
+        limit = max(limit, min(len(now), REPLICAS))
+    choice = _Choice(limit)
+    choice.take(voting)
+    choice.take(ready)
+    if not shrink:  # nobody can take their place yet
+        former = [record for record in known if record.node in now]
+        choice.take(former)
+        choice.take(former, share_host=True)
+    chosen = list(choice.nodes)
+    if not chosen:  # everybody leaves: the group stays as it is
+        return now
+    return tuple(sorted(chosen[: voters_for(len(chosen), len(chosen))]))
+
+
+def _learners(
+    known: Sequence[NodeRecord],
+    voters: tuple[int, ...],
+    configuration: Configuration,
+    replicas: int,
+    *,
+    everywhere: bool,
+) -> tuple[int, ...]:
+    if everywhere:
+        wanted = [
+            record.node
+            for record in known
+            if record.state is not NodeState.LEAVING and record.node not in voters
+        ]
+        return tuple(sorted(wanted[:MAX_LEARNERS]))
+    stay = [record for record in known if record.state is NodeState.MEMBER]
+    members = configuration.members()
+    choice = _Choice(replicas)
+    choice.take(record for record in stay if record.node in voters)
+    choice.take(record for record in stay if record.node in members)
+    choice.take(stay)
+    return tuple(sorted(node for node in choice.nodes if node not in voters))
