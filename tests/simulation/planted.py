@@ -18,7 +18,8 @@ from o3storage.cluster import Node, _bodies, _records
 from o3storage.cluster._collector import Collector
 from o3storage.cluster._replica import Replica
 from o3storage.runtime.state_machine import Outcome
-from o3storage.simulation import SimEntropy, SimFile, World
+from o3storage.simulation import SimEntropy, SimFile
+from o3storage.simulation._machine import Machine
 from o3storage.storage import Store
 from o3storage.storage._bulk import BulkWriter, RunBuilder
 from o3storage.storage._flush import Flusher
@@ -207,13 +208,14 @@ class FixedSalt(SimEntropy):
 @planted(2)
 def reused_stream_key(patch: Patch) -> None:
     """All streams are sealed with one key, from the same nonce on."""
-    original = World._serve
+    original = Machine.serve
 
-    def serve(self: World, opened: Any) -> None:
-        opened.node.entropy = FixedSalt(f"{self.seed}/{self._deaths}/{self.loop.time()}")
-        original(self, opened)
+    def serve(self: Machine, opened: Any, network: Any) -> None:
+        seed, now_s = self.world.seed, self.world.loop.time()
+        opened.node.entropy = FixedSalt(f"{seed}/{self.deaths}/{now_s}")
+        original(self, opened, network)
 
-    patch.setattr(World, "_serve", serve)
+    patch.setattr(Machine, "serve", serve)
 
 
 @planted(5)

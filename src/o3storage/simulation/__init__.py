@@ -17,7 +17,7 @@ from ._jobs import SimJobs
 from ._loop import OWNER, SimDeadlockError, SimLoop, SimTimeoutError, run
 from ._network import Blocked, Quality, SimLink, SimNet, SimNetwork
 from ._recorder import DEFAULT_SUBSETS, CrashState, Recorder
-from ._world import Report as SeedReport
+from ._report import Report as SeedReport
 from ._world import World, simulate
 
 __all__ = [

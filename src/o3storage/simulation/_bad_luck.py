@@ -1,0 +1,334 @@
+"""What strikes a machine, and what strikes the network, in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from o3storage.runtime.disk import DiskError
+from o3storage.storage import StoreError
+
+from ._faults import Fault, FaultKind
+from ._machine import CAPACITY_BYTES, Machine
+from ._network import Blocked, Quality, SimNet
+
+if TYPE_CHECKING:
+    from ._world import World
+
+FAULT_WAIT_S = 0.4
+"""How long an ordered fault may wait for a disk operation to strike."""
+
+MACHINE_WEIGHTS = {
+    "power-cut": 26,
+    "power-cut-twice": 6,
+    "kill": 10,
+    "restart": 5,
+    "sync-error": 9,
+    "write-error": 7,
+    "other-error": 4,
+    "slow": 7,
+    "stuck": 7,
+    "full": 8,
+    "clock": 7,
+    "flush": 6,
+    "rot": 2,
+}
+"""What strikes one machine by itself, and how often."""
+CLUSTER_WEIGHTS = {**MACHINE_WEIGHTS, "power-cut": 18, "kill": 16, "pause": 16, "power-cut-all": 4}
+"""What strikes one machine among others."""
+NETWORK_WEIGHTS = {
+    "partition": 20,
+    "partition-leader": 14,
+    "one-way": 14,
+    "partial": 8,
+    "flap": 10,
+    "slow-path": 10,
+    "break-links": 14,
+    "refuse": 6,
+    "vanish": 8,
+}
+LAST_KIND = "rot"
+"""What follows it is judged less strictly, so it comes last."""
+
+
+class Tripwire(Fault):
+    """No fault of its own: calls `pull` when the disk begins its n-th operation from now."""
+
+    def __init__(self, after: int, pull: Any) -> None:
+        super().__init__("", after=after)
+        self._pull = pull
+
+    def strikes(self, operation: str, path: str) -> bool:
+        del operation, path
+        self.after -= 1
+        if self.after == 0:
+            self._pull()
+        return False
+
+
+def draw(rng: random.Random, weights: dict[str, int], count: int) -> list[str]:
+    """`count` kinds, in the order in which they strike."""
+    kinds = rng.choices(list(weights), list(weights.values()), k=count)
+    if LAST_KIND in kinds:
+        kinds = [kind for kind in kinds if kind != LAST_KIND]
+        kinds += [LAST_KIND] * (count - len(kinds))
+    return kinds
+
+
+class MachineFaults:
+    """`strike(kind, machine)` returns when the fault is over (not when the machine is up again)."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._dice = world.dice
+
+    async def strike(self, kind: str, machine: Machine) -> None:
+        fault: Callable[[Machine], Awaitable[None]] = getattr(self, kind.replace("-", "_"))
+        await fault(machine)
+
+    async def _cut_soon(self, machine: Machine, how: str) -> None:
+        """Cut when the disk begins one of its next operations, or a little after."""
+        dice, loop = self._dice, self._world.loop
+        deaths = machine.deaths
+
+        def pull() -> None:
+            delay = dice.random() * 0.0003 if dice.random() < 0.7 else 0.0
+            loop.call_later(delay, cut)
+
+        def cut() -> None:
+            if machine.deaths == deaths and machine.life is not None:
+                machine.power_cut(how)
+
+        machine.disk.inject(Tripwire(1 + dice.randrange(14), pull))
+        await asyncio.sleep(FAULT_WAIT_S)
+        cut()
+
+    async def power_cut(self, machine: Machine) -> None:
+        await self._cut_soon(machine, "power cut")
+
+    async def kill(self, machine: Machine) -> None:
+        await self._cut_soon(machine, "kill")
+
+    async def power_cut_twice(self, machine: Machine) -> None:
+        """The second one strikes the recovery from the first."""
+        await self._cut_soon(machine, "power cut")
+        while machine.is_starting:
+            disk = machine.disk
+            if disk.operations:
+                for _ in range(self._dice.randrange(40)):
+                    await asyncio.sleep(0.0001)
+                if machine.life is None and machine.disk is disk:
+                    machine.power_cut("power cut")
+                return
+            await asyncio.sleep(0.001)
+
+    async def power_cut_all(self, machine: Machine) -> None:
+        """The power of all machines goes at one instant."""
+        del machine
+        for each in self._world.machines:
+            if each.life is not None:
+                each.power_cut("power cut")
+
+    async def restart(self, machine: Machine) -> None:
+        """A clean stop; sometimes the power goes right after it."""
+        if machine.life is None:
+            return
+        await machine.stop()
+        if self._dice.random() < 0.5:
+            machine.disk = machine.disk.crash(self._dice)
+        await machine.start()
+
+    async def pause(self, machine: Machine) -> None:
+        """The process stands still for 5 to 30 s, and goes on as if nothing had been."""
+        life = machine.life
+        if life is None:
+            return
+        machine.pause()
+        await asyncio.sleep(5.0 + 25.0 * self._dice.random() ** 3)
+        if machine.life is life:
+            machine.resume()
+            machine.trace("goes on")
+
+    async def sync_error(self, machine: Machine) -> None:
+        await self._error(machine, "sync")
+
+    async def write_error(self, machine: Machine) -> None:
+        await self._error(machine, "write")
+
+    async def other_error(self, machine: Machine) -> None:
+        operations = ("allocate", "sync_dir", "open", "truncate", "unlink")
+        await self._error(machine, self._dice.choice(operations))
+
+    async def _error(self, machine: Machine, operation: str) -> None:
+        """One error; if it took the disk out of service, an operator looks after a while."""
+        dice = self._dice
+        disk = machine.disk
+        disk.inject(Fault(operation, FaultKind.ERROR, after=dice.randrange(6)))
+        await asyncio.sleep(FAULT_WAIT_S + dice.random() * 0.5)
+        disk.faults.clear()
+        if machine.disk is disk and machine.refusal():
+            machine.trace(f"out of service: {machine.refusal()}")
+            machine.power_cut(dice.choice(("kill", "power cut")))
+
+    async def slow(self, machine: Machine) -> None:
+        dice = self._dice
+        for operation in ("read", "write", "sync"):
+            fault = Fault(
+                operation, FaultKind.SLOW, count=dice.randrange(20), delay_s=dice.random() * 0.3
+            )
+            machine.disk.inject(fault)
+        await asyncio.sleep(FAULT_WAIT_S)
+
+    async def stuck(self, machine: Machine) -> None:
+        dice = self._dice
+        disk = machine.disk
+        operation = dice.choice(("write", "sync", "sync", "read"))
+        disk.inject(Fault(operation, FaultKind.STUCK, after=dice.randrange(4)))
+        await asyncio.sleep(FAULT_WAIT_S + dice.random() * 2)
+        disk.faults.clear()
+        disk.release_stuck()
+
+    async def full(self, machine: Machine) -> None:
+        dice = self._dice
+        disk = machine.disk
+        room = dice.choice((0, 100_000, 1_500_000, 3_000_000))
+        disk.capacity_bytes = disk.image.used_bytes() + dice.randrange(room + 1)
+        await asyncio.sleep(0.5 + dice.random() * 3)
+        disk.capacity_bytes = CAPACITY_BYTES
+
+    async def clock(self, machine: Machine) -> None:
+        dice = self._dice
+        seconds = dice.choice((0.001, 1, 60, 500)) * (dice.random() * 2 - 1)
+        machine.clock.jump(int(seconds * 1e9))
+
+    async def flush(self, machine: Machine) -> None:
+        """Not a fault by itself: the power goes while the index is being flushed."""
+        life = machine.life
+        if life is None:
+            return
+
+        async def flush() -> None:
+            with contextlib.suppress(StoreError, DiskError):
+                await life.opened.store.flush()
+
+        task = self._world.loop.create_task(flush(), context=machine.context)
+        await self._cut_soon(machine, "power cut")
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def rot(self, machine: Machine) -> None:
+        """A bit flips in a file that is not being written to."""
+        dice = self._dice
+        names = sorted(
+            path
+            for path, node in machine.disk.image.names.items()
+            if node is not None and path.startswith("volumes/") and len(node.durable) > 20_000
+        )
+        if len(names) < 4:
+            return
+        path = dice.choice(names[:-3])
+        size = len(machine.disk.image.lookup(path).durable)
+        machine.rotten = True
+        machine.disk.rot(path, dice.randrange(8192, size), 1 << dice.randrange(8))
+
+
+class NetworkFaults:
+    """`strike(kind)` returns when the network is whole again."""
+
+    def __init__(self, world: World, net: SimNet) -> None:
+        self._world = world
+        self._net = net
+        self._dice = world.rng("network faults")
+        self._hosts = [machine.host for machine in world.machines]
+
+    async def strike(self, kind: str) -> None:
+        fault: Callable[[], Awaitable[None]] = getattr(self, kind.replace("-", "_"))
+        await fault()
+        self._net.heal()
+
+    async def _last(self) -> None:
+        """Mostly shorter than the keep-alive time of links, sometimes longer."""
+        await asyncio.sleep(
+            self._dice.choice((0.3, 1.0, 3.0, 3.0, 9.0)) * (0.5 + self._dice.random())
+        )
+
+    def _split(self) -> tuple[list[str], list[str]]:
+        """A minority and the rest."""
+        hosts = list(self._hosts)
+        self._dice.shuffle(hosts)
+        count = self._dice.randint(1, (len(hosts) - 1) // 2)
+        return hosts[:count], hosts[count:]
+
+    def _pair(self) -> tuple[str, str]:
+        one, other = self._dice.sample(self._hosts, 2)
+        return one, other
+
+    async def partition(self) -> None:
+        self._net.partition(*self._split())
+        await self._last()
+
+    async def partition_leader(self) -> None:
+        """Whoever leads a key range is cut off from all others."""
+        leader = self._world.leader()
+        host = leader.host if leader is not None else self._dice.choice(self._hosts)
+        self._net.partition([host], [other for other in self._hosts if other != host])
+        await self._last()
+
+    async def one_way(self) -> None:
+        """Nothing comes out of some machines, or nothing gets in."""
+        few, rest = self._split()
+        if self._dice.random() < 0.5:
+            few, rest = rest, few
+        how = self._dice.choice((Blocked.STALL, Blocked.VANISH))
+        for source in few:
+            for target in rest:
+                self._net.block(source, target, how)
+        await self._last()
+
+    async def partial(self) -> None:
+        """Two machines do not see each other; all others see both."""
+        one, other = self._pair()
+        self._net.block(one, other)
+        self._net.block(other, one)
+        await self._last()
+
+    async def flap(self) -> None:
+        few, rest = self._split()
+        for _ in range(self._dice.randint(3, 12)):
+            self._net.partition(few, rest)
+            await asyncio.sleep(self._dice.random() * 0.8)
+            self._net.heal()
+            await asyncio.sleep(self._dice.random() * 0.8)
+
+    async def slow_path(self) -> None:
+        one, other = self._pair()
+        slow = Quality(
+            delay_s=self._dice.choice((0.001, 0.02, 0.2)),
+            jitter_s=self._dice.choice((0.001, 0.05)),
+            bytes_per_s=self._dice.choice((1e5, 1e6, 1e8)),
+        )
+        self._net.set_quality(one, other, slow)
+        if self._dice.random() < 0.5:
+            self._net.set_quality(other, one, slow)
+        await self._last()
+
+    async def break_links(self) -> None:
+        for _ in range(self._dice.randint(1, 5)):
+            self._net.break_links(*self._pair())
+            await asyncio.sleep(self._dice.random() * 0.5)
+
+    async def refuse(self) -> None:
+        """Links break and new ones are hard to make."""
+        lossy = Quality(connect_failure_share=0.7)
+        for one in self._hosts:
+            for other in self._hosts:
+                if one != other:
+                    self._net.set_quality(one, other, lossy)
+        self._net.break_links(*self._pair())
+        await self._last()
+
+    async def vanish(self) -> None:
+        self._net.partition(*self._split(), how=Blocked.VANISH)
+        await self._last()

@@ -1,0 +1,291 @@
+"""One simulated machine: a disk that outlives its processes, the keys, a clock, a network address,
+and the process that runs now.
+
+A process is opened as the server opens it (`server.open_node`), in a context of its own, so that
+the loop can pause it. When it dies its disk and its network answer nothing any more; its tasks are
+ended in that vacuum, and the next process starts on what the disk kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from o3storage.catalog import prefix_length
+from o3storage.cluster import ClusterError
+from o3storage.crypto import NodeKeys
+from o3storage.runtime.disk import DiskError
+from o3storage.s3 import Service, ServiceConfig
+from o3storage.server import ROOT_OWNER, Credentials, Housekeeping, OpenedNode, RootKey, open_node
+from o3storage.storage import Problem, StoreError, StoreFull, StoreOptions, VerifyReport, verify
+
+from ._clock import SimClock, SimEntropy
+from ._disk import SimDisk
+from ._jobs import SimJobs
+from ._loop import OWNER
+from ._network import SimNetwork
+from ._report import GaveUp
+from ._requests import HOST, KEY_ID, REGION, SECRET
+
+if TYPE_CHECKING:
+    from ._world import World
+
+CAPACITY_BYTES = 96 << 20
+BURY_S = 1.0
+"""How long the tasks of a dead process may take to end."""
+MAX_STARTS = 12
+"""Starts in a row that may fail before the run gives up."""
+
+
+def small_options() -> StoreOptions:
+    """Volumes so small that half a minute of work seals, flushes and compacts many."""
+    return StoreOptions(
+        log_volume_bytes=384 << 10,
+        first_log_volume_bytes=128 << 10,
+        bulk_volume_bytes=2 << 20,
+        bulk_allocate_bytes=512 << 10,
+        flush_entries=150,
+        flush_log_bytes=1 << 20,
+        reserve_bytes=2 << 20,
+        scrub_every_s=12.0,
+    )
+
+
+@dataclass(slots=True)
+class Life:
+    """A process: from its start to its death."""
+
+    opened: OpenedNode
+    service: Service
+    housekeeping: Housekeeping
+    network: SimNetwork | None
+    requests: dict[asyncio.Future[Any], None] = field(default_factory=dict)
+
+
+class Machine:
+    """`start`, then what happens to it; `number` counts from 1."""
+
+    def __init__(self, world: World, number: int) -> None:
+        seed = world.seed
+        mark: int | str = seed if number == 1 else f"{seed}/{number}"
+        self.world = world
+        self.number = number
+        self.host = f"10.0.0.{number}"
+        self.clock = SimClock()
+        self.entropy = SimEntropy(mark)
+        self.keys = NodeKeys.generate(self.entropy)
+        self.disk = SimDisk(
+            mark, capacity_bytes=CAPACITY_BYTES, cached_share=0.5 if seed % 3 else 1.0
+        )
+        self.options = small_options()
+        if (seed + number) % 2 == 0:
+            self.options.reload_log_bytes = 0  # nothing below the replay floor is looked at
+        self.serving = asyncio.Event()
+        self.life: Life | None = None
+        self.deaths = 0
+        self.rotten = False
+        """Bits were flipped: reads may be refused and `verify` may find something."""
+        self.lossy = False
+        """`verify --repair` had to give something up."""
+        self.context = contextvars.copy_context()
+        self.context.run(OWNER.set, number)
+        self._starting: asyncio.Task[None] | None = None
+
+    @property
+    def is_starting(self) -> bool:
+        return self.life is None and self._starting is not None and not self.serving.is_set()
+
+    def trace(self, text: str) -> None:
+        self.world.trace(text if len(self.world.machines) == 1 else f"n{self.number} {text}")
+
+    # --- life
+
+    async def start(self) -> None:
+        """Open the rooms; an operator mends what a start asks to be mended. Raises GaveUp."""
+        await self.world.loop.create_task(self._start(), context=self.context)
+
+    async def _start(self) -> None:
+        world = self.world
+        for _ in range(MAX_STARTS):
+            disk = self.disk
+            network = world.network_of(self)
+            try:
+                opened = await open_node(
+                    disk,
+                    keys=self.keys,
+                    jobs=SimJobs(f"{world.seed}/{self.deaths}"),
+                    clock=self.clock,
+                    entropy=self.entropy,
+                    options=self.options,
+                )
+            except (StoreError, ClusterError, DiskError) as error:
+                self.trace(f"start failed: {type(error).__name__}: {error}")
+                if network is not None:
+                    network.kill()
+                await self._mend(disk, error)
+                continue
+            if self.disk is not disk:
+                await self._bury(opened)
+                continue
+            self.serve(opened, network)
+            return
+        raise GaveUp(f"{MAX_STARTS} starts failed")
+
+    def serve(self, opened: OpenedNode, network: SimNetwork | None) -> None:
+        service = Service(
+            opened.node,
+            credentials=Credentials(opened.node, [RootKey(KEY_ID, SECRET)]),
+            clock=self.clock,
+            entropy=self.entropy,
+            config=ServiceConfig(region=REGION, root_owner=ROOT_OWNER, listened=(HOST,)),
+        )
+        housekeeping = Housekeeping(opened.node, self.clock)
+        housekeeping.start()
+        self.life = Life(opened, service, housekeeping, network)
+        self.trace("serving")
+        self.serving.set()
+        self.world.on_serving()
+
+    async def _mend(self, disk: SimDisk, error: Exception) -> None:
+        """What an operator does when a start fails: more space, `verify --return-disk`, and, where
+        bits have rotted, `verify --repair`."""
+        if self.disk is not disk:
+            return  # the power went again
+        disk.capacity_bytes = CAPACITY_BYTES
+        if isinstance(error, StoreFull):
+            return
+        disk.faults.clear()
+        disk.release_stuck()
+        if self.rotten:
+            self.lossy = True
+        try:
+            report = await self._run_verify(disk, return_disk=True, repair=self.rotten)
+        except (StoreError, DiskError) as failure:
+            if self.disk is not disk:
+                return
+            raise GaveUp(f"{error}; verify: {failure}") from failure
+        if self.disk is not disk:
+            return  # the power went while it was being checked
+        self.trace(f"verify: {report.problem_count} problems, returned {report.returned}")
+        bad = self._bad(report)
+        if bad and not self.rotten:
+            problem = bad[0]
+            self.world.violation(
+                "P6",
+                f"verify at an offline disk: {problem.kind} {problem.where}: {problem.detail}",
+            )
+            raise GaveUp(str(error))
+        if report.out_of_service and not report.returned:
+            with contextlib.suppress(DiskError):
+                await disk.unlink("OUT_OF_SERVICE")
+                await disk.sync_dir("")
+
+    # --- death
+
+    def power_cut(self, how: str) -> None:
+        """The process is gone at this instant, and with `power cut` what was not synced."""
+        life, self.life = self.life, None
+        self.resume()
+        self.serving.clear()
+        self.world.on_dead()
+        self.deaths += 1
+        self.trace(f"{how} {self.deaths}")
+        dice = self.world.dice
+        if life is not None and life.network is not None:
+            if how == "power cut":
+                life.network.power_off()
+            else:
+                life.network.kill()
+        self.disk = self.disk.crash(dice) if how == "power cut" else self.disk.kill()
+        if life is not None:
+            self._starting = self.world.loop.create_task(self._restart(life))
+
+    async def _restart(self, life: Life) -> None:
+        try:
+            for task in life.requests:
+                task.cancel()
+            await asyncio.gather(*life.requests, return_exceptions=True)
+            await life.housekeeping.stop()
+            await self._bury(life.opened)
+            await asyncio.sleep(self.world.dice.random() * self.world.longest_outage_s)
+            await self.start()
+        except Exception as error:
+            self.world.fail(error)
+
+    async def _bury(self, opened: OpenedNode) -> None:
+        """End the tasks of a dead process; nothing of this reaches its disk any more, so it may
+        well wait for ever."""
+        for room in (opened.store, opened.node):
+            with contextlib.suppress(StoreError, ClusterError, DiskError, TimeoutError):
+                await asyncio.wait_for(room.close(), BURY_S)
+
+    async def stop(self) -> None:
+        """A graceful end: what is in flight is finished."""
+        life, self.life = self.life, None
+        self.serving.clear()
+        self.world.on_dead()
+        if life is None:
+            return
+        await asyncio.gather(*life.requests, return_exceptions=True)
+        await life.housekeeping.stop()
+        with contextlib.suppress(StoreError, ClusterError, DiskError):
+            await life.opened.node.close()
+            await life.opened.store.close()
+        if life.network is not None:
+            await life.network.close()
+
+    def pause(self) -> None:
+        """The process stands still (SIGSTOP) until `resume`; its machine goes on."""
+        self.world.loop.pause(self.number)
+
+    def resume(self) -> None:
+        self.world.loop.resume(self.number)
+
+    def heal_disk(self) -> None:
+        self.disk.faults.clear()
+        self.disk.release_stuck()
+        self.disk.capacity_bytes = CAPACITY_BYTES
+
+    def refusal(self) -> str | None:
+        return self.life.opened.node.write_refusal() if self.life else None
+
+    # --- the offline check
+
+    async def verify(self) -> None:
+        """The node has stopped: its disk must be clean."""
+        bad = self._bad(await self._run_verify(self.disk))
+        if bad and not self.rotten:
+            problem = bad[0]
+            self.world.violation(
+                "P3", f"verify: {problem.kind} {problem.where}: {problem.detail} (of {len(bad)})"
+            )
+
+    async def _run_verify(
+        self, disk: SimDisk, *, return_disk: bool = False, repair: bool = False
+    ) -> VerifyReport:
+        return await verify(
+            disk,
+            disk_key=self.keys.disk_key,
+            jobs=SimJobs(self.world.seed),
+            clock=self.clock,
+            entropy=self.entropy,
+            prefix_length=prefix_length,
+            return_disk=return_disk,
+            repair=repair,
+        )
+
+    def _bad(self, report: VerifyReport) -> list[Problem]:
+        """What `verify` found, without a known fault of it: after a power cut it takes what was
+        torn in the middle of a bulk volume, and never placed, for rot (docs/simulation.md)."""
+        bad = [
+            problem
+            for problem in report.problems
+            if problem.kind != "record" or ".bulk at " not in problem.where or not self.deaths
+        ]
+        if len(bad) < len(report.problems):
+            self.world.report.excused += 1
+            self.trace("verify: torn frames of a bulk volume taken for rot (known)")
+        return bad
