@@ -9,7 +9,7 @@ import pytest
 
 from o3storage.cluster import StorageFull, Unavailable
 from o3storage.cluster._replica import APPLY_STEP, MAX_WAITING, Replica
-from o3storage.raft.core import Configuration
+from o3storage.raft.core import Configuration, Persist
 from o3storage.runtime.state_machine import First, Get, Outcome, Scan
 from o3storage.simulation import run
 from o3storage.storage import (
@@ -92,6 +92,10 @@ class ModelStore:
             if not future.done():
                 future.set_result(None)
         del self.futures[:count]
+
+    @property
+    def log_full(self) -> bool:
+        return self.cramped
 
     async def clear_uncertain(self, group: int) -> None:
         return None
@@ -374,21 +378,63 @@ def test_a_full_disk_refuses_frames_and_recovers() -> None:
     asyncio.run(main())
 
 
-def test_writes_wait_in_order_for_a_log_that_has_no_room() -> None:
+def test_a_log_without_room_refuses_before_anything_is_appended() -> None:
     async def main() -> None:
         store = ModelStore()
         replica = await start(store)
         store.cramped = True
-        first = replica.submit(b"a,")
-        await asyncio.sleep(0)
-        with pytest.raises(StorageFull):
-            replica.submit(b"refused while it waits")
-        assert not first.done()
+        last = replica.core.log.last
+        with pytest.raises(StorageFull):  # (definite: it never happened)
+            await replica.submit(b"a,")
+        assert replica.core.log.last == last
         store.cramped = False
-        replica._retry_held()
-        await first
+        await replica.submit(b"b,")
+        assert store.rows[b"\x20log"] == b"b,"
+
+    asyncio.run(main())
+
+
+def test_appends_that_wait_for_space_are_answered_and_written_later() -> None:
+    async def main() -> None:
+        store = ModelStore()
+        replica = await start(store)
+        store.hold = True
+        under_way = replica.submit(b"a,")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        behind = asyncio.ensure_future(replica.barrier_applied(replica.core.log.last))
+        await asyncio.sleep(0)
+        store.cramped = True
+        replica.stalled("no space")
+        with pytest.raises(Unavailable) as refusal:
+            await under_way
+        assert refusal.value.uncertain
+        with pytest.raises(Unavailable):
+            await behind
+        with pytest.raises(StorageFull):
+            await replica.submit(b"refused,")
+        # There is space again: it is written after all, and what follows goes on behind it.
+        store.cramped = store.hold = False
+        store.durable()
         await replica.submit(b"b,")
         assert store.rows[b"\x20log"] == b"a,b,"
+
+    asyncio.run(main())
+
+
+def test_what_the_core_wants_kept_waits_in_order_for_room() -> None:
+    async def main() -> None:
+        store = ModelStore()
+        replica = await start(store)
+        store.cramped = True
+        for index in (2, 3):
+            replica._persist(Persist(index, None, [Entry(index, 1, EntryKind.COMMAND, b"x")]))
+        with pytest.raises(StorageFull):
+            replica.submit(b"refused while it waits")
+        store.cramped, store.hold = False, True
+        kept = len(store.appends)
+        replica._retry_held()
+        assert [append[0][0].index for append in store.appends[kept:]] == [2, 3]
 
     asyncio.run(main())
 

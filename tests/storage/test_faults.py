@@ -20,6 +20,7 @@ from o3storage.storage import _records as records
 from .support import SimDisk, entry, frame, hard, open_store, run, store_on, stream_id
 
 KIB = 1024
+MIB = 1024 * KIB
 
 
 @pytest.mark.parametrize("operation", ["write", "sync"])
@@ -165,6 +166,91 @@ def test_the_log_waits_for_space_and_goes_on():
     run(main(), 1)
 
 
+def test_who_waits_for_the_log_is_told_when_another_program_took_the_last_block():
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        told = []
+        store.on_no_space(told.append)
+        await store.append(1, hard(1), [entry(1)])
+        used = await disk.space()
+        disk.capacity_bytes = used.total_bytes - used.free_bytes  # from here on nothing is free
+        began_s = asyncio.get_running_loop().time()
+        # Taken at once, but more than what the volume has room for.
+        ends = [store.append(1, None, [entry(index, data=b"x" * 20_000)]) for index in range(2, 12)]
+        stream = store.open_stream(stream_id(1))
+        while not store.log_full:
+            await asyncio.sleep(0.1)
+        with pytest.raises(StoreFull):
+            store.append(1, None, [entry(12)])
+        with pytest.raises(StoreFull):
+            await asyncio.wait_for(stream.sync(), 1)
+        with pytest.raises(StoreFull):
+            await asyncio.wait_for(store.flush(), 1)
+        while not told:
+            await asyncio.sleep(0.1)
+        assert asyncio.get_running_loop().time() - began_s < 10
+        assert not ends[-1].done()
+        # Space returns: what was taken is written, and writing goes on.
+        disk.capacity_bytes = 1 << 30
+        await asyncio.gather(*ends)
+        assert not store.log_full
+        await store.append(1, None, [entry(12)])
+        await store.flush()
+        await store.close()
+        async with store_on(disk) as store:
+            assert store.log_state(1).last_index == 12
+
+    run(main(), 1)
+
+
+def test_a_store_closes_while_its_log_waits_for_space():
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        await store.append(1, hard(1), [entry(1)])
+        used = await disk.space()
+        disk.capacity_bytes = used.total_bytes - used.free_bytes
+        ends = [store.append(1, None, [entry(i, data=b"x" * 20_000)]) for i in range(2, 12)]
+        while not store.log_full:
+            await asyncio.sleep(0.1)
+        await asyncio.wait_for(store.close(), 30)
+        assert all(end.done() for end in ends)
+        disk.capacity_bytes = 1 << 30
+        async with store_on(disk) as store:
+            assert 1 <= store.log_state(1).last_index <= 11
+
+    run(main(), 1)
+
+
+def test_a_short_log_is_flushed_so_that_deletes_free_what_lies_in_it():
+    """Small objects lie in log volumes, and these go only when a flush is past them."""
+
+    async def main():
+        disk = SimDisk(1, capacity_bytes=2 * MIB)
+        store = await open_store(disk, reserve_bytes=700 * KIB, reserve_ratio=1.0)
+        index = 0
+        with pytest.raises(StoreFull):
+            while True:
+                index += 1
+                await store.append(1, hard(1), [entry(index)], [frame(index, size=20_000)])
+                store.apply(1, index, [(b"\x10k%d" % index, b"v")])
+                await store._space.refresh()
+        for stream in range(1, index):
+            number = index + stream - 1
+            await store.append(1, None, [entry(number)])
+            store.apply(1, number, [(b"\x10k%d" % stream, None)], [stream_id(stream)])
+        freed = 0
+        while part := await store.compact():
+            freed += part
+        assert freed > 500 * KIB
+        await store._space.refresh()
+        await store.append(1, None, [entry(2 * index - 1)], [frame(999, size=20_000)])
+        await store.close()
+
+    run(main(), 1)
+
+
 # --- rot ---------------------------------------------------------------------------------------
 
 
@@ -299,6 +385,33 @@ def test_rot_in_an_outcome_is_executed_again():
             assert store.log_state(1).applied_index == 0
             assert store.get_now(b"\x10a") is None
             store.apply(1, 1, [(b"\x10a", b"1")])
+
+    run(main(), 1)
+
+
+def test_rot_in_an_outcome_is_not_hidden_by_a_later_restatement():
+    """The next volume restates what was applied; that must not jump over the outcome that is gone
+    (found by `o3storage simulate --seed 116`)."""
+
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        for index in range(1, 30):
+            await store.append(1, hard(1), [entry(index, data=b"x" * 4000)])
+            store.apply(1, index, [(b"\x10k%d" % index, b"v")])
+        await store.append(1, None, [entry(30)])
+        assert store.stats().log_volumes > 1
+        disk = disk.kill()
+        path, offset, size = places(disk, records.OUTCOME)[2]
+        disk.rot(path, offset + size - 1)
+        async with store_on(disk) as store:
+            assert store.log_state(1).applied_index == 2
+            for index in range(3, 30):
+                store.apply(1, index, [(b"\x10k%d" % index, b"v")])
+            assert store.get_now(b"\x10k3") == b"v"
+        async with store_on(disk) as store:
+            assert store.log_state(1).applied_index == 29
+            assert store.get_now(b"\x10k3") == b"v"
 
     run(main(), 1)
 

@@ -138,6 +138,7 @@ class Node:
                     "with an empty data directory"
                 )
         self.store.on_out_of_service(lambda error: self._disk_failed(str(error)))
+        self.store.on_no_space(self._disk_stalled)
         await asyncio.gather(*(replica.start() for replica in self._replicas.values()))
         await self._open_records()
         self._collector.start()
@@ -146,6 +147,11 @@ class Node:
         """A write or sync failed: this node leads, votes and acknowledges nothing on that disk."""
         for replica in self._replicas.values():
             replica.fail(reason)
+
+    def _disk_stalled(self, reason: str) -> None:
+        """The log found no space for seconds: those who wait for it are told so (promise P6)."""
+        for replica in self._replicas.values():
+            replica.stalled(reason)
 
     async def _bootstrap(self, group: int) -> None:
         """The first entry of a group says who votes in it."""

@@ -72,6 +72,8 @@ REPLAY_BYTES = 1 << 20
 RETRY_S = 0.5
 """A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
 
+NO_SPACE = "the disk is full: delete something, or give it more space"
+
 Transport = Callable[[int, Message], None]
 """Sends a message of a group; sent only to other nodes, so a group of one needs none."""
 
@@ -220,7 +222,7 @@ class Replica:
             self._full = self._store.space().full
         if self._held or (adds and self._full):
             self._space_known = False
-            raise StorageFull("the disk is full: delete something, or give it more space")
+            raise StorageFull(NO_SPACE)
         if len(self._waiting) + len(self._futures) >= MAX_WAITING:
             raise Unavailable("too many writes are waiting for the disk; slow down")
         future: asyncio.Future[Outcome] = self._loop.create_future()
@@ -252,6 +254,13 @@ class Replica:
             for future in futures:
                 if not future.done():
                     future.set_exception(Unavailable(self.fault))
+            return
+        if self._held or self._store.log_full:
+            # Before the core takes them: its log must follow on the disk, so they would wait.
+            futures, self._futures, self._frames = self._futures, [], []
+            for future in futures:
+                if not future.done():
+                    future.set_exception(StorageFull(NO_SPACE))
             return
         self._token += 1
         self._carry_out(self.core.step(Propose(self._token, payloads)))
@@ -604,6 +613,19 @@ class Replica:
         for refusal in refused:
             if not refusal.done():
                 refusal.set_exception(Unavailable(reason))
+
+    def stalled(self, reason: str) -> None:
+        """Appends have been waiting for space for seconds. They stay in the log and are written
+        once there is some; until then nobody waits for them."""
+        waiting = [future for _, future in self._waiting.values()]
+        self._waiting.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(Unavailable(reason, uncertain=True))
+        behind, self._behind = self._behind, []
+        for _, reader in behind:
+            if not reader.done():
+                reader.set_exception(Unavailable(reason))
 
     def status(self) -> dict[str, Any]:
         core = self.core

@@ -43,6 +43,13 @@ class Flusher:
             or self.entries_since >= options.flush_entries
         )
 
+    def would_free(self) -> bool:
+        """A flush would let go of log volumes: worth it early when space is short."""
+        return any(
+            volume.sealed and volume.kind is VolumeKind.LOG and number >= self.mark.floor_volume
+            for number, volume in self.core.volumes.items()
+        )
+
     def floor(self) -> int:
         """Lowest log volume that replay would need if a flush finished now."""
         floor = min(self.log.volume.volume, self.log.settled_volume)
@@ -87,12 +94,14 @@ class Flusher:
                 for number, volume in core.volumes.items()
             },
         )
-        self.entries_since = 0
-        self.log.bytes_since_flush = 0
+        entries, self.entries_since = self.entries_since, 0
+        log_bytes, self.log.bytes_since_flush = self.log.bytes_since_flush, 0
         try:
             # the index freezes its rows before the first wait inside
             await core.index.flush(mark.encode(), barrier=self._settle)
-        except DiskFull as error:
+        except (DiskFull, StoreFull) as error:
+            self.entries_since += entries
+            self.log.bytes_since_flush += log_bytes
             raise StoreFull(f"no space to flush the index: {error}") from error
         except DiskError as error:
             raise core.fault(error) from error

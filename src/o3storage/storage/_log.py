@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from o3storage.runtime.disk import DiskError
 from o3storage.storage._batches import (
@@ -60,6 +60,10 @@ OUTCOMES_PER_BATCH_BYTES = 4 * MIB
 """Of outcomes in one batch, so that it stays within MAX_BATCH_BYTES."""
 FULL_RETRY_S = 1.0
 """How often a full disk is asked again for the next log volume."""
+STALL_S = 5.0
+"""A batch that finds no space is tried again for so long before those who wait for it are told: as
+long as other writes may wait (DESIGN 5), and time for compaction to free a volume."""
+NO_LOG_SPACE = "no space left for the log: delete something or add space; it goes on by itself"
 LOW_ROOM_BYTES = 12 * MIB
 """Without a spare volume and with less room than this, appends are refused: one more of the
 largest append must fit, with the outcomes that wait."""
@@ -95,6 +99,10 @@ class LogWriter:
         self._spare_failing = False
         """The last try to make a spare failed for want of space, as far as is known."""
         self._closing = False
+        self._waits_for_space = False
+        """A batch is held up because no volume can be made; it is written once one can."""
+        self.stall_listeners: list[Callable[[str], None]] = []
+        """Told that a batch has been held up for STALL_S; what is in it may still be written."""
         self._gathered: list[Append] = []
         core.fault_listeners.append(self._fail_all)
 
@@ -158,6 +166,8 @@ class LogWriter:
     def cramped(self) -> bool:
         """No spare volume could be made and the current one is nearly used up. Asking tries again
         to make one, at most once in FULL_RETRY_S."""
+        if self._waits_for_space:
+            return True
         spare = self._spare
         if self._room >= min(LOW_ROOM_BYTES, self._capacity // 2) or spare is None:
             return False
@@ -218,7 +228,12 @@ class LogWriter:
             self._reaped = unless
 
     def settle(self) -> asyncio.Future[None]:
-        """Resolves when everything that was queued before is durable, outcomes too."""
+        """Resolves when everything that was queued before is durable, outcomes too. Raises
+        StoreFull while a batch waits for space: what was queued stays queued."""
+        if self._waits_for_space and not self.core.out_of_service:
+            refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            refused.set_exception(StoreFull(NO_LOG_SPACE))
+            return refused
         if self._writing or self._queue or self._outcomes or self._runs or self._held:
             return self.submit(None, None, (), ())
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -412,8 +427,25 @@ class LogWriter:
         self._capacity = capacity
         self._room = capacity - HEADER_BYTES
 
+    def _hold_up(self, *, told: bool) -> None:
+        """There is no space for the next batch. Nobody waits for ever: settling ends at once, with
+        appends that may be on the disk later their owners are `told`."""
+        self._waits_for_space = True
+        error = StoreFull(NO_LOG_SPACE)
+        for append in (*self._gathered, *self._queue):
+            if append.group is None and not append.future.done():
+                append.future.set_exception(error)
+                append.future.exception()
+        if told:
+            for listener in self.stall_listeners:
+                listener(NO_LOG_SPACE)
+
     async def _prepare(self, capacity: int) -> Volume:
-        return await self.core.create_volume(VolumeKind.LOG, capacity)
+        volume = await self.core.create_volume(VolumeKind.LOG, capacity)
+        # How much is free is looked at here too: other programs may have taken a great deal since
+        # the last look, and this volume may be full before the next.
+        await self.core.spare_bytes()
+        return volume
 
     async def _rotate(self, need: int) -> None:
         """Go on in the next volume; waits for space if the disk is full."""
@@ -428,13 +460,17 @@ class LogWriter:
                 await self.core.drop_volume(volume, durable=False)
                 volume = None
             capacity = align(need + HEADER_BYTES)
+        held_up_s = 0.0
         while volume is None:
             try:
                 volume = await self._prepare(capacity)
             except StoreFull:
                 if self._closing:
                     raise
+                self._hold_up(told=held_up_s >= STALL_S)
+                held_up_s += FULL_RETRY_S
                 await asyncio.sleep(FULL_RETRY_S)
+        self._waits_for_space = False
         old = self.volume
         self._take_volume(volume, capacity)
         await self._restate()

@@ -28,7 +28,7 @@ from o3storage.storage._flush import Flusher
 from o3storage.storage._frames import Frames
 from o3storage.storage._groups import GroupLog
 from o3storage.storage._index_open import IndexFactory, open_index_factory
-from o3storage.storage._log import LogWriter
+from o3storage.storage._log import NO_LOG_SPACE, LogWriter
 from o3storage.storage._mark import Mark
 from o3storage.storage._rebuild import open_or_rebuild
 from o3storage.storage._records import check_frame, check_rows, encode_rows
@@ -228,6 +228,16 @@ class Store:
         if self._core.out_of_service:
             listener(self._core.refusal())
 
+    def on_no_space(self, listener: Callable[[str], None]) -> None:
+        """`listener(reason)` is called on the loop, again and again, while appends that were taken
+        have been waiting for space for seconds: they may be written later, or never."""
+        self._log.stall_listeners.append(listener)
+
+    @property
+    def log_full(self) -> bool:
+        """An append would raise StoreFull now."""
+        return self._log.cramped
+
     # --- raft log
 
     def groups(self) -> list[GroupId]:
@@ -273,7 +283,7 @@ class Store:
         if size > MAX_APPEND_BYTES:
             raise ValueError(f"an append of {size} bytes; limit {MAX_APPEND_BYTES}")
         if self._log.cramped:
-            raise StoreFull("no space left for the log: add space, then it goes on by itself")
+            raise StoreFull(NO_LOG_SPACE)
         log = self._core.groups.get(group)
         if log is None:
             log = self._create_group(group)
@@ -500,6 +510,10 @@ class Store:
         self._check_open()
         wanted = free_wanted(self._space)
         volume = self._compactor.candidate(ratio=0.2 if wanted else None)
+        if volume is None and wanted and self._flusher.would_free():
+            # Small objects lie in the log: what was deleted of them is let go by a flush.
+            await self._flusher.flush()
+            volume = self._compactor.candidate(ratio=0.2)
         if volume is None:
             if wanted and self._compactor.is_worth_it(self._bulk.volume, 0.2):
                 self._bulk.retire()

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from o3storage._native import ChaChaKey, Run, TableMerger
 from o3storage.crypto import FileSealer
-from o3storage.runtime.disk import Disk, File, OpenMode
+from o3storage.runtime.disk import Disk, DiskFull, File, OpenMode
 from o3storage.runtime.jobs import Jobs
 
 from ._table import HEADER_BYTES, Table, TableInfo, encode_header, table_name
@@ -145,7 +145,12 @@ class _Output:
         if end > self._allocated:
             grow = max(ALLOCATE_BYTES, end - self._allocated)
             grow = min(grow, max(self._context.options.table_bytes, end - self._allocated))
-            await self.file.allocate(self._allocated, grow, zero_fill=False)
+            try:
+                await self.file.allocate(self._allocated, grow, zero_fill=False)
+            except DiskFull:
+                # A nearly full disk gets space back by flushing: not for want of a whole step.
+                grow = end - self._allocated
+                await self.file.allocate(self._allocated, grow, zero_fill=False)
             self._allocated += grow
         await self.file.write(self._at, [data])
         self._at = end
