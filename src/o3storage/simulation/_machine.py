@@ -22,7 +22,7 @@ from o3storage.s3 import Service, ServiceConfig
 from o3storage.server import ROOT_OWNER, Credentials, Housekeeping, OpenedNode, RootKey, open_node
 from o3storage.storage import Problem, StoreError, StoreFull, StoreOptions, VerifyReport, verify
 
-from ._clock import SimClock, SimEntropy
+from ._clock import SimEntropy
 from ._disk import SimDisk
 from ._jobs import SimJobs
 from ._loop import OWNER
@@ -74,7 +74,7 @@ class Machine:
         self.world = world
         self.number = number
         self.host = f"10.0.0.{number}"
-        self.clock = SimClock()
+        self.clock = world.clock_of(number)
         self.entropy = SimEntropy(mark)
         self.keys = NodeKeys.generate(self.entropy)
         self.disk = SimDisk(
@@ -99,7 +99,7 @@ class Machine:
         return self.life is None and self._starting is not None and not self.serving.is_set()
 
     def trace(self, text: str) -> None:
-        self.world.trace(text if len(self.world.machines) == 1 else f"n{self.number} {text}")
+        self.world.trace(text if not self.world.clustered else f"n{self.number} {text}")
 
     # --- life
 
@@ -210,7 +210,7 @@ class Machine:
             await asyncio.gather(*life.requests, return_exceptions=True)
             await life.housekeeping.stop()
             await self._bury(life.opened)
-            await asyncio.sleep(self.world.dice.random() * self.world.longest_outage_s)
+            await asyncio.sleep(self.world.dice.random() * self.world.scale.longest_outage_s)
             await self.start()
         except Exception as error:
             self.world.fail(error)

@@ -10,21 +10,31 @@ nodes answered, and a clean `verify` of every disk.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 import traceback
+from dataclasses import dataclass
 from typing import Any
 
 from o3storage import _native
 from o3storage.runtime import log
 
-from ._bad_luck import MACHINE_WEIGHTS, MachineFaults, draw
+from ._bad_luck import (
+    CLUSTER_WEIGHTS,
+    MACHINE_WEIGHTS,
+    NETWORK_WEIGHTS,
+    MachineFaults,
+    NetworkFaults,
+    draw,
+)
 from ._checker import TooHardError, Violation, check
 from ._clock import SimClock
 from ._history import History
 from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
 from ._machine import Machine
 from ._network import SimNet, SimNetwork
+from ._replicas import difference, missing_bodies, rows_of
 from ._report import GaveUp, Report
 from ._requests import Answer, Call, Signer, build, perform
 from ._seals import SealLog, watch_seals
@@ -34,30 +44,53 @@ RUN_S = 30.0
 """Virtual seconds of work; the end (heal, read back, verify) comes on top."""
 LIMIT_S = 600.0
 """Virtual seconds after which a run counts as hung: requests, restarts and checks take a few."""
-BURSTS = 34
-CLIENTS = 7
-FAULTS = 9
-OUTAGE_S = 0.5
-"""Longest time until a process that died is started again, on one machine alone."""
+CONVERGE_S = 60.0
+"""Virtual seconds until all replicas are equal once all faults are over."""
+SETUP_S = 60.0
+"""Virtual seconds until a new cluster has taken its first bucket."""
+LOOKS = 3
+"""Times that replicas are compared: a background command may come in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much happens in a run, by the number of nodes: a seed costs about as much CPU."""
+
+    clients: int
+    bursts: int
+    machine_faults: int
+    network_faults: int
+    longest_outage_s: float
+    """Until a process that died is started again."""
+    patience_s: float
+    """A client that has no answer goes away."""
+
+
+SCALES = {
+    1: Scale(7, 34, 9, 0, 0.5, math.inf),
+    3: Scale(5, 30, 6, 5, 3.0, 10.0),
+    5: Scale(4, 24, 6, 5, 3.0, 10.0),
+}
+"""By the number of nodes."""
 
 
 class World:
     """`main` is the whole run; `report` is its result."""
 
-    def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
+    def __init__(self, seed: int, *, nodes: int = 1, keep_trace: bool = False) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
         self.seed = seed
         self.loop = loop
         self.history = History(self.loop.time)
         self.values = Values()
-        self.report = Report(seed)
+        self.report = Report(seed, nodes)
         self.serving = asyncio.Event()
         """Some machine serves."""
         self.main_task: asyncio.Task[Any] | None = None
-        self.longest_outage_s = OUTAGE_S
+        self.scale = SCALES[nodes]
         rng = self.rng("plan")
-        self.bursts = sorted(0.5 + rng.random() * RUN_S for _ in range(BURSTS))
+        self.bursts = sorted(0.5 + rng.random() * RUN_S for _ in range(self.scale.bursts))
         self.large_parts = 1 if seed % 8 == 0 else 0
         self.dice = self.rng("faults")
         self._client_clock = SimClock()
@@ -67,7 +100,9 @@ class World:
             md5=False, sha256=True, sha1=False, crc32=False, crc32c=False, blake3=False
         )
         self.net = SimNet(seed)
-        self.machines = [Machine(self, 1)]
+        self.machines = [Machine(self, number) for number in range(1, nodes + 1)]
+        self._choice = self.rng("nodes")
+        self._struck: dict[Machine, None] = {}
 
     def rng(self, name: str) -> random.Random:
         return random.Random(f"{self.seed}/{name}")
@@ -100,11 +135,17 @@ class World:
     async def _run(self, seals: SealLog) -> None:
         await asyncio.gather(*(machine.start() for machine in self.machines))
         await self._make_buckets()
-        clients = [Client(self, f"c{number}") for number in range(1, CLIENTS + 1)]
+        began_s = self.loop.time() if self.clustered else 0.0
+        self.bursts = [began_s + at for at in self.bursts]
+        clients = [Client(self, f"c{number}") for number in range(1, self.scale.clients + 1)]
         work = [self.loop.create_task(client.work()) for client in clients]
         strikes = self.loop.create_task(self._strike_all())
         await asyncio.gather(*work, strikes)
         await self._heal()
+        if self.clustered:
+            await self._converge()
+            self.history.settle_unknown(self.history.now())
+            await self._compare()
         await self._read_back()
         for machine in self.machines:
             await machine.stop()
@@ -124,32 +165,79 @@ class World:
             self.violation("check", f"gave up: {error}")
 
     async def _make_buckets(self) -> None:
-        for bucket in BUCKETS:
-            answer = await self.send("setup", Call("PUT", f"/{bucket}"))
-            assert answer.status == 200, answer
         document = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
-        call = Call("PUT", f"/{VERSIONED_BUCKET}", {"versioning": ""}, body=document)
-        answer = await self.send("setup", call)
-        assert answer.status == 200, answer
+        calls = [Call("PUT", f"/{bucket}") for bucket in BUCKETS]
+        calls.append(Call("PUT", f"/{VERSIONED_BUCKET}", {"versioning": ""}, body=document))
+        for call in calls:
+            deadline_s = self.loop.time() + SETUP_S
+            answer = await self.send("setup", call)
+            while answer.status == 503 and self.clustered and self.loop.time() < deadline_s:
+                await asyncio.sleep(0.2)
+                answer = await self.send("setup", call)
+            assert answer.status == 200, answer
 
     async def _strike_all(self) -> None:
-        machine = self.machines[0]
+        network = []
+        if self.clustered:
+            network.append(self._strike_network())
+        await asyncio.gather(self._strike_machines(), *network)
+
+    async def _strike_machines(self) -> None:
+        """One fault after the other; in a cluster they may overlap, on different machines."""
         faults = MachineFaults(self)
-        kinds = draw(self.dice, MACHINE_WEIGHTS, FAULTS)
-        instants = sorted(self.dice.sample(self.bursts, FAULTS))
+        count = self.scale.machine_faults
+        kinds = draw(self.dice, CLUSTER_WEIGHTS if self.clustered else MACHINE_WEIGHTS, count)
+        instants = sorted(self.dice.sample(self.bursts, count))
+        running: list[asyncio.Task[None]] = []
         for at, kind in zip(instants, kinds, strict=True):
             pause = at - self.loop.time()
             if pause > 0:
                 await asyncio.sleep(pause)
-            await machine.serving.wait()
+            machine = await self._victim()
             self.note_fault(kind)
             machine.trace(f"fault: {kind}")
+            self._struck[machine] = None
+            task = self.loop.create_task(self._strike(faults, kind, machine))
+            running.append(task)
+            if not self.clustered:
+                await task
+        await asyncio.gather(*running)
+
+    async def _strike(self, faults: MachineFaults, kind: str, machine: Machine) -> None:
+        try:
             await faults.strike(kind, machine)
+        finally:
+            del self._struck[machine]
+
+    async def _victim(self) -> Machine:
+        """A machine that serves and that nothing else strikes now."""
+        while True:
+            await self.serving.wait()
+            whole = [m for m in self.machines if m.life is not None and m not in self._struck]
+            if whole:
+                return whole[0] if len(self.machines) == 1 else self.dice.choice(whole)
+            await asyncio.sleep(0.05)
+
+    async def _strike_network(self) -> None:
+        faults = NetworkFaults(self, self.net)
+        rng = self.rng("network plan")
+        count = self.scale.network_faults
+        kinds = draw(rng, NETWORK_WEIGHTS, count)
+        for at, kind in zip(sorted(rng.sample(self.bursts, count)), kinds, strict=True):
+            pause = at - self.loop.time()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            self.note_fault(kind)
+            self.trace(f"fault: {kind}")
+            await faults.strike(kind)
+            self.trace("the network is whole")
 
     async def _heal(self) -> None:
         """All faults are over; the nodes serve again, after one more power cut."""
+        self.net.heal()
         for machine in self.machines:
             machine.heal_disk()
+            machine.resume()
         for machine in self.machines:
             await machine.serving.wait()
             if machine.refusal():
@@ -160,6 +248,57 @@ class World:
             machine.power_cut("power cut")
         for machine in self.machines:
             await machine.serving.wait()
+
+    async def _converge(self) -> None:
+        """Until every replica has applied what any has, and lacks no frames."""
+        deadline_s = self.loop.time() + CONVERGE_S
+        while why := self._unsettled():
+            if self.loop.time() > deadline_s:
+                self.violation("P5", f"{CONVERGE_S:.0f} s after the last fault: {why}")
+                return
+            await asyncio.sleep(0.1)
+
+    def _unsettled(self) -> str:
+        """Why the replicas are not all equal yet; "" if they are, as far as they say."""
+        groups: dict[int, list[dict[str, Any]]] = {}
+        for machine in self.machines:
+            if machine.life is None:
+                return f"n{machine.number} is down"
+            for group in machine.life.opened.node.status()["groups"]:
+                groups.setdefault(group["group"], []).append(group)
+        for number, found in groups.items():
+            if len(found) < len(self.machines):
+                return f"range {number} has {len(found)} replicas"
+            if sum(group["role"] == "leader" for group in found) != 1:
+                return f"range {number}: {[group['role'] for group in found]}"
+            for mark in ("term", "last", "commit", "applied"):
+                marks = [group[mark] for group in found]
+                if len(dict.fromkeys(marks)) > 1:
+                    return f"range {number}: {mark} is {marks}"
+            if any(group["applied"] < group["last"] for group in found):
+                return f"range {number}: not all is applied"
+            debts = [group.get("debt", 0) for group in found]
+            if any(debts):
+                return f"range {number}: frames are missing: {debts}"
+        return ""
+
+    async def _compare(self) -> None:
+        """Every replica has the same rows, and every version's bytes on its own disk."""
+        for look in range(LOOKS):
+            rows = [await rows_of(machine) for machine in self.machines]
+            found = [difference(rows[0], other) for other in rows[1:]]
+            if not any(found):
+                break
+            if look == LOOKS - 1:
+                for machine, text in zip(self.machines[1:], found, strict=True):
+                    if text:
+                        self.violation("P5", f"n1 and n{machine.number} differ: {text}")
+            await self._converge()
+        for machine in self.machines:
+            problems = await missing_bodies(machine, rows[0], self.values)
+            if problems:
+                text = f"n{machine.number}, {len(problems)} bodies: {problems[0]}"
+                self.violation("P1", f"not whole on a replica's own disk: {text}")
 
     async def _read_back(self) -> None:
         """Everything that was ever written, through the S3 layer, by one client."""
@@ -187,14 +326,27 @@ class World:
     # --- machines
 
     @property
+    def clustered(self) -> bool:
+        return len(self.machines) > 1
+
+    @property
     def rotten(self) -> bool:
         """Bits were flipped somewhere, and no other copy was there to mend them."""
         return any(machine.rotten for machine in self.machines)
 
     def network_of(self, machine: Machine) -> SimNetwork | None:
         """The network of a process that is being started on `machine`; None for a node alone."""
-        del machine
-        return None
+        if not self.clustered:
+            return None
+        return self.net.network(machine.host, machine.keys.identity)
+
+    def clock_of(self, number: int) -> SimClock:
+        """A machine's clock: a little wrong in a cluster, and wrong in its own way."""
+        if self.report.nodes == 1:
+            return SimClock()
+        rng = self.rng(f"clock {number}")
+        skew_ns = int((rng.random() * 2 - 1) * 2e9)
+        return SimClock(skew_ns=skew_ns, drift=(rng.random() * 2 - 1) * 1e-4)
 
     def leader(self) -> Machine | None:
         """A machine whose node leads a key range."""
@@ -206,8 +358,9 @@ class World:
         return None
 
     def on_serving(self) -> None:
-        # What a dead process may have left undone it never does now.
-        self.history.settle_unknown(self.history.now())
+        if not self.clustered:
+            # What the dead process left undone is never done now.
+            self.history.settle_unknown(self.history.now())
         self.serving.set()
 
     def on_dead(self) -> None:
@@ -226,7 +379,7 @@ class World:
     async def send(self, client: str, call: Call, *, cut_s: float | None = None) -> Answer:
         """Send to a node that serves now. Raises Lost if it dies, or after `cut_s` seconds the
         client goes, before the answer; Truncated."""
-        machine = self._pick(client)
+        machine = self._pick()
         life = machine.life
         if life is None:
             raise Lost
@@ -251,7 +404,8 @@ class World:
                 answered.set_result(None)
 
         task.add_done_callback(ended)
-        timer = self.loop.call_later(cut_s, leave) if cut_s is not None else None
+        patience_s = min(math.inf if cut_s is None else cut_s, self.scale.patience_s)
+        timer = self.loop.call_later(patience_s, leave) if patience_s < math.inf else None
         await answered
         if timer is not None:
             timer.cancel()
@@ -267,9 +421,12 @@ class World:
         machine.trace(f"{client} #{number} {answer.status} {answer.code}".rstrip())
         return answer
 
-    def _pick(self, client: str) -> Machine:
-        del client
-        return self.machines[0]
+    def _pick(self) -> Machine:
+        """Any node; rarely one that is down."""
+        if not self.clustered:
+            return self.machines[0]
+        up = [machine for machine in self.machines if machine.life is not None]
+        return self._choice.choice(up or self.machines)
 
     def unexpected(self, client: str, call: Call, answer: Answer) -> None:
         """An answer that no fault explains."""
@@ -298,8 +455,11 @@ class World:
             self.report.trace.append(line)
 
 
-def simulate(seed: int, *, keep_trace: bool = False) -> Report:
-    """Run one seed. The report has every violation; with `keep_trace` also what happened."""
+def simulate(seed: int, *, nodes: int = 1, keep_trace: bool = False) -> Report:
+    """Run one seed with 1, 3 or 5 nodes. The report has every violation; with `keep_trace` also
+    what happened. Raises ValueError for another number of nodes."""
+    if nodes not in SCALES:
+        raise ValueError(f"{nodes} nodes: a run has one of {', '.join(map(str, SCALES))}")
     log.configure(level="error", fd=-1)
     worlds: list[World] = []
 
@@ -307,7 +467,7 @@ def simulate(seed: int, *, keep_trace: bool = False) -> Report:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
         loop.set_exception_handler(lambda _loop, _context: None)
-        world = World(seed, keep_trace=keep_trace)
+        world = World(seed, nodes=nodes, keep_trace=keep_trace)
         worlds.append(world)
         world.main_task = asyncio.current_task()
         return await world.main()

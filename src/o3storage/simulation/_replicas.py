@@ -1,0 +1,118 @@
+"""Are all replicas equal, and whole? Looked at from inside each node, past S3 and past the network:
+rows as its own index has them, bodies as its own disk has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from o3storage.catalog import VersionInfo, parts_from
+from o3storage.catalog._keys import KEY_OFFSET, TABLE_VERSION, VERSION_TAIL, unescape
+from o3storage.catalog._versions import unpack_version
+from o3storage.cluster._reading import read_row
+from o3storage.crypto import StreamRef
+from o3storage.storage import FRAME_PLAIN_BYTES
+
+from ._machine import Machine
+
+if TYPE_CHECKING:
+    from o3storage.cluster import Node
+
+    from ._workload import Values
+
+FIRST_ROW = b"\x10"
+"""Tables below it are the disk's own: placement is no replica's state."""
+END_OF_ROWS = b"\xff"
+PAGE_ROWS = 1000
+SHOWN_ROWS = 4
+"""Rows that differ, shown in a violation."""
+
+Rows = dict[bytes, bytes]
+
+
+async def rows_of(machine: Machine) -> Rows:
+    """Every replicated row of a node."""
+    assert machine.life is not None
+    store = machine.life.opened.store
+    rows: Rows = {}
+    low = FIRST_ROW
+    while True:
+        found = await store.scan(low, END_OF_ROWS, PAGE_ROWS)
+        rows.update(found)
+        if len(found) < PAGE_ROWS:
+            return rows
+        low = found[-1][0] + b"\x00"
+
+
+def difference(one: Rows, other: Rows) -> str:
+    """Where two replicas differ; "" where they do not."""
+    keys = [key for key in sorted({**one, **other}) if one.get(key) != other.get(key)]
+    if not keys:
+        return ""
+    shown = [
+        f"{key.hex()}: {_text(one.get(key))} and {_text(other.get(key))}"
+        for key in keys[:SHOWN_ROWS]
+    ]
+    return f"{len(keys)} rows, " + "; ".join(shown)
+
+
+def _text(value: bytes | None) -> str:
+    return "none" if value is None else value[:40].hex()
+
+
+async def missing_bodies(machine: Machine, rows: Rows, values: Values) -> list[str]:
+    """What cannot be read, byte for byte, from this machine's own disk."""
+    assert machine.life is not None
+    node = machine.life.opened.node
+    problems: list[str] = []
+    for key, value in rows.items():
+        if key[0] != TABLE_VERSION:
+            continue
+        bucket_id = int.from_bytes(key[1:KEY_OFFSET], "big")
+        name = unescape(key[KEY_OFFSET:-VERSION_TAIL])
+        version = unpack_version(name, value)
+        if version.delete_marker:
+            continue
+        where = f"bucket {bucket_id} {name.decode()} version {version.version_id}"
+        try:
+            body = await _read_own(node, bucket_id, version)
+        except Exception as error:  # whatever it is, the copy is not whole
+            problems.append(f"{where}: {type(error).__name__}: {error}")
+            continue
+        wanted = values.by_etag.get(f'"{version.etag}"')
+        if wanted is None or body != wanted.body:
+            problems.append(f"{where}: {len(body)} bytes that nobody wrote there")
+    return problems
+
+
+async def _read_own(node: Node, bucket_id: int, version: VersionInfo) -> bytes:
+    if not version.upload_id:
+        return await _read_stream(node, version.body) if version.size_bytes else b""
+    pieces: list[bytes] = []
+    at = 0
+    while at < version.size_bytes:
+        for span in await _answer(node, parts_from(bucket_id, version, at, 100)):
+            pieces.append(await _read_stream(node, span.body))
+            at = span.offset + span.size_bytes
+    return b"".join(pieces)
+
+
+async def _answer(node: Node, query: Any) -> Any:
+    """A query answered from what this node has applied."""
+    steps = query()
+    try:
+        read = next(steps)
+        while True:
+            read = steps.send(await read_row(node.store, read))
+    except StopIteration as stop:
+        return stop.value
+
+
+async def _read_stream(node: Node, packed: bytes) -> bytes:
+    ref = StreamRef.unpack(packed)
+    sealer = node._sealer(ref)
+    count = max(1, -(-ref.size_bytes // FRAME_PLAIN_BYTES))
+    pieces: list[bytes] = []
+    for number in range(count):
+        sealed = await node.store.read_frame(ref.stream, number)
+        pieces.append(sealer.unseal_frame(number, sealed, number == count - 1))
+    return b"".join(pieces)
