@@ -1,0 +1,548 @@
+"""Links between nodes: made, kept, judged; messages and calls on them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+
+from o3storage.cluster import _wire as wire
+from o3storage.cluster._peer_types import (
+    Code,
+    PeerError,
+    PeerLost,
+    PeerRefused,
+    PeerUnreachable,
+)
+from o3storage.cluster._wire import Lane, Unit
+from o3storage.raft import core as raft
+from o3storage.runtime.network import Address
+from o3storage.simulation import Quality, SimNet
+from o3storage.storage import SealedFrame
+from tests.cluster.peer_rig import (
+    GUEST_ROLE,
+    PORT,
+    Node,
+    cluster,
+    heartbeat,
+    host,
+    key,
+    open_links,
+    play,
+    until,
+    whole,
+)
+
+ECHO, FAIL, REFUSE, SLOW = 1, 2, 3, 4
+
+
+async def echo(node: int, payload: memoryview) -> bytes:
+    return bytes(payload)
+
+
+def test_every_pair_has_two_links_and_keeps_them() -> None:
+    async def main() -> None:
+        nodes = await cluster(SimNet(1), 3)
+        await asyncio.sleep(20.0)
+        for node in nodes:
+            assert open_links(node) == 4
+            assert sorted(node.seen) == [("up", n.id) for n in nodes if n is not node]
+
+    play(main())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_of_links_made_at_once_the_same_one_stays_on_both_sides(seed: int) -> None:
+    async def main() -> None:
+        net = SimNet(seed, quality=Quality(delay_s=0.05, jitter_s=0.2))
+        # Without the politeness of the higher id both connect at the same instant.
+        one, two = [await Node(net, n, yield_s=0.0).listen() for n in (1, 2)]
+        one.knows(two)
+        two.knows(one)
+        await until(lambda: whole(one, 2) and whole(two, 2))
+        await asyncio.sleep(10.0)
+        assert open_links(one) == open_links(two) == 2
+        for lane in (Lane.CONSENSUS, Lane.BULK):
+            mine, its = one.links(2)[lane], two.links(1)[lane]
+            assert mine.link.binding == its.link.binding
+        for node in (one, two):
+            last = node.seen[-1]
+            assert last[0] == "up"
+
+    play(main(), seed)
+
+
+def test_messages_arrive_in_order_with_their_frames_one_frame_a_turn() -> None:
+    async def main() -> None:
+        one, two, _ = await cluster(SimNet(1), 3)
+        sealed = SealedFrame(b"s" * 16, 0, True, 4096, b"x" * 4112)
+        before = one.peers.stats.frames_sent
+        for index in range(1, 101):
+            entry = raft.Entry(index, 1, raft.COMMAND, b"command %d" % index)
+            append = raft.Append(1, 2, 1, index - 1, 1, [entry], 0)
+            one.peers.send(2, index % 3, append, [sealed] if index % 2 else [])
+        await until(lambda: len(two.heard) == 100)
+        assert one.peers.stats.frames_sent - before == 1
+        for at, (sender, group, message, frames) in enumerate(two.heard, 1):
+            assert isinstance(message, raft.Append)
+            assert (sender, group, message.entries[0].index) == (1, at % 3, at)
+            assert frames == ([sealed] if at % 2 else [])
+
+    play(main())
+
+
+def test_a_message_larger_than_a_frame_comes_whole() -> None:
+    async def main() -> None:
+        one, two = await cluster(SimNet(1), 2)
+        large = raft.Entry(1, 1, 0, bytes(range(256)) * (4 << 12))
+        small = raft.Entry(2, 1, 0, b"small")
+        one.peers.send(2, 1, heartbeat(1, 2))
+        one.peers.send(2, 1, raft.Append(1, 2, 1, 0, 0, [large], 0))
+        one.peers.send(2, 1, raft.Append(1, 2, 1, 1, 1, [small], 0))
+        await until(lambda: len(two.heard) == 3)
+        assert two.heard[1][2].entries == [large]  # type: ignore[attr-defined]
+        assert two.heard[2][2].entries == [small]  # type: ignore[attr-defined]
+
+    play(main())
+
+
+def test_too_many_frames_ride_in_part() -> None:
+    async def main() -> None:
+        one, two = await cluster(SimNet(1), 2)
+        frames = [SealedFrame(b"s" * 16, n, False, 262144, b"x" * 262160) for n in range(40)]
+        one.peers.send(2, 1, raft.Append(1, 2, 1, 0, 0, [], 0), frames)
+        await until(lambda: len(two.heard) == 1)
+        assert two.heard[0][3] == frames[:31]
+
+    play(main())
+
+
+def test_what_is_too_much_is_dropped_but_heartbeats_go() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, two = await cluster(net, 2, max_unsent_bytes=2 << 20)
+        net.set_quality(host(1), host(2), Quality(bytes_per_s=1e6))
+        body = bytes(1 << 20)
+        for index in range(1, 9):
+            append = raft.Append(1, 2, 1, index - 1, 1, [raft.Entry(index, 1, 0, body)], 0)
+            one.peers.send(2, 1, append)
+        one.peers.send(2, 1, heartbeat(1, 2))
+        assert one.peers.stats.messages_dropped >= 5
+        link = one.links(2)[Lane.CONSENSUS]
+        assert link.unsent_bytes < (4 << 20)
+        with pytest.raises(PeerUnreachable, match="too much"):
+            await one.peers.call(2, ECHO, b"", timeout_s=1.0)
+        await until(lambda: bool(two.heard) and isinstance(two.heard[-1][2], raft.Heartbeat))
+
+    play(main())
+
+
+def test_what_waits_for_all_peers_is_bounded_too() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        nodes = await cluster(net, 5, max_unsent_all_bytes=4 << 20)
+        one = nodes[0]
+        for node in nodes[1:]:
+            net.set_quality(host(1), host(node.id), Quality(bytes_per_s=1e5))
+        body = bytes(1 << 20)
+        for node in (2, 3, 4, 5):
+            for index in (1, 2, 3):
+                entry = raft.Entry(index, 1, 0, body)
+                one.peers.send(node, 1, raft.Append(1, node, 1, index - 1, 1, [entry], 0))
+        assert sum(one.links(n)[0].unsent_bytes for n in (2, 3, 4, 5)) < (7 << 20)
+        assert one.peers.stats.messages_dropped >= 2
+
+    play(main())
+
+
+def test_calls() -> None:
+    async def main() -> None:
+        one, two, three = await cluster(SimNet(1), 3)
+
+        async def fail(node: int, payload: memoryview) -> bytes:
+            raise RuntimeError("a defect")
+
+        async def refuse(node: int, payload: memoryview) -> bytes:
+            raise PeerError(77, f"not for node {node}")
+
+        two.peers.serve(ECHO, echo)
+        two.peers.serve(FAIL, fail)
+        two.peers.serve(REFUSE, refuse)
+        for lane in (Lane.CONSENSUS, Lane.BULK):
+            big = bytes(range(256)) * 12_000
+            assert await one.peers.call(2, ECHO, b"hello", timeout_s=1.0, lane=lane) == b"hello"
+            assert await one.peers.call(2, ECHO, memoryview(big), timeout_s=5.0, lane=lane) == big
+        many = [one.peers.call(2, ECHO, b"%d" % n, timeout_s=1.0) for n in range(100)]
+        assert await asyncio.gather(*many) == [b"%d" % n for n in range(100)]
+        for kind, code, why in (
+            (FAIL, Code.FAILED, "failed at the other node"),
+            (REFUSE, 77, "not for node 1"),
+            (99, Code.UNKNOWN_KIND, "serves no call 99"),
+        ):
+            with pytest.raises(PeerError, match=why) as caught:
+                await one.peers.call(2, kind, b"", timeout_s=1.0)
+            assert caught.value.code == code
+        with pytest.raises(ValueError):
+            await one.peers.call(2, ECHO, bytes(5 << 20), timeout_s=1.0)
+        with pytest.raises(PeerUnreachable):
+            await one.peers.call(9, ECHO, b"", timeout_s=1.0)
+        assert whole(three, 3)
+
+    play(main())
+
+
+def test_a_call_without_an_answer_is_uncertain() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, two = await cluster(net, 2)
+        ended: list[str] = []
+
+        async def slow(node: int, payload: memoryview) -> bytes:
+            await asyncio.sleep(5.0)
+            ended.append("served")
+            return b""
+
+        two.peers.serve(SLOW, slow)
+        with pytest.raises(PeerLost, match="within 1 s") as lost:
+            await one.peers.call(2, SLOW, b"", timeout_s=1.0)
+        assert lost.value.uncertain
+        call = asyncio.ensure_future(one.peers.call(2, SLOW, b"", timeout_s=60.0))
+        await asyncio.sleep(1.0)
+        net.break_links(host(1), host(2))
+        with pytest.raises(PeerLost, match="lost"):
+            await call
+        assert one.seen[-1] == ("down", 2)
+        with pytest.raises(PeerUnreachable) as nothing:
+            await one.peers.call(2, SLOW, b"", timeout_s=1.0)
+        assert not nothing.value.uncertain
+        # What was begun is finished, though nobody waits for it.
+        await until(lambda: len(ended) == 2)
+        await until(lambda: whole(one, 2) and whole(two, 2))
+
+    play(main())
+
+
+def test_a_node_that_dies_comes_back() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, two, three = await cluster(net, 3)
+        two.kill()
+        await until(lambda: not one.peers.is_up(2) and not three.peers.is_up(2))
+        one.peers.send(2, 1, heartbeat(1, 2))
+        assert one.peers.stats.messages_dropped == 1
+        again = await Node(net, 2, session=201).listen()
+        again.knows(one, three)
+        await until(lambda: whole(one, 3) and whole(three, 3) and whole(again, 3))
+        one.peers.send(2, 1, heartbeat(1, 2))
+        await until(lambda: len(again.heard) == 1)
+        assert one.peers.stats.duplicates == 0
+
+    play(main())
+
+
+def test_a_machine_that_vanishes_is_given_up_and_found_again() -> None:
+    async def main() -> None:
+        net = SimNet(1, keep_alive_s=600.0)
+        one, two, three = await cluster(net, 3)
+        two.network.power_off()
+        await until(lambda: not one.peers.is_up(2) and not three.peers.is_up(2), 4.0)
+        again = await Node(net, 2, session=201).listen()
+        again.knows(one, three)
+        await until(lambda: whole(one, 3) and whole(again, 3), 5.0)
+
+    play(main())
+
+
+def test_a_path_blocked_one_way_is_noticed_by_both() -> None:
+    async def main() -> None:
+        net = SimNet(1, keep_alive_s=600.0)
+        one, two = await cluster(net, 2)
+        net.block(host(1), host(2))
+        await until(lambda: not two.peers.is_up(1), 4.0)
+        await until(lambda: not one.peers.is_up(2), 4.0)
+        net.heal()
+        await until(lambda: whole(one, 2) and whole(two, 2), 10.0)
+
+    play(main())
+
+
+def test_links_live_while_nothing_is_said_and_over_a_long_stall_of_this_process() -> None:
+    async def main() -> None:
+        one, two = await cluster(SimNet(1), 2)
+        await asyncio.sleep(60.0)
+        assert one.seen == [("up", 2)] and two.seen == [("up", 1)]
+        # As if this process had been stopped: its clock went on, what came waits unread.
+        one.peers._ticked_s -= 30.0
+        for link in one.peers._links:
+            link.heard_s -= 30.0
+            link.heard = False
+        one.peers._tick()
+        await asyncio.sleep(5.0)
+        assert one.seen == [("up", 2)]
+
+    play(main())
+
+
+def test_every_address_is_tried_and_none_answered_by_another_node() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, two, three = [await Node(net, n).listen() for n in (1, 2, 3)]
+        places = (Address(host(9), PORT), Address(host(3), PORT), Address(host(2), PORT))
+        one.peers.set_peers({2: (key(2), places)})
+        await until(lambda: one.peers.is_up(2), 30.0)
+        assert "another key" in one.peers.problems[f"{host(3)}:{PORT}"]
+        assert not three.peers.status()
+        assert two.peers.is_up(1)
+
+    play(main())
+
+
+def test_a_node_that_is_no_member_any_more_is_cut_off() -> None:
+    async def main() -> None:
+        one, two, three = await cluster(SimNet(1), 3)
+        one.knows(three)
+        assert not one.peers.is_up(2) and [p["node"] for p in one.peers.status()] == [3]
+        assert one.seen[-1] == ("down", 2)
+        await until(lambda: not two.peers.is_up(1))
+
+    play(main())
+
+
+def test_who_is_refused_is_told_why() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, two = [await Node(net, n).listen() for n in (1, 2)]
+        two.cluster = b"other"
+        one.knows(two)
+        two.knows(one)
+        await asyncio.sleep(10.0)
+        assert not one.peers.is_up(2) and not two.peers.is_up(1)
+        assert "another cluster" in one.peers.status()[0]["problem"]
+        assert "another cluster" in two.peers.status()[0]["problem"]
+        assert any("another cluster" in problem for problem in one.peers.problems.values())
+        assert one.peers.stats.links_refused and one.peers.stats.malformed == 0
+        assert open_links(one) <= 4
+        two.cluster = one.cluster
+        await until(lambda: whole(one, 2) and whole(two, 2))
+
+    play(main())
+
+
+def test_the_highest_common_version_is_used_or_none() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one = await Node(net, 1, versions=(1, 4)).listen()
+        two = await Node(net, 2, versions=(2, 3)).listen()
+        three = await Node(net, 3, versions=(5, 6)).listen()
+        for node in (one, two, three):
+            node.knows(one, two, three)
+        await until(lambda: one.peers.is_up(2) and two.peers.is_up(1))
+        await asyncio.sleep(5.0)
+        by_node = {peer["node"]: peer for peer in one.peers.status()}
+        assert by_node[2]["lanes"]["consensus"]["version"] == 3
+        assert by_node[2]["versions"] == [2, 3]
+        assert not by_node[3]["up"]
+        assert "1 to 4" in by_node[3]["problem"] and "5 to 6" in by_node[3]["problem"]
+        two.peers.send(1, 0, heartbeat(2, 1))
+        await until(lambda: len(one.heard) == 1)
+
+    play(main())
+
+
+def test_a_guest_may_call_what_is_for_guests_and_nothing_else() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        (one,) = await cluster(net, 1)
+        one.peers.serve(ECHO, echo, guests=True)
+        one.peers.serve(SLOW, echo)
+        guest = Node(net, 2, role=GUEST_ROLE)
+        place = Address(host(1), PORT)
+        assert await guest.peers.call_address(place, ECHO, b"hi", 5.0) == (key(1), b"hi")
+        with pytest.raises(PeerError, match="members only") as caught:
+            await guest.peers.call_address(place, SLOW, b"hi", 5.0)
+        assert caught.value.code == Code.NOT_ALLOWED
+        guest.cluster = b"x"
+        with pytest.raises(PeerRefused, match="another cluster"):
+            await guest.peers.call_address(place, ECHO, b"hi", 5.0)
+        with pytest.raises(PeerUnreachable):
+            await guest.peers.call_address(Address(host(9), PORT), ECHO, b"hi", 5.0)
+        await until(lambda: open_links(one) == open_links(guest) == 0)
+        # A link of members' lanes is not for guests.
+        guest.cluster = one.cluster
+        guest.peers.set_peers({1: (key(1), (place,))})
+        await asyncio.sleep(5.0)
+        assert "not a member" in guest.peers.status()[0]["problem"]
+        assert one.peers.status() == []
+
+    play(main())
+
+
+@pytest.mark.parametrize(
+    ("unit", "why"),
+    [
+        (wire.pack_unit(Unit.MESSAGE, 1) + b"\x09", "a message where none belongs"),
+        (wire.OPEN.pack(Unit.OPEN, 6, 1, 1), "a stream where none belongs"),
+        (wire.pack_unit(Unit.PART, 2) + b"\0x", "a part where none belongs"),
+        (wire.CALL.pack(Unit.CALL, 6 + 70_000, 1, ECHO) + bytes(70_000), "too long"),
+        (wire.pack_unit(Unit.HELLO, 0), "belongs"),
+        (wire.pack_unit(77, 0), "belongs"),
+        (b"\1", "cut short"),
+        (wire.pack_unit(Unit.CALL, 600), "600 bytes"),
+    ],
+)
+def test_a_guest_that_breaks_the_protocol_is_cut_off_and_counted(unit: bytes, why: str) -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, _ = await cluster(net, 2)
+        closed: list[str] = []
+        before = one.peers.stats.links_lost
+        one.peers.serve(SLOW, echo)
+        guest = Node(net, 3, role=GUEST_ROLE)
+        raw = await guest.network.connect(Address(host(1), PORT), 5.0)
+        from o3storage.cluster._peer_link import PeerLink
+
+        link = PeerLink(guest.peers, raw, Lane.GUEST)
+        guest.peers._begin(link)
+        await until(lambda: link.ready)
+        theirs = next(other for other in one.peers._links if other.guest)
+        end, theirs._end = theirs._end, lambda reason: (closed.append(reason), end(reason))  # type: ignore
+        raw.send([bytes([link.version]), unit])
+        await until(lambda: bool(link.ended))
+        assert one.peers.stats.malformed == 1
+        assert len(closed) == 1 and why in closed[0]
+        assert whole(one, 2) and one.peers.stats.links_lost == before
+
+    play(main())
+
+
+def test_a_stranger_that_says_nothing_or_nonsense_is_closed() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        (one,) = await cluster(net, 1)
+        stranger = net.network(host(9), key(9))
+        closed: list[str] = []
+
+        async def connect() -> Any:
+            link = await stranger.connect(Address(host(1), PORT), 5.0)
+            link.begin(lambda frame: None, lambda error: closed.append(str(error)))
+            return link
+
+        loop = asyncio.get_running_loop()
+        await connect()
+        begun = loop.time()
+        await until(lambda: len(closed) == 1)
+        assert 4.0 < loop.time() - begun < 7.0
+        for frame in (b"", b"\0", b"GET / HTTP/1.1\r\n\r\n", b"\0\1\0\0\0\6O3PX\1\1", bytes(5000)):
+            link = await connect()
+            link.send([frame])
+        await until(lambda: len(closed) == 6, 3.0)
+        assert one.peers.stats.malformed == 5
+        # However many come, the newest are heard.
+        links = [await connect() for _ in range(100)]
+        await asyncio.sleep(0.5)
+        assert len(one.peers._links) == 64
+        assert links[0].closed and not links[-1].closed
+
+    play(main())
+
+
+def test_two_processes_with_one_identity_are_noticed() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, two = await cluster(net, 2)
+        copy = await Node(net, 2, session=999, at=7).listen()
+        copy.knows(one)
+        await until(lambda: copy.peers.is_up(1))
+        await until(lambda: bool(one.peers.stats.duplicates))
+        await asyncio.sleep(10.0)
+        status = one.peers.status()[0]
+        assert status["duplicates"] and status["up"]
+        assert "stop one of the two" in two.peers.status()[0]["problem"]
+        # The later one is gone: the first may come back.
+        copy.kill()
+        await until(lambda: whole(two, 2))
+
+    play(main())
+
+
+def test_an_address_of_this_node_and_another_with_its_id() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one = await Node(net, 1).listen()
+        other = await Node(net, 1, session=5, at=4).listen()
+        other.role = 1
+        for place, why in ((host(1), "the same node"), (host(4), "another process")):
+            with pytest.raises(PeerRefused, match=why):
+                await one.peers.call_address(Address(place, PORT), ECHO, b"", 5.0)
+        assert "the same node" in one.peers.problems[f"{host(1)}:{PORT}"]
+        assert other.peers.stats.duplicates
+        assert "stop one" in one.peers.problems[f"{host(4)}:{PORT}"]
+
+    play(main())
+
+
+def test_an_id_with_another_key_is_refused() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, two = await cluster(net, 2)
+        thief = await Node(net, 2, session=5, at=6, identity=b"t" * 32).listen()
+        thief.knows(one)
+        await asyncio.sleep(5.0)
+        assert not thief.peers.is_up(1)
+        assert "another key" in thief.peers.status()[0]["problem"]
+        assert any("claims node" in problem for problem in one.peers.problems.values())
+        assert whole(two, 2)
+
+    play(main())
+
+
+def test_closing_ends_everything() -> None:
+    async def main() -> None:
+        one, two = await cluster(SimNet(1), 2)
+
+        async def never(node: int, payload: memoryview) -> bytes:
+            await asyncio.get_running_loop().create_future()
+            return b""
+
+        two.peers.serve(SLOW, never)
+        call = asyncio.ensure_future(one.peers.call(2, SLOW, b"", timeout_s=600.0))
+        await asyncio.sleep(1.0)
+        await two.peers.close()
+        await two.peers.close()
+        with pytest.raises(PeerLost):
+            await call
+        await one.peers.close()
+        with pytest.raises(PeerUnreachable):
+            await one.peers.call(2, SLOW, b"", timeout_s=1.0)
+        one.knows(two)
+        await asyncio.sleep(10.0)
+        assert open_links(one) == open_links(two) == 0
+        me = asyncio.current_task()
+        assert [task for task in asyncio.all_tasks() if task is not me] == []
+
+    play(main())
+    gc.collect()
+
+
+def test_one_seed_is_one_run() -> None:
+    async def main() -> list[Any]:
+        net = SimNet(3)
+        nodes = await cluster(net, 3)
+        trace: list[Any] = []
+        for node in nodes:
+            node.peers.on_message = lambda *what: trace.append(
+                (asyncio.get_running_loop().time(), what[:3])
+            )
+        for step in range(50):
+            for node in nodes:
+                for other in nodes:
+                    if other is not node:
+                        node.peers.send(other.id, step, heartbeat(node.id, other.id, step))
+            if step == 20:
+                net.break_links(host(1), host(3))
+            await asyncio.sleep(0.05)
+        return [trace, [node.seen for node in nodes], net.frames]
+
+    assert play(main(), 3) == play(main(), 3)
