@@ -170,7 +170,7 @@ class Machine:
         if self.disk is not disk:
             return  # the power went while it was being checked
         self.trace(f"verify: {report.problem_count} problems, returned {report.returned}")
-        bad = self._bad(report)
+        bad: list[Problem] = report.problems
         if bad and not self.rotten:
             problem = bad[0]
             self.world.violation(
@@ -256,7 +256,7 @@ class Machine:
 
     async def verify(self) -> None:
         """The node has stopped: its disk must be clean."""
-        bad = self._bad(await self._run_verify(self.disk))
+        bad = (await self._run_verify(self.disk)).problems
         if bad and not self.rotten:
             problem = bad[0]
             self.world.violation(
@@ -276,16 +276,3 @@ class Machine:
             return_disk=return_disk,
             repair=repair,
         )
-
-    def _bad(self, report: VerifyReport) -> list[Problem]:
-        """What `verify` found, without a known fault of it: after a power cut it takes what was
-        torn in the middle of a bulk volume, and never placed, for rot (docs/simulation.md)."""
-        bad = [
-            problem
-            for problem in report.problems
-            if problem.kind != "record" or ".bulk at " not in problem.where or not self.deaths
-        ]
-        if len(bad) < len(report.problems):
-            self.world.report.excused += 1
-            self.trace("verify: torn frames of a bulk volume taken for rot (known)")
-        return bad

@@ -20,8 +20,6 @@ class Report:
     acknowledged: int = 0
     unknown: int = 0
     seals: int = 0
-    excused: int = 0
-    """Findings of `verify` that are its own known fault."""
     frames: int = 0
     """Frames that arrived at nodes."""
     faults: dict[str, int] = field(default_factory=dict)

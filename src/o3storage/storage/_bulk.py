@@ -417,6 +417,7 @@ class BulkWriter:
                 self._syncs.extendleft((0, future) for future in waiting)
                 raise  # `fault` refuses them all
             self._dirty = False
+            self.log.note_bulk(self.volume.volume, self.volume.size_bytes)
         for future in waiting:
             if not future.done():
                 future.set_result(None)
@@ -470,6 +471,7 @@ class BulkWriter:
             if self._dirty:
                 await volume.file.sync()
                 self._dirty = False
+                self.log.note_bulk(volume.volume, volume.size_bytes)
         except DiskError as error:
             raise self.core.fault(error) from error
         await self.core.seal(volume)

@@ -165,7 +165,7 @@ class Compactor:
                 # cannot apply entries, and would miss the frames.
                 await self.log.settle()
                 freed = volume.size_bytes
-                await self.core.drop_volume(volume)
+                await self._drop(volume)
                 self.core.stats.compactions += 1
                 return freed
             cuts = self.log.cuts
@@ -175,7 +175,7 @@ class Compactor:
                 return 0
             freed = volume.size_bytes - (self.bulk.written_bytes - before)
             self._forget_entries(volume)
-            await self.core.drop_volume(volume)
+            await self._drop(volume)
             self.core.stats.compactions += 1
             self.core.stats.compacted_bytes += volume.size_bytes
             return freed
@@ -183,6 +183,11 @@ class Compactor:
             mover.discard()
             self.frames.moving = None
             self.log.place_runs([], [], unless=())
+
+    async def _drop(self, volume: Volume) -> None:
+        await self.core.drop_volume(volume)
+        if volume.kind is VolumeKind.BULK:
+            self.log.note_bulk(volume.volume, None)
 
     async def _is_dead(self, volume: Volume) -> bool:
         """The account says that nothing of a bulk volume is placed, and the headers of its records

@@ -69,6 +69,7 @@ class Volume:
         "sealed",
         "sealer",
         "size_bytes",
+        "synced_bytes",
         "unlinked",
     )
 
@@ -89,6 +90,8 @@ class Volume:
         """Of records that hold changes of rows: a rebuild may need them; what part is estimated."""
         self.placed_bytes = 0
         """Of frames that are placed here."""
+        self.synced_bytes = 0
+        """What a walk of the log says was synced of a bulk volume, from its start."""
         self.unlinked = False
         self.holds = 0
         """Writers whose frames in this volume are not placed yet."""

@@ -87,6 +87,8 @@ class LogWriter:
         self._outcome_bytes = 0
         self._runs: list[PlacedRun] = []
         self._held: list[Volume] = []
+        self._bulk_ends: dict[int, int | None] = {}
+        """Bulk volume -> end of what was synced of it, None once it was freed; not yet said."""
         self._reaped: Container[bytes] = ()
         self.cuts = 0
         """Runs that were placed over parts of others (repair)."""
@@ -227,6 +229,11 @@ class LogWriter:
         if unless is not None:
             self._reaped = unless
 
+    def note_bulk(self, volume: int, end: int | None) -> None:
+        """So much of a bulk volume is synced; or (None) it was freed. Said with the next batch:
+        before, or together with, the placement of any frame below `end`."""
+        self._bulk_ends[volume] = end
+
     def settle(self) -> asyncio.Future[None]:
         """Resolves when everything that was queued before is durable, outcomes too. Raises
         StoreFull while a batch waits for space: what was queued stays queued."""
@@ -234,7 +241,8 @@ class LogWriter:
             refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             refused.set_exception(StoreFull(NO_LOG_SPACE))
             return refused
-        if self._writing or self._queue or self._outcomes or self._runs or self._held:
+        waits = self._queue or self._outcomes or self._runs or self._held or self._bulk_ends
+        if self._writing or waits:
             return self.submit(None, None, (), ())
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
@@ -253,7 +261,7 @@ class LogWriter:
                 if self._queue or self._outcome_bytes >= OUTCOME_WAIT_BYTES:
                     await self._write_batch()
                 elif self._closing:
-                    if not self._outcomes and not self._runs:
+                    if not (self._outcomes or self._runs or self._bulk_ends):
                         return
                     await self._write_batch()
                 else:
@@ -286,10 +294,10 @@ class LogWriter:
         if self.core.out_of_service:
             raise self.core.refusal()
         self._writing = True
-        infos, outcomes, runs, payload = self._gather()
+        infos, outcomes, runs, ends, payload = self._gather()
         if batch_bytes(MAX_BATCH_GROUPS, payload) > self._room:
             await self._rotate(batch_bytes(MAX_BATCH_GROUPS, payload))
-        data, entries = self._encode(infos, outcomes, runs, payload)
+        data, entries = self._encode(infos, outcomes, runs, ends, payload)
         await self._put(data)
         self._writing = False
         self._complete(entries)
@@ -313,7 +321,7 @@ class LogWriter:
                 infos.by_group[group] = [FLAG_RESTATED, 0, 0, 0]
             gathered, self._gathered = self._gathered, []
             try:
-                data, _ = self._encode(infos, [], [], 0)
+                data, _ = self._encode(infos, [], [], {}, 0)
                 await self._put(data)
             finally:
                 self._gathered = gathered
@@ -325,6 +333,7 @@ class LogWriter:
         Infos,
         list[QueuedOutcome],
         list[PlacedRun],
+        dict[int, int | None],
         int,
     ]:
         """Take from the queues what the next batch will hold; with its records' bytes."""
@@ -341,8 +350,9 @@ class LogWriter:
         gathered = self._gathered
         assert not gathered
         runs, self._runs = self._runs, []
-        if runs:
-            payload += RECORD_OVERHEAD + runs_bytes(runs)
+        ends, self._bulk_ends = self._bulk_ends, {}
+        if runs or ends:
+            payload += RECORD_OVERHEAD + runs_bytes(runs, ends)
         queue = self._queue
         while queue and not self._outcomes:
             append = queue[0]
@@ -358,13 +368,14 @@ class LogWriter:
             payload += append.size
             buffers += append.buffers
             infos.take(append)
-        return infos, outcomes, runs, payload
+        return infos, outcomes, runs, ends, payload
 
     def _encode(
         self,
         infos: Infos,
         outcomes: list[QueuedOutcome],
         runs: list[PlacedRun],
+        ends: dict[int, int | None],
         payload: int,
     ) -> tuple[bytes, list[tuple[GroupLog, int]]]:
         """The batch's bytes and, by group, the last index in it. Places frames and entries."""
@@ -374,8 +385,8 @@ class LogWriter:
         body = Payload(core, volume, volume.size_bytes + head)
         body.put_outcomes(outcomes)
         runs = [run for run in runs if run[0] not in self._reaped] if self._reaped else runs
-        if runs:
-            self.cuts += body.put_runs(runs)
+        if runs or ends:
+            self.cuts += body.put_runs(runs, ends)
         for append in self._gathered:
             body.put_append(append)
         assert body.size_bytes <= payload

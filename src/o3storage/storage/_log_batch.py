@@ -9,7 +9,7 @@ to the index (LogWriter writes `rows` before it waits for anything).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from o3storage.runtime.disk import Buffer
 from o3storage.storage._batches import (
@@ -36,7 +36,9 @@ from o3storage.storage._records import (
 from o3storage.storage._rows import (
     RowChange,
     Run,
+    bulk_key,
     decode_run,
+    encode_bulk_end,
     encode_run,
     placement_bounds,
     placement_key,
@@ -155,9 +157,9 @@ class Infos:
         ]
 
 
-def runs_bytes(runs: Sequence[PlacedRun]) -> int:
-    """Upper bound of the body of the LOCAL record for these runs."""
-    return 8 + sum(128 if cuts else 64 for _, _, _, cuts in runs)
+def runs_bytes(runs: Sequence[PlacedRun], ends: Mapping[int, int | None]) -> int:
+    """Upper bound of the body of the LOCAL record for these runs and ends of bulk volumes."""
+    return 8 + sum(128 if cuts else 64 for _, _, _, cuts in runs) + 32 * len(ends)
 
 
 def _group_info(group: GroupLog, flags: int, first: int, previous_term: int) -> GroupInfo:
@@ -214,11 +216,15 @@ class Payload:
             self._volume.change_bytes += self._seal(OUTCOME, 0, a0, a1, index, sequence, body)
             group.written_applied = index
 
-    def put_runs(self, runs: Sequence[PlacedRun]) -> int:
-        """One LOCAL record; returns how many of the runs may cut into others."""
+    def put_runs(self, runs: Sequence[PlacedRun], ends: Mapping[int, int | None]) -> int:
+        """One LOCAL record; returns how many of the runs may cut into others. `ends`: bulk volume
+        -> end of what is synced of it, None if it was freed."""
         core = self._core
         cutting = 0
-        changes: list[RowChange] = []
+        changes: list[RowChange] = [
+            (bulk_key(volume), None if end is None else encode_bulk_end(end))
+            for volume, end in ends.items()
+        ]
         for stream, first, run, cuts in runs:
             if cuts:
                 cutting += 1

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from o3storage.storage._types import StoreDamaged
 
-MARK_VERSION = 1
+MARK_VERSION = 2
+"""A mark of another version: the index is rebuilt from the volumes (version 1 had two layouts)."""
 _HEAD = struct.Struct("<IQIII")
 _GROUP = struct.Struct("<IQ")
 _VOLUME = struct.Struct("<IQQQQ")
@@ -65,6 +66,11 @@ class Mark:
                 )
             )
         return b"".join(parts)
+
+    @staticmethod
+    def is_known(data: bytes) -> bool:
+        """Whether `decode` knows the layout; b"" it does."""
+        return not data or data[:4] == MARK_VERSION.to_bytes(4, "little")
 
     @classmethod
     def decode(cls, data: bytes) -> Mark:

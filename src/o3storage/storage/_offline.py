@@ -109,7 +109,7 @@ class OfflineStore:
         self.core = core
         self.bad_headers: list[str] = []
         self.index_state = "missing"
-        """good, missing, half-built or damaged: without a good one there are no rows."""
+        """good, missing, half-built, of another version or damaged: only a good one has rows."""
         self.log: WalkResult = WalkResult()
         self.mark = Mark()
         self._frames = Frames(core)
@@ -157,6 +157,8 @@ class OfflineStore:
                 self.index_state = "damaged"
         if self.index_state == "good" and core.index.mark == REBUILDING:
             self.index_state = "half-built"
+        elif self.index_state == "good" and not Mark.is_known(core.index.mark):
+            self.index_state = "of another version"
         if self.index_state == "good":
             self.mark = Mark.decode(core.index.mark)
         logs = [v for v in self.volumes_of(VolumeKind.LOG) if v.volume >= self.mark.floor_volume]

@@ -1,6 +1,6 @@
 """Opening a disk: find the volumes, walk the log, settle its tail, start new volumes.
 
-Interface: `prepare`, `read_log`, `settle_tail`, `drop_spares`, `cut_bulk`.
+Interface: `prepare`, `read_log`, `settle_tail`, `drop_spares`, `cut_bulk`, `synced_end`.
 
 Order of things (DESIGN 4)
 1. OUT_OF_SERVICE is obeyed. Volume headers are read and the key is tried: with a wrong key nothing
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from o3storage.runtime.disk import DiskError, OpenMode
 from o3storage.storage._core import OUT_OF_SERVICE, Core, Volume
 from o3storage.storage._mark import Mark
+from o3storage.storage._rows import bulk_key, decode_bulk_end
 from o3storage.storage._scan import bulk_end
 from o3storage.storage._types import StoreDamaged, StoreOutOfService
 from o3storage.storage._volume import (
@@ -32,6 +33,7 @@ from o3storage.storage._volume import (
     volume_path,
 )
 from o3storage.storage._walk import LogWalk, Sink, WalkResult
+from o3storage.storage.index import BadBlock
 
 Progress = Callable[[str, float], None]
 SCAN_BYTES = 4 * 1024 * 1024
@@ -220,13 +222,23 @@ async def drop_spares(core: Core, result: WalkResult) -> None:
             await core.disk.unlink(volume.path)
 
 
+async def synced_end(core: Core, volume: Volume) -> int:
+    """Up to where a bulk volume is known to have been synced."""
+    try:
+        row = await core.index.get(bulk_key(volume.volume))
+    except BadBlock:
+        return volume.size_bytes  # unknown until the row is repaired: nothing is thrown away
+    return max(HEADER_BYTES, volume.synced_bytes, decode_bulk_end(row) if row else 0)
+
+
 async def cut_bulk(core: Core, mark: Mark) -> None:
-    """Bulk volumes that were not sealed before the crash end at their last good record."""
+    """Bulk volumes that were not sealed before the crash end at their last good record, or before
+    the first that was torn: nothing behind it was ever synced, so nobody names it."""
     for volume in list(core.volumes.values()):
         count = mark.volumes.get(volume.volume)
         if volume.kind is not VolumeKind.BULK or (count is not None and count.size_bytes):
             continue
-        end = await bulk_end(core, volume)
+        end = await bulk_end(core, volume, await synced_end(core, volume))
         if end < volume.size_bytes:
             file = await core.disk.open(volume.path, OpenMode.WRITE)
             try:

@@ -124,7 +124,8 @@ async def open_or_rebuild(
     directory: str,
     progress: Callable[[str, float], None] | None = None,
 ) -> RowIndex:
-    """The index; rebuilt if it is damaged, missing beside volumes, or half rebuilt.
+    """The index; rebuilt if it is damaged, missing beside volumes, half rebuilt, or of a program
+    whose flush mark had another layout.
 
     Raises StoreDamaged, StoreKeyWrong, DiskError.
     """
@@ -146,6 +147,9 @@ async def open_or_rebuild(
         raise StoreDamaged(
             f"there is an index but no log volume: put the files of {VOLUME_DIR}/ back"
         )
+    elif not Mark.is_known(index.mark):
+        await index.close()
+        return await rebuild(core, open_index, directory, progress)
     return index
 
 

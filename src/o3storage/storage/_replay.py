@@ -39,16 +39,20 @@ from o3storage.storage._records import (
     open_body,
 )
 from o3storage.storage._rows import (
+    BULK_TABLE,
     PLACEMENT_TABLE,
     RowChange,
     Run,
+    decode_bulk_end,
     decode_run,
     encode_run,
     placement_key,
     released_key,
     run_bytes,
+    run_end,
 )
 from o3storage.storage._types import HardState
+from o3storage.storage._volume import VolumeKind
 from o3storage.storage._walk import FoundRecord
 from o3storage.storage.index import BadBlock
 
@@ -240,6 +244,12 @@ class Replay:
             volume = self.core.volumes.get(run.volume)
             if volume is not None:
                 volume.placed_bytes += run_bytes(run)
+                if volume.kind is VolumeKind.BULK:  # (placed after a sync of all before its end)
+                    volume.synced_bytes = max(volume.synced_bytes, run_end(run))
+        elif value is not None and key[:1] == BULK_TABLE:
+            volume = self.core.volumes.get(int.from_bytes(key[1:], "big"))
+            if volume is not None:
+                volume.synced_bytes = max(volume.synced_bytes, decode_bulk_end(value))
         self._rows.append((key, value))
         if len(self._rows) >= ROWS_PER_WRITE:
             self._write()

@@ -4,6 +4,7 @@ The tables 0x01..0x0F belong to this room:
 
     0x01 | stream 16 | 2^32-1 - first frame, big-endian 4  ->  a run of frames (`Run`)
     0x03 | stream 16                                       ->  b"": released, not yet reaped
+    0x04 | bulk volume, big-endian 4                       ->  u64 end of what was synced of it
 
 Frame numbers are stored inverted, so that the run that holds frame n is the first row at or after
 the key of n.
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from o3storage.storage._types import STREAM_ID_BYTES
+from o3storage.storage._volume import align
 from o3storage.storage.index import Miss
 
 Row = tuple[bytes, bytes]
@@ -23,6 +25,7 @@ RowChange = tuple[bytes, bytes | None]
 
 PLACEMENT_TABLE = b"\x01"
 RELEASED_TABLE = b"\x03"
+BULK_TABLE = b"\x04"
 FIRST_CATALOG_BYTE = 0x10
 """Rows of the catalog start at this table byte."""
 
@@ -54,6 +57,11 @@ def decode_run(value: bytes) -> Run:
     return Run(*_RUN.unpack(value))
 
 
+def run_end(run: Run) -> int:
+    """Where the last record of a run ends in its volume."""
+    return run.offset + (run.frames - 1) * align(run.record_bytes) + run.last_bytes
+
+
 def run_bytes(run: Run) -> int:
     """Bytes of the records of a run."""
     return (run.frames - 1) * run.record_bytes + run.last_bytes
@@ -77,6 +85,18 @@ def split_placement_key(key: bytes) -> tuple[bytes, int]:
 
 def released_key(stream: bytes) -> bytes:
     return RELEASED_TABLE + stream
+
+
+def bulk_key(volume: int) -> bytes:
+    return BULK_TABLE + volume.to_bytes(4, "big")
+
+
+def encode_bulk_end(end: int) -> bytes:
+    return end.to_bytes(8, "little")
+
+
+def decode_bulk_end(value: bytes) -> int:
+    return int.from_bytes(value, "little")
 
 
 def default_prefix_length(key: bytes) -> int:

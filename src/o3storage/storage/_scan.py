@@ -80,13 +80,25 @@ async def scan_records(
         at += header.size_bytes
 
 
-async def bulk_end(core: Core, volume: Volume) -> int:
-    """End of the last good record of a bulk volume, up to a 4 KiB boundary."""
-    end = HEADER_BYTES
+async def bulk_end(core: Core, volume: Volume, synced: int) -> int:
+    """Where a bulk volume ends, up to a 4 KiB boundary: behind its last good record, but before
+    the first bad one that no sync had covered when the power went. `synced`: the end of what is
+    known to have been synced; nothing below it is cut off, bad or not."""
+    end = max(HEADER_BYTES, align(synced))
     async for found in scan_records(core, volume):
         if found.header is not None:
-            end = align(found.offset + found.size_bytes)
+            end = max(end, align(found.offset + found.size_bytes))
+        elif await is_unsynced(core, volume, found, synced):
+            break
     return min(end, volume.size_bytes)
+
+
+async def is_unsynced(core: Core, volume: Volume, found: Scanned, synced: int) -> bool:
+    """Whether all that is bad in this span lies behind `synced`: nobody was promised any of it."""
+    if found.offset >= synced:
+        return True
+    end = found.offset + found.size_bytes
+    return end > synced and await _is_padding(_Window(core, volume, True), found.offset, synced)
 
 
 class _Window:

@@ -28,10 +28,11 @@ from o3storage.storage._core import OUT_OF_SERVICE, Volume
 from o3storage.storage._frames import frame_place
 from o3storage.storage._index_open import IndexFactory
 from o3storage.storage._offline import OfflineStore
+from o3storage.storage._open import synced_end
 from o3storage.storage._rebuild import remove_index
 from o3storage.storage._records import FRAME, RecordBad, RecordHeader, open_body
 from o3storage.storage._rows import PLACEMENT_TABLE, decode_run, released_key, split_placement_key
-from o3storage.storage._scan import Scanned, scan_records
+from o3storage.storage._scan import Scanned, is_unsynced, scan_records
 from o3storage.storage._store import INDEX_DIR, Store
 from o3storage.storage._types import Entry, EntryKind, StoreOptions
 from o3storage.storage._volume import VOLUME_DIR, VolumeKind
@@ -185,7 +186,7 @@ async def _check_volume(store: OfflineStore, volume: Volume, report: VerifyRepor
     where = f"{volume.path} at "
     try:
         async for found in scan_records(store.core, volume, limit=_log_end(store, volume)):
-            if found.header is None and _is_torn_bulk(store, volume, found):
+            if found.header is None and await _is_torn_bulk(store, volume, found):
                 continue
             if found.header is None:
                 report.add("record", where + str(found.offset), f"{found.size_bytes} bad bytes")
@@ -215,11 +216,14 @@ def _log_end(store: OfflineStore, volume: Volume) -> int | None:
     return min(tails, default=None)
 
 
-def _is_torn_bulk(store: OfflineStore, volume: Volume, found: Scanned) -> bool:
-    """What was being written to the bulk when the power went: a sector of it is still zero."""
+async def _is_torn_bulk(store: OfflineStore, volume: Volume, found: Scanned) -> bool:
+    """What was being written to the bulk when the power went, and had not been synced: the next
+    start cuts it off. Without an index to ask: a sector of it is still zero."""
     count = store.mark.volumes.get(volume.volume)
     if volume.kind is not VolumeKind.BULK or (count is not None and count.size_bytes):
         return False
+    if store.has_rows:
+        return await is_unsynced(store.core, volume, found, await synced_end(store.core, volume))
     start = -(-found.offset // SECTOR_BYTES) * SECTOR_BYTES - found.offset
     return zero_sector(found.data, start, len(found.data)) is not None
 
