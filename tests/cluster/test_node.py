@@ -243,6 +243,30 @@ def test_a_full_disk_refuses_bodies_and_takes_deletes() -> None:
     run(main(), 11)
 
 
+def test_writes_wait_while_rows_come_faster_than_they_are_flushed() -> None:
+    async def main() -> None:
+        rig = await Rig(crowded_memtable_bytes=40_000).start()
+        bucket = await rig.bucket()
+        written = 0
+        while not rig.store.crowded:
+            await rig.put(bucket, b"%d" % written, b"value")
+            written += 1
+        waiting = asyncio.ensure_future(rig.put(bucket, b"more", b"value"))
+        await asyncio.sleep(1.0)
+        assert not waiting.done()
+        await rig.store.flush()
+        await waiting
+        while not rig.store.crowded:
+            await rig.put(bucket, b"%d" % written, b"value")
+            written += 1
+        with pytest.raises(Unavailable, match="slow down"):
+            await rig.put(bucket, b"never", b"value")
+        assert rig.node.write_refusal() is None  # reads and the node itself go on
+        await rig.stop()
+
+    run(main(), 16)
+
+
 def test_another_nodes_store_is_not_opened() -> None:
     async def main() -> None:
         r = await Rig(12).start()

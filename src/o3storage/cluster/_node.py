@@ -43,6 +43,9 @@ from o3storage.storage import (
 FIRST_EPOCH = 1
 MAX_EPOCH_ROWS = 10_000
 """Epoch keys read at open: one for every removal of a node; far more than that is a fault."""
+ROOM_PATIENCE_S = 5.0
+"""How long a write waits for flushes and merges before it is refused."""
+ROOM_POLL_S = 0.01
 MAX_MENDS = 16
 """Damaged blocks of the index that an open waits for: it reads a handful of rows."""
 
@@ -202,6 +205,8 @@ class Node:
         `frames`: `StreamUpload.frames` of the body that the command names, if any. A command may be
         submitted again with the same frames after an error of its own.
         Raises Unavailable (see `uncertain` there), StorageFull."""
+        if self.store.crowded:
+            await self._room()
         machine = self.machine
         route = machine.route(command)
         data = machine.encode(command)
@@ -233,6 +238,15 @@ class Node:
         if outcome.error is not None:
             raise outcome.error
         return outcome.result
+
+    async def _room(self) -> None:
+        """Return when the store takes writes without more memory. Raises Unavailable."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + ROOM_PATIENCE_S
+        while self.store.crowded:
+            if loop.time() >= end_s:
+                raise Unavailable("the disk does not keep up with the writes; slow down")
+            await asyncio.sleep(ROOM_POLL_S)
 
     # --- queries
 

@@ -497,6 +497,12 @@ class Store:
         if released:
             self._frames.released(released)
 
+    @property
+    def crowded(self) -> bool:
+        """Rows come faster than flushes and merges take them from memory: writers should wait."""
+        core = self._core
+        return core.index.memtable_bytes >= core.options.crowded_memtable_bytes
+
     # --- house-keeping
 
     async def flush(self) -> None:

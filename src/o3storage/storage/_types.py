@@ -139,6 +139,9 @@ class StoreOptions:
     """... or when this many entries were applied since."""
     flush_memtable_bytes: int = 32 * MIB
     """... or when the index holds this much in memory."""
+    crowded_memtable_bytes: int = 96 * MIB
+    """Writers wait while the index holds this much in memory: flushes and merges do not keep up
+    with them, and memory must not grow (promise P8)."""
     keep_log_bytes: int = 1 * GIB
     """Log kept for a follower that lags, per group; beyond it the follower gets a snapshot."""
     reload_log_bytes: int = 64 * MIB
