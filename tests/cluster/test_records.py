@@ -37,7 +37,7 @@ def run_apply(data: bytes, rows: dict[bytes, bytes] | None = None) -> Outcome:
 
 def carry(flags: int, command: bytes) -> bytes:
     return _records.encode_carry(
-        flags, command, route=ROUTE, session=7, started_ns=9, stream=STREAM
+        flags, command, route=ROUTE, session=7, started_ns=9, stream=STREAM, frames=3
     )
 
 
@@ -64,6 +64,24 @@ def test_open_and_close() -> None:
     assert run_apply(close).released == [], "closed before: nothing is released twice"
     kept = run_apply(_records.encode_close([key], release=False), {key: value})
     assert (kept.rows, kept.released) == ([(key, None)], [])
+
+
+def test_a_carry_says_which_frames_it_names() -> None:
+    found = _records.carried(carry(_records.OPEN_ON_ERROR, b"put"))
+    assert found == _records.Carried(STREAM, 3, True, 7)
+    assert _records.carried(carry(0, b"put")) == _records.Carried(STREAM, 3, False, 7)
+    assert _records.carried(b"put") is None
+    assert _records.carried(_records.encode_close([], release=True)) is None
+    with pytest.raises(ValueError, match="cut short"):
+        _records.carried(carry(0, b"")[:-1])
+
+
+def test_an_entry_of_before_replication_applies_as_it_did() -> None:
+    counted = carry(_records.CLOSE_ON_SUCCESS, b"put")
+    at = counted.index(STREAM) + 16
+    old = counted[:3] + bytes((_records.CLOSE_ON_SUCCESS,)) + counted[4:at] + counted[at + 4 :]
+    assert run_apply(old).rows == run_apply(counted).rows
+    assert _records.carried(old) == _records.Carried(STREAM, 0, False, 7)
 
 
 def test_carry_closes_on_success_and_opens_on_error() -> None:

@@ -65,6 +65,9 @@ class Collector:
         high = bytes((_records.TABLE_OPEN_STREAM + 1,))
         while True:
             try:
+                if not self._scanned and self._node.replication is not None:
+                    # What an earlier run had proposed may not be applied here yet.
+                    await self._node.catch_up()
                 while not self._scanned:
                     low = await self._scan(low, high)
                     self._scanned = not low
@@ -82,9 +85,11 @@ class Collector:
     async def _scan(self, low: bytes, high: bytes) -> bytes:
         """Queue a page of rows of sessions that are over. Where the next page begins, or b""."""
         node = self._node
+        alone = node.replication is None
         rows = await node.store.scan(low, high, SCAN_ROWS)
         for key, value in rows:
-            if _records.unpack_stream_row(key, value).session != node.session:
+            session = _records.unpack_stream_row(key, value).session
+            if session != node.session and (alone or session >> 32 == node.session >> 32):
                 self._rows.append(key)
         return rows[-1][0] + b"\x00" if len(rows) == SCAN_ROWS else b""
 

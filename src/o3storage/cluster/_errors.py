@@ -24,6 +24,10 @@ class StorageFull(ClusterError):
     written."""
 
 
+class LogFull(StorageFull):
+    """There is no space for the log: nothing can be written, deletes neither."""
+
+
 class BodyMissing(ClusterError):
     """The frames of a body are not here: the version that named them was deleted meanwhile."""
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Generator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from o3storage.cluster import _bodies, _records
 from o3storage.cluster._collector import Collector
-from o3storage.cluster._errors import Unavailable
+from o3storage.cluster._errors import ClusterError, Unavailable
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
 from o3storage.cluster._reading import MISS, READ_FAULTS, read_now, read_row
 from o3storage.cluster._replica import Replica
+from o3storage.cluster._replication import Peers, Replication
 from o3storage.cluster._streams import StreamUpload, UploadFrames
 from o3storage.crypto import (
     EpochKeys,
@@ -41,15 +42,28 @@ from o3storage.storage import (
 )
 
 FIRST_EPOCH = 1
-MAX_EPOCH_ROWS = 10_000
-"""Epoch keys read at open: one for every removal of a node; far more than that is a fault."""
 ROOM_PATIENCE_S = 5.0
 """How long a write waits for flushes and merges before it is refused."""
 ROOM_POLL_S = 0.01
+MAX_EPOCH_ROWS = 10_000
+"""Epoch keys read at open: one for every removal of a node; far more than that is a fault."""
+RECORDS_RETRY_S = 0.5
+"""Range 0 was not to be had: its records are looked at again."""
 MAX_MENDS = 16
 """Damaged blocks of the index that an open waits for: it reads a handful of rows."""
 
 T_co = TypeVar("T_co", covariant=True)
+
+
+class Founder(NamedTuple):
+    """A node that is there from a cluster's beginning: its public keys."""
+
+    identity: bytes
+    exchange: bytes
+
+    @property
+    def node(self) -> int:
+        return number_of(self.identity)
 
 
 class Query(Protocol[T_co]):
@@ -75,6 +89,8 @@ class Node:
         jobs: Jobs,
         clock: Clock,
         entropy: Entropy,
+        peers: Peers | None = None,
+        founders: Sequence[Founder] = (),
     ) -> None:
         """Use `open`."""
         self.store = store
@@ -82,8 +98,9 @@ class Node:
         self.clock = clock
         self.entropy = entropy
         self.id = node_id(keys)
-        self.session = int.from_bytes(entropy.random_bytes(8), "big")
-        """Names this run of this node, in the rows of streams that it opens."""
+        run = int.from_bytes(entropy.random_bytes(8), "big")
+        self.session = (self.id & 0xFFFFFFFF) << 32 | run & 0xFFFFFFFF
+        """Names this node and this run of it, in the rows of streams that it opens."""
         self.cluster_id = b""
         self.machine = machine
         self._keys = keys
@@ -92,6 +109,13 @@ class Node:
         self._replicas: dict[int, Replica] = {}
         self._collector = Collector(self)
         self._closing = False
+        self.replication: Replication | None = None
+        """Dealings with other nodes; None for a node that has no network."""
+        if peers is not None:
+            self.replication = Replication(self.id, peers, store, entropy, self._replicas)
+        self._founders = founders or (Founder(keys.identity, keys.exchange),)
+        self._records_task: asyncio.Task[None] | None = None
+        self._records_due = asyncio.Event()
 
     # --- life
 
@@ -105,16 +129,30 @@ class Node:
         jobs: Jobs,
         clock: Clock,
         entropy: Entropy,
+        peers: Peers | None = None,
+        bootstrap: bool = True,
+        founders: Sequence[Founder] = (),
     ) -> Node:
-        """Bring up every group that the store holds; on an empty store, make range 0 and the first
-        key range with this node as their voter. On return everything acknowledged before is
-        applied. Raises Unavailable, StoreError, ValueError (rows or entries nobody wrote),
-        crypto.SealError (the store belongs to another node)."""
+        """Bring up every group that the store holds. On an empty store, unless `bootstrap` is off,
+        make range 0 and the first key range, with the `founders` as their voters (by default this
+        node alone; several must all be opened with the same founders). On return everything that
+        this node acknowledged by itself is applied. `peers`: the way to other nodes; without it
+        this node stays alone. Raises Unavailable, StoreError, ValueError (rows or entries nobody
+        wrote), crypto.SealError (the store belongs to another node)."""
         mends = 0
         while True:
-            node = cls(store, state_machine, keys=keys, jobs=jobs, clock=clock, entropy=entropy)
+            node = cls(
+                store,
+                state_machine,
+                keys=keys,
+                jobs=jobs,
+                clock=clock,
+                entropy=entropy,
+                peers=peers,
+                founders=founders,
+            )
             try:
-                await node._open()
+                await node._open(bootstrap)
                 return node
             except BaseException as error:
                 for replica in node._replicas.values():
@@ -125,25 +163,35 @@ class Node:
             await store.repair_index()
             mends += 1
 
-    async def _open(self) -> None:
+    async def _open(self, bootstrap: bool) -> None:
         groups = (SYSTEM_GROUP, *self._ranges.groups())
         # A crash in the middle of the first start leaves only some: make the others.
         fresh = [group for group in groups if group not in self.store.groups()]
-        if fresh:
+        if fresh and bootstrap:
             await asyncio.gather(*(self._bootstrap(group) for group in fresh))
         for group in groups:
-            self._replicas[group] = await Replica.open(group, self.id, self.store, self.machine)
+            self._replicas[group] = await Replica.open(
+                group, self.id, self.store, self.machine, self.replication
+            )
         for replica in self._replicas.values():
             replica.on_disk_fault = self._disk_failed
-            if not replica.core.configuration.votes(self.id):
+            if self.replication is None and not replica.core.configuration.votes(self.id):
                 raise Unavailable(
                     "this data was written by another node: start with that node's node.keys, or "
                     "with an empty data directory"
                 )
         self.store.on_out_of_service(lambda error: self._disk_failed(str(error)))
         self.store.on_no_space(self._disk_stalled)
+        if self.replication is not None:
+            self._replicas[SYSTEM_GROUP].on_records = self._records_due.set
+            self.replication.start()
         await asyncio.gather(*(replica.start() for replica in self._replicas.values()))
-        await self._open_records()
+        if self.replication is None or self._replicas[SYSTEM_GROUP].core.sole:
+            await self._open_records()
+        if self.replication is not None:
+            self._records_task = asyncio.get_running_loop().create_task(
+                self._follow_records(bootstrap), name="records of range 0"
+            )
         self._collector.start()
 
     def _disk_failed(self, reason: str) -> None:
@@ -158,41 +206,70 @@ class Node:
 
     async def _bootstrap(self, group: int) -> None:
         """The first entry of a group says who votes in it."""
-        members = Configuration((self.id,)).encode()
-        first = Entry(1, 1, EntryKind.CONFIGURATION, members)
-        await self.store.append(group, HardState(1, self.id, 1), [first])
+        voters = tuple(sorted(founder.node for founder in self._founders))
+        first = Entry(1, 1, EntryKind.CONFIGURATION, Configuration(voters).encode())
+        await self.store.append(group, HardState(1, min(voters), 1), [first])
 
     async def _open_records(self) -> None:
-        """The cluster's id, this node's record and the epoch keys: made once, then read."""
+        """The cluster's id, the founders' records and the epoch keys: made once, then read."""
         store = self.store
         kek = EpochKeys.generate(self.entropy)
-        wrapped = wrap_epoch_key(kek, FIRST_EPOCH, self._keys.exchange, self.entropy)
-        record = _records.node_record(
-            self._keys.identity, self._keys.exchange, self.clock.wall_ns(), ""
-        )
-        wanted = [
-            (_records.CLUSTER_ID_KEY, self.entropy.random_bytes(16)),
-            (_records.epoch_key(FIRST_EPOCH, self.id), wrapped),
-            (_records.node_key(self.id), record),
-        ]
+        wanted = [(_records.CLUSTER_ID_KEY, self.entropy.random_bytes(16))]
+        for founder in self._founders:
+            node, exchange = founder.node, founder.exchange
+            wrapped = wrap_epoch_key(kek, FIRST_EPOCH, exchange, self.entropy)
+            record = _records.node_record(founder.identity, exchange, self.clock.wall_ns(), "")
+            wanted.append((_records.epoch_key(FIRST_EPOCH, node), wrapped))
+            wanted.append((_records.node_key(node), record))
         missing = [row for row in wanted if await store.get(row[0]) is None]
         if missing:
             await self._replicas[SYSTEM_GROUP].submit(_records.encode_set(missing))
+        await self._read_records()
+
+    async def _read_records(self) -> None:
+        store = self.store
         self.cluster_id = await store.get(_records.CLUSTER_ID_KEY) or b""
         prefix = _records.epoch_prefix()
         high = prefix[:-1] + bytes((prefix[-1] + 1,))
         for key, value in await store.scan(prefix, high, MAX_EPOCH_ROWS):
             epoch, node = _records.split_epoch_key(key)
-            if node == self.id:
+            if node == self.id and epoch not in self._epochs:
                 self._epochs.unwrap(epoch, value, self._keys.exchange_secret)
+
+    async def _follow_records(self, bootstrap: bool) -> None:
+        """Read the cluster's records whenever range 0 changed them; founders make the first."""
+        while True:
+            self._records_due.clear()
+            try:
+                await self._read_records()
+                if bootstrap and not self.cluster_id:
+                    await self._replicas[SYSTEM_GROUP].barrier()
+                    if await self.store.get(_records.CLUSTER_ID_KEY) is None:
+                        await self._open_records()
+            except (ClusterError, *READ_FAULTS):
+                await asyncio.sleep(RECORDS_RETRY_S)
+                continue
+            await self._records_due.wait()
 
     async def close(self) -> None:
         """Refuse new work, finish what is proposed, stop. The store stays open. Idempotent."""
         if self._closing:
             return
         self._closing = True
+        task, self._records_task = self._records_task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         await self._collector.close()
+        if self.replication is not None:
+            await self.replication.hand_over()
         await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
+        if self.replication is not None:
+            await self.replication.close()
+
+    async def catch_up(self) -> None:
+        """Everything that was committed before the call is applied here. Raises Unavailable."""
+        await asyncio.gather(*(replica.barrier() for replica in self._replicas.values()))
 
     # --- commands
 
@@ -225,6 +302,7 @@ class Node:
                 session=self.session,
                 started_ns=upload.started_ns,
                 stream=ref.stream,
+                frames=_bodies.frame_count(ref),
             )
             upload.submitted = True
             outcome = await self.replica_of(route).submit(data, frames, adds=True)
@@ -256,6 +334,9 @@ class Node:
         replica = self._replicas[self._ranges.group_of(query.route)]
         if not replica.reads_now():
             return Miss.MISS
+        return self._read_memory(query)
+
+    def _read_memory(self, query: Query[T_co]) -> T_co | Miss:
         store = self.store
         generator = query()
         try:
@@ -279,6 +360,11 @@ class Node:
         if answer is not MISS:
             return answer
         await self._replicas[self._ranges.group_of(query.route)].barrier()
+        if self.replication is not None:
+            # The barrier was for the others' sake; the rows may well be in memory.
+            answer = self._read_memory(query)
+            if answer is not MISS:
+                return answer
         snapshot: Snapshot = self.store.snapshot()
         try:
             generator = query()
@@ -297,6 +383,8 @@ class Node:
 
     def new_stream(self, bucket_id: int, key: bytes) -> StreamUpload:
         """A body for (bucket, key), sealed under the newest epoch. Raises EpochKeyMissing."""
+        if not len(self._epochs):
+            raise Unavailable("this node has not received the cluster's keys yet; try again")
         epoch = self._epochs.newest
         route = self.machine.stream_route(bucket_id, key)
         return StreamUpload(self, route, self.clock.wall_ns(), epoch, self._epochs.key(epoch))
@@ -359,4 +447,9 @@ class Node:
 
 def node_id(keys: NodeKeys) -> int:
     """The node's number in its groups: 63 bits of its identity, never 0."""
-    return int.from_bytes(keys.identity[:8], "big") >> 1 or 1
+    return number_of(keys.identity)
+
+
+def number_of(identity: bytes) -> int:
+    """`node_id` by the node's public key."""
+    return int.from_bytes(identity[:8], "big") >> 1 or 1

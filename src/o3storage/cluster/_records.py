@@ -8,8 +8,8 @@ All integers are big-endian.
                                                                   exist already stay as they are
       OPEN     route u16 + bytes, session u64, started_ns u64, stream 16
                                       a body larger than one small frame begins to be stored
-      CARRY    flags u8, route u16 + bytes, session u64, started_ns u64, stream 16, then the state
-               machine's command that names the stream
+      CARRY    flags u8, route u16 + bytes, session u64, started_ns u64, stream 16, [frames u32,]
+               then the state machine's command that names the stream
       CLOSE    release u8, count u16, (row key u16 + bytes)*      streams that were given up
 
 Rows, table 0xFE (one copy, of range 0 unless a group is named):
@@ -28,6 +28,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from o3storage.cluster import _node_records
 from o3storage.cluster._node_records import (
@@ -37,6 +38,7 @@ from o3storage.cluster._node_records import (
     node_key,
     split_epoch_key,
 )
+from o3storage.raft.core import COMMAND, Entry
 from o3storage.runtime.state_machine import Get, Outcome, Read, ReadResult, StateMachine
 
 __all__ = ["CLUSTER_ID_KEY", "epoch_key", "epoch_prefix", "node_key", "split_epoch_key"]
@@ -52,6 +54,8 @@ CLOSE_ON_SUCCESS = 1
 OPEN_ON_ERROR = 2
 """CARRY: the stream has no open row (its only frame rides with the entry); it gets one when the
 command fails, so that the frame is given up like any other."""
+COUNTED = 4
+"""CARRY: the number of the stream's frames follows its id: a replica knows what it lacks."""
 
 TABLE_CLUSTER = 0xFE
 TABLE_OPEN_STREAM = 0xFD
@@ -66,6 +70,17 @@ _STREAM = struct.Struct(">QQ16s")
 _OPEN_VALUE = struct.Struct(">BQQ")
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
+
+
+class Carried(NamedTuple):
+    """Which frames an entry names."""
+
+    stream: bytes
+    frames: int
+    """0: not said (an entry of before there was replication)."""
+    rides: bool
+    """Its only frame travels with the entry."""
+    session: int
 
 
 @dataclass(slots=True)
@@ -117,18 +132,43 @@ def encode_open(route: bytes, session: int, started_ns: int, stream: bytes) -> b
 
 
 def encode_carry(
-    flags: int, command: bytes, *, route: bytes, session: int, started_ns: int, stream: bytes
+    flags: int,
+    command: bytes,
+    *,
+    route: bytes,
+    session: int,
+    started_ns: int,
+    stream: bytes,
+    frames: int,
 ) -> bytes:
     return b"".join(
         (
             b"\xff\x01\x03",
-            bytes((flags,)),
+            bytes((flags | COUNTED,)),
             _U16.pack(len(route)),
             route,
             _STREAM.pack(session, started_ns, stream),
+            _U32.pack(frames),
             command,
         )
     )
+
+
+def carries(entry: Entry) -> bool:
+    """Whether it is a CARRY."""
+    return entry.kind == COMMAND and entry.data[:3] == b"\xff\x01\x03"
+
+
+def carried(data: bytes) -> Carried | None:
+    """The frames that a command entry names, if it is a CARRY. Raises ValueError."""
+    if data[:3] != b"\xff\x01\x03":
+        return None
+    flags = _exactly(data, 3, 1)[0]
+    at = 6 + _u16(data, 4)
+    session, _, stream = _STREAM.unpack(_exactly(data, at, _STREAM.size))
+    at += _STREAM.size
+    frames = int.from_bytes(_exactly(data, at, 4), "big") if flags & COUNTED else 0
+    return Carried(stream, frames, bool(flags & OPEN_ON_ERROR), session)
 
 
 def encode_close(keys: Sequence[bytes], *, release: bool) -> bytes:
@@ -188,7 +228,8 @@ def _apply_carry(machine: StateMachine, data: bytes) -> Apply:
     flags = _exactly(data, 3, 1)[0]
     route, at = _bytes16(data, 4)
     _exactly(data, at, _STREAM.size)
-    outcome = yield from machine.apply(data[at + _STREAM.size :])
+    command = at + _STREAM.size + (4 if flags & COUNTED else 0)
+    outcome = yield from machine.apply(data[command:])
     if outcome.error is None:
         if flags & CLOSE_ON_SUCCESS:
             stream = data[at + _STREAM.size - STREAM_BYTES : at + _STREAM.size]

@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from o3storage.cluster import _records
-from o3storage.cluster._errors import StorageFull, Unavailable
+from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._reading import (
     MISS,
     READ_FAULTS,
@@ -25,6 +25,7 @@ from o3storage.cluster._reading import (
     read_now,
     read_row,
 )
+from o3storage.cluster._team import Batch, Team
 from o3storage.raft.core import (
     COMMAND,
     CONFIGURATION,
@@ -36,6 +37,7 @@ from o3storage.raft.core import (
     Fetch,
     Fetched,
     HardState,
+    Input,
     Message,
     Output,
     Persist,
@@ -61,6 +63,9 @@ from o3storage.storage import (
     StoreFull,
 )
 
+if TYPE_CHECKING:
+    from o3storage.cluster._replication import Replication
+
 APPEND_BYTES = 1 << 20
 """Proposals of one append: what one batch of the log holds."""
 MAX_WAITING = 32_768
@@ -72,10 +77,10 @@ REPLAY_BYTES = 1 << 20
 RETRY_S = 0.5
 """A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
 
+CLOSE_S, CLOSE_TRIES = 1.0, 20
+"""What is proposed to others is waited for so long when the node stops."""
 NO_SPACE = "the disk is full: delete something, or give it more space"
-
-Transport = Callable[[int, Message], None]
-"""Sends a message of a group; sent only to other nodes, so a group of one needs none."""
+OVERTAKEN = "another leader took over; it is not known whether this took effect"
 
 
 class Replica:
@@ -87,7 +92,7 @@ class Replica:
         core: Core,
         store: Store,
         machine: StateMachine,
-        transport: Transport | None = None,
+        replication: Replication | None = None,
     ) -> None:
         """Use `open`."""
         self.on_disk_fault: Callable[[str], None] = self.fail
@@ -100,8 +105,11 @@ class Replica:
         """Why this replica serves nothing any more; empty while it does."""
         self._store = store
         self._machine = machine
-        self._transport = transport
         self._loop = asyncio.get_running_loop()
+        self.team = Team(self, replication) if replication is not None else None
+        """Dealings with the group's other members; None for a node by itself."""
+        self.on_records: Callable[[], None] | None = None
+        """Called when an applied command of the cluster's own wrote rows."""
         # proposals of this turn of the loop
         self._payloads: list[bytes] = []
         self._futures: list[asyncio.Future[Outcome]] = []
@@ -110,6 +118,7 @@ class Replica:
         self._flush_due = False
         self._space_known = False
         self._full = False
+        self._batch: Batch | None = None
         self._token = 0
         # writes and messages under way
         self._writes: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -125,7 +134,8 @@ class Replica:
         self._apply_due = False
         self._task: asyncio.Task[None] | None = None
         self._reads: dict[int, asyncio.Future[int]] = {}
-        self._behind: list[tuple[int, asyncio.Future[None]]] = []
+        self.behind: list[tuple[int, asyncio.Future[None], int]] = []
+        """(index, future, since when in ticks) of who waits until so much is applied."""
 
     # --- opening
 
@@ -136,7 +146,7 @@ class Replica:
         node: int,
         store: Store,
         machine: StateMachine,
-        transport: Transport | None = None,
+        replication: Replication | None = None,
     ) -> Replica:
         """The replica as its log and rows say. It does nothing before `start`.
         Raises StoreError, ValueError (rows or entries nobody wrote)."""
@@ -148,6 +158,7 @@ class Replica:
             configuration_index = int.from_bytes(row[:8], "big")
             configuration = Configuration.decode(row[8:])
         later: list[tuple[int, Configuration]] = []
+        tail: list[Entry] = []
         at = applied + 1
         while at <= state.last_index:
             found = await entries_of(store, group, at, state.last_index, REPLAY_BYTES)
@@ -159,6 +170,8 @@ class Replica:
                 for entry in found
                 if entry.kind == CONFIGURATION
             )
+            if replication is not None:
+                tail.extend(entry for entry in found if _records.carries(entry))
             at = found[-1].index + 1
         core = Core(
             node,
@@ -172,7 +185,10 @@ class Replica:
             later_configurations=later,
             uncertain=state.uncertain,
         )
-        return cls(group, core, store, machine, transport)
+        replica = cls(group, core, store, machine, replication)
+        if replica.team is not None:
+            replica.team.recover(tail)
+        return replica
 
     async def start(self) -> None:
         """Take part. A sole voter leads, and has applied all that was committed, on return.
@@ -194,6 +210,12 @@ class Replica:
         self._flush()
         if self._held:
             self.fail("the disk is full and the node is stopping")
+        if self.team is not None and not self.core.sole:
+            left = CLOSE_TRIES
+            while self._waiting and left and not self.fault:
+                left -= 1
+                await asyncio.sleep(CLOSE_S / CLOSE_TRIES)
+            self.fail("the node is stopping")
         if self._waiting and not self.fault:
             # (Their clients may be gone; what they proposed is finished all the same.)
             with contextlib.suppress(Unavailable):
@@ -216,6 +238,11 @@ class Replica:
         if self.fault:
             raise Unavailable(self.fault)
         adds = adds or bool(frames)
+        core = self.core
+        if core.progress or core.role is not Role.LEADER:
+            if self.team is None:
+                raise Unavailable(f"range {self.group} has no leader just now; try again")
+            return self.team.submit(data, frames, adds=adds)
         if adds and not self._space_known:
             # Asked once for all proposals of a turn of the loop.
             self._space_known = True
@@ -265,7 +292,73 @@ class Replica:
         self._token += 1
         self._carry_out(self.core.step(Propose(self._token, payloads)))
 
+    @property
+    def leads(self) -> bool:
+        """A proposal made now would be appended here."""
+        core = self.core
+        return core.role is Role.LEADER and not core.transfer_target and not self.fault
+
+    def propose(self, batch: Batch) -> tuple[int, int]:
+        """Append a batch at once, as the leader (see `leads`): index of its first entry, term.
+        Raises, and then nothing was appended: StorageFull, DiskFull, Unavailable."""
+        self._flush()
+        if not self.leads:
+            raise Unavailable(self.fault or "another node leads the range")
+        if self._held or self._store.log_full:
+            raise LogFull(NO_SPACE)
+        if any(batch.adds) and self._store.space().full:
+            raise StorageFull(NO_SPACE)
+        if len(self._waiting) + len(batch.payloads) > MAX_WAITING:
+            raise Unavailable("too many writes are waiting for the disk; slow down")
+        self._futures = batch.futures
+        self._frames = batch.frames()
+        self._batch = batch
+        self._token += 1
+        outputs = self.core.step(Propose(self._token, batch.payloads, batch.riding_bytes()))
+        accepted = outputs[0]
+        assert isinstance(accepted, Accepted)
+        self._carry_out(outputs)
+        return accepted.low, accepted.term
+
+    def await_outcomes(
+        self, batch: Batch, low: int, term: int, recent: dict[int, tuple[int, Outcome]]
+    ) -> None:
+        """The batch is in the leader's log from `low` on: its outcomes are what is applied here.
+        `recent`: outcomes of entries that were applied before this was known."""
+        for index, future in enumerate(batch.futures, start=low):
+            found = recent.get(index)
+            if index > self.applied:
+                self._forget(index, Unavailable(OVERTAKEN, uncertain=True))
+                self._waiting[index] = (term, future)
+            elif future.done():
+                continue
+            elif found is not None and found[0] == term:
+                future.set_result(found[1])
+            else:
+                future.set_exception(Unavailable(OVERTAKEN, uncertain=True))
+        if self.team is not None:
+            self.team.wait_for(low, low + len(batch.futures) - 1)
+
+    def forget_waiting(self, low: int, high: int, error: Unavailable) -> None:
+        """Nobody waits for these entries any more."""
+        for index in range(low, high + 1):
+            self._forget(index, error)
+
+    def _forget(self, index: int, error: Unavailable) -> None:
+        waiting = self._waiting.pop(index, None)
+        if waiting is not None and not waiting[1].done():
+            waiting[1].set_exception(error)
+
     # --- what the core says
+
+    def step(self, event: Input) -> None:
+        """One input to the core, and what follows from it."""
+        if not self.fault:
+            self._carry_out(self.core.step(event))
+
+    def next_token(self) -> int:
+        self._token += 1
+        return self._token
 
     def _carry_out(self, outputs: list[Output]) -> None:
         for output in outputs:
@@ -291,11 +384,15 @@ class Replica:
                 if not future.done():
                     future.set_exception(Unavailable(output.reason.value))
         elif isinstance(output, ReadReady):
+            if self.team is not None:
+                self.team.ready(output.tokens, output.index)
             for token in output.tokens:
                 read = self._reads.pop(token, None)
                 if read is not None and not read.done():
                     read.set_result(output.index)
         elif isinstance(output, ReadRefused):
+            if self.team is not None:
+                self.team.refused(output.tokens)
             for token in output.tokens:
                 read = self._reads.pop(token, None)
                 if read is not None and not read.done():
@@ -304,16 +401,21 @@ class Replica:
             self._fetch(output)
         else:
             # Snapshots and dropped entries concern groups with other members.
-            assert isinstance(output, RoleChanged), f"{output} without a transport"
+            assert isinstance(output, RoleChanged), f"{output} in a group of one"
 
     def _accepted(self, output: Accepted) -> None:
         waiting, term = self._waiting, output.term
         futures, self._futures = self._futures, []
         for index, future in enumerate(futures, start=output.low):
             waiting[index] = (term, future)
+        batch, self._batch = self._batch, None
+        if batch is not None and self.team is not None:
+            self.team.accepted(output.low, batch)
 
     def _persist(self, output: Persist) -> None:
         frames, self._frames = self._frames, []
+        if self.team is not None and not frames:
+            frames = self.team.frames_for(output.entries)
         if self._held:
             self._held.append((output, frames))
         else:
@@ -372,22 +474,27 @@ class Replica:
         self._carry_out(self.core.step(Persisted(done)))
 
     def _send(self, message: Message) -> None:
-        assert self._transport is not None, "a group with other members needs a transport"
-        self._transport(self.group, message)
+        assert self.team is not None, "a group with other members needs a network"
+        self.team.send(message)
 
     def _fetch(self, output: Fetch) -> None:
         async def fetch() -> None:
             found = await entries_of(
                 self._store, self.group, output.low, output.high, output.max_bytes
             )
-            self._carry_out(self.core.step(Fetched(output.peer, found, output.hole)))
+            if self.team is not None:
+                found = await self.team.with_frames(found)
+            self.step(Fetched(output.peer, found, output.hole))
 
         self._loop.create_task(fetch(), name=f"fetch entries of range {self.group}")
 
-    def receive(self, message: Message) -> None:
-        """A message of another node's core."""
-        if not self.fault:
-            self._carry_out(self.core.step(message))
+    def receive(self, message: Message, frames: Sequence[SealedFrame] = ()) -> None:
+        """A message of another node's core, with the frames that ride with its entries."""
+        if self.fault or self.team is None:
+            return
+        self.team.before(message, frames)
+        self._carry_out(self.core.step(message))
+        self.team.settle()
 
     # --- applying
 
@@ -450,6 +557,10 @@ class Replica:
             self.on_disk_fault(str(error))
             return False
         self.applied = index
+        if self.team is not None:
+            self.team.applied(index, entry.term, outcome)
+            if self.on_records is not None and outcome.rows and entry.data[:1] == b"\xff":
+                self.on_records()
         waiting = self._waiting.pop(index, None)
         if waiting is not None:
             term, future = waiting
@@ -457,8 +568,8 @@ class Replica:
                 if term == entry.term:
                     future.set_result(outcome)
                 else:
-                    future.set_exception(Unavailable("another leader took over"))
-        if self._behind:
+                    future.set_exception(Unavailable(OVERTAKEN, uncertain=True))
+        if self.behind:
             self._wake_behind()
         return True
 
@@ -565,6 +676,9 @@ class Replica:
             return
         if self.fault:
             raise Unavailable(self.fault)
+        if self.team is not None:
+            await self.barrier_applied(await self.team.read_index())
+            return
         self._token += 1
         future: asyncio.Future[int] = self._loop.create_future()
         self._reads[self._token] = future
@@ -578,17 +692,27 @@ class Replica:
         if self.fault:
             raise Unavailable(self.fault)
         future: asyncio.Future[None] = self._loop.create_future()
-        self._behind.append((index, future))
+        self.behind.append((index, future, self.team.now if self.team is not None else 0))
         await future
 
     def _wake_behind(self) -> None:
         still = []
-        for index, future in self._behind:
+        for index, future, since in self.behind:
             if index > self.applied:
-                still.append((index, future))
+                still.append((index, future, since))
             elif not future.done():
                 future.set_result(None)
-        self._behind = still
+        self.behind = still
+
+    def expire_behind(self, before: int, reason: str) -> None:
+        """Who has waited since before that tick is told why."""
+        still = []
+        for index, future, since in self.behind:
+            if since >= before:
+                still.append((index, future, since))
+            elif not future.done():
+                future.set_exception(Unavailable(reason))
+        self.behind = still
 
     # --- faults
 
@@ -607,9 +731,11 @@ class Replica:
             if not future.done():
                 future.set_exception(Unavailable(reason, uncertain=True))
         futures, self._futures, self._payloads = self._futures, [], []
-        behind, self._behind = self._behind, []
+        behind, self.behind = self.behind, []
         reads, self._reads = self._reads, {}
-        refused: list[asyncio.Future[Any]] = [*futures, *(f for _, f in behind), *reads.values()]
+        refused: list[asyncio.Future[Any]] = [*futures, *(b[1] for b in behind), *reads.values()]
+        if self.team is not None:
+            self.team.fail(reason)
         for refusal in refused:
             if not refusal.done():
                 refusal.set_exception(Unavailable(reason))
@@ -622,8 +748,8 @@ class Replica:
         for future in waiting:
             if not future.done():
                 future.set_exception(Unavailable(reason, uncertain=True))
-        behind, self._behind = self._behind, []
-        for _, reader in behind:
+        behind, self.behind = self.behind, []
+        for _, reader, _ in behind:
             if not reader.done():
                 reader.set_exception(Unavailable(reason))
 

@@ -149,6 +149,14 @@ class Frames:
                 return found[::-1]
             low = rows[-1][0] + b"\0"
 
+    def held_now(self, stream: bytes) -> int | None:
+        """Frames of the stream that are placed, or None: the disk must be asked, or runs are many.
+        """
+        rows = self.core.index.scan_now(*placement_bounds(stream), RUNS_PER_STEP)
+        if rows is Miss.MISS or len(rows) == RUNS_PER_STEP:
+            return None
+        return sum([decode_run(value).frames for _, value in rows])
+
     # --- pins and release
 
     def pin(self, stream: bytes) -> None:

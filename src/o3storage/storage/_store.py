@@ -383,6 +383,12 @@ class Store:
         """(first frame, count) runs held here, ascending; for repair."""
         return [(first, run.frames) for first, run in await self._frames.runs(stream)]
 
+    def frames_held_now(self, stream: bytes) -> int | None:
+        """How many frames of the stream are placed here; None if the disk must be asked.
+        What is placed is durable once any append that is made after this call is. Raises BadBlock.
+        """
+        return self._frames.held_now(stream)
+
     def pin(self, stream: bytes) -> None:
         """Frames of the stream stay readable until `unpin`. Counted; a restart drops pins."""
         self._frames.pin(stream)

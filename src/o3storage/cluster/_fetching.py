@@ -1,0 +1,245 @@
+"""Frames that a replica lacks, fetched from those who hold them.
+
+    request  group u32, index u64, stream 16, first u32, count u16
+    answer   status u8 (0 frames follow, 1 none here, 2 superseded), then for each frame:
+             number u32, size u32 of the plaintext, sealed
+
+All integers are big-endian. What is fetched is ciphertext whose BLAKE3 the holder checked; it is
+stored again under a record, and a placement, of this node's own.
+
+Invariant: frames count as here only when their placement is synced in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from typing import TYPE_CHECKING
+
+from o3storage.cluster import _kinds
+from o3storage.cluster._errors import ClusterError
+from o3storage.cluster._reading import READ_FAULTS
+from o3storage.cluster._wire import Lane
+from o3storage.raft.core import NOBODY
+from o3storage.storage import (
+    FRAME_PLAIN_BYTES,
+    SEAL_TAG_BYTES,
+    FrameMissing,
+    SealedFrame,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from o3storage.cluster._replication import Replication
+    from o3storage.cluster._team import Team, Wanted
+
+WORKERS = 4
+"""Streams fetched at a time: they hide each other's round trips."""
+ANSWER_BYTES = 1 << 20
+"""Frames in one answer."""
+CALL_S = 10.0
+"""One answer at a slow link's speed."""
+RETRY_S = 0.25
+"""Nobody had the frames, or the disk is full: looked at again after this, and longer each time."""
+MAX_RETRY_S = 5.0
+
+_REQUEST = struct.Struct(">IQ16sIH")
+_FRAME = struct.Struct(">II")
+
+FRAMES_FOLLOW, NONE_HERE, SUPERSEDED = 0, 1, 2
+
+
+class Fetcher:
+    """`want` frames; the team that wants them is told when they are here."""
+
+    def __init__(self, node: Replication) -> None:
+        self.fetched_frames = 0
+        """Frames that were fetched and stored since the start."""
+        self._node = node
+        self._queue: deque[tuple[Team, int, Wanted]] = deque()
+        self._wake: deque[asyncio.Future[None]] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in range(WORKERS):
+            self._tasks.append(loop.create_task(self._work(), name=f"fetch frames {number}"))
+
+    async def close(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def want(self, team: Team, index: int, wanted: Wanted) -> None:
+        self._queue.append((team, index, wanted))
+        while self._wake:
+            waiter = self._wake.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    # --- the one who lacks them
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._queue:
+                waiter: asyncio.Future[None] = loop.create_future()
+                self._wake.append(waiter)
+                await waiter
+            team, index, wanted = self._queue.popleft()
+            pause_s = RETRY_S
+            while team.wants(index, wanted):
+                if await self._fetch(team, index, wanted):
+                    team.fetched(index, wanted)
+                    break
+                if self._queue:
+                    # Others may have more luck; this one comes again.
+                    self._queue.append((team, index, wanted))
+                    await asyncio.sleep(RETRY_S / WORKERS)
+                    break
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_RETRY_S)
+
+    async def _fetch(self, team: Team, index: int, wanted: Wanted) -> bool:
+        """Whether they are all here now, or superseded."""
+        try:
+            missing = await self.missing(wanted.stream, wanted.frames)
+            if not missing:
+                return True
+            for node in team.holders(wanted.session):
+                superseded = await self._fetch_from(node, team.group, index, wanted, missing)
+                if superseded:
+                    return True
+                missing = await self.missing(wanted.stream, wanted.frames)
+                if not missing:
+                    return True
+        except READ_FAULTS:
+            return False
+        return False
+
+    async def missing(self, stream: bytes, frames: int) -> list[tuple[int, int]]:
+        """(first, count) of what is not placed here, ascending. Raises StoreError, BadBlock."""
+        gaps: list[tuple[int, int]] = []
+        at = 0
+        for first, count in await self._node.store.stream_frames(stream):
+            if first > at:
+                gaps.append((at, first - at))
+            at = max(at, first + count)
+        if at < frames:
+            gaps.append((at, frames - at))
+        return gaps
+
+    async def _fetch_from(
+        self, node: int, group: int, index: int, wanted: Wanted, missing: list[tuple[int, int]]
+    ) -> bool:
+        """Store what that node has of the missing frames. True: nobody needs them any more."""
+        writer = None
+        try:
+            for first, count in missing:
+                at, end = first, first + count
+                while at < end:
+                    request = _REQUEST.pack(group, index, wanted.stream, at, min(end - at, 0xFFFF))
+                    answer = await self._call(node, request)
+                    if answer[:1] == bytes((SUPERSEDED,)):
+                        return True
+                    frames = decode_frames(wanted, answer, at)
+                    if not frames:
+                        break
+                    if writer is None:
+                        writer = self._node.store.open_stream(wanted.stream)
+                    for frame in frames:
+                        await writer.write(frame)
+                    at += len(frames)
+                    self.fetched_frames += len(frames)
+            if writer is not None:
+                await writer.sync()
+        except (ClusterError, StoreError, ValueError):
+            return False
+        finally:
+            if writer is not None:
+                writer.discard()
+        return False
+
+    async def _call(self, node: int, request: bytes) -> bytes:
+        return await self._node.peers.call(
+            node, _kinds.FRAMES, request, timeout_s=CALL_S, lane=Lane.BULK
+        )
+
+    # --- the one who has them
+
+    async def serve(self, _: int, body: memoryview) -> bytes:
+        """Answer a request."""
+        if len(body) != _REQUEST.size:
+            raise ValueError("a request for frames of the wrong size")
+        group, index, stream, first, count = _REQUEST.unpack(body)
+        store = self._node.store
+        parts: list[bytes | memoryview] = [bytes((FRAMES_FOLLOW,))]
+        size = 0
+        for number in range(first, first + count):
+            try:
+                data = store.read_frame_now(stream, number)
+                if data is None:
+                    data = await store.read_frame(stream, number)
+            except FrameMissing:
+                if number > first:
+                    break
+                return bytes((self._why_missing(group, index, stream),))
+            except READ_FAULTS:
+                if number > first:
+                    break
+                return bytes((NONE_HERE,))
+            parts.append(_FRAME.pack(number, len(data) - SEAL_TAG_BYTES))
+            parts.append(bytes(data))
+            size += len(data)
+            if size >= ANSWER_BYTES - FRAME_PLAIN_BYTES:
+                break
+        return b"".join(parts)
+
+    def _why_missing(self, group: int, index: int, stream: bytes) -> int:
+        """What is applied here, is complete, and has no frames: they were released again."""
+        replica = self._node.replicas.get(group)
+        if replica is None or replica.team is None or replica.applied < index:
+            return NONE_HERE
+        team = replica.team
+        if not team.complete or any(w.stream == stream for w in team.debt.values()):
+            return NONE_HERE
+        return SUPERSEDED
+
+
+def decode_frames(wanted: Wanted, answer: bytes, first: int) -> list[SealedFrame]:
+    """Frames `first`, first + 1, ... of an answer. Raises ValueError."""
+    if not answer:
+        raise ValueError("an empty answer")
+    if answer[0] != FRAMES_FOLLOW:
+        return []
+    frames: list[SealedFrame] = []
+    at = 1
+    while at < len(answer):
+        if at + _FRAME.size > len(answer):
+            raise ValueError("a frame is cut short")
+        number, plain = _FRAME.unpack_from(answer, at)
+        at += _FRAME.size
+        data = answer[at : at + plain + SEAL_TAG_BYTES]
+        at += len(data)
+        if (
+            len(data) != plain + SEAL_TAG_BYTES
+            or not 0 < plain <= FRAME_PLAIN_BYTES
+            or number != first + len(frames)
+            or number >= wanted.frames
+        ):
+            raise ValueError("a frame that nobody wrote")
+        last = number == wanted.frames - 1
+        frames.append(SealedFrame(wanted.stream, number, last, plain, data))
+    return frames
+
+
+def in_order(first: list[int], rest: list[int], me: int) -> list[int]:
+    """Nodes to ask, each once, without this one and nobody."""
+    found: dict[int, None] = {}
+    for node in (*first, *rest):
+        if node not in (NOBODY, me):
+            found[node] = None
+    return list(found)

@@ -1,0 +1,228 @@
+"""Replication on one node: one timer for all its groups, messages in and out by group, and the
+calls that nodes make to each other for proposals and frames.
+
+A node without peers has no `Replication`; nothing here runs for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from o3storage.cluster import _kinds
+from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
+from o3storage.cluster._fetching import Fetcher
+from o3storage.cluster._forwarding import Answer, Status, decode_batch, encode_answer
+from o3storage.cluster._reading import READ_FAULTS
+from o3storage.cluster._team import Batch, small_frame
+from o3storage.raft.core import NOBODY, Message, PeerLost, TransferLeadership
+from o3storage.runtime.clock import Entropy
+from o3storage.runtime.disk import Buffer
+from o3storage.storage import SealedFrame, Store
+
+if TYPE_CHECKING:
+    from o3storage.cluster._replica import Replica
+
+TICK_S = 0.1
+"""Unit of time of the groups: a heartbeat every 2, an election after 10 to 20 without one. Stalls
+of the loop stay far below, and a lost leader is replaced within 2 s."""
+HAND_OVER_S, HAND_OVER_LOOKS = 0.5, 50
+"""A node that stops hands its leaderships over so quickly, or the others elect."""
+RIDING_BYTES = 16 << 20
+"""Small frames kept in memory for followers of all groups; older ones are read again."""
+
+
+class Peers(Protocol):
+    """What replication needs of `_peers.Peers`."""
+
+    on_message: Callable[[int, int, Message, list[SealedFrame]], None]
+    on_up: Callable[[int], None]
+    on_down: Callable[[int], None]
+
+    def send(
+        self, node: int, group: int, message: Message, frames: Sequence[SealedFrame] = ()
+    ) -> None: ...
+
+    async def call(
+        self, node: int, kind: int, payload: Buffer, *, timeout_s: float, lane: Any = ...
+    ) -> bytes: ...
+
+    def serve(
+        self,
+        kind: int,
+        handler: Callable[[int, memoryview], Awaitable[bytes]],
+        *,
+        guests: bool = False,
+    ) -> None: ...
+
+    def is_up(self, node: int) -> bool: ...
+
+
+class RidingFrames:
+    """Small frames of late entries, by stream; the oldest go first."""
+
+    __slots__ = ("_bytes", "_frames")
+
+    def __init__(self) -> None:
+        self._frames: dict[bytes, SealedFrame] = {}
+        self._bytes = 0
+
+    def get(self, stream: bytes) -> SealedFrame | None:
+        return self._frames.get(stream)
+
+    def put(self, frame: SealedFrame) -> None:
+        frames = self._frames
+        if frame.stream in frames:
+            return
+        frames[frame.stream] = frame
+        self._bytes += len(frame.data)
+        while self._bytes > RIDING_BYTES:
+            oldest = next(iter(frames))
+            self._bytes -= len(frames.pop(oldest).data)
+
+
+class Replication:
+    """One node's side. `start` once the replicas are open."""
+
+    def __init__(
+        self,
+        node: int,
+        peers: Peers,
+        store: Store,
+        entropy: Entropy,
+        replicas: dict[int, Replica],
+    ) -> None:
+        """`replicas` by group: the node's own table, which may grow."""
+        self.id = node
+        self.peers = peers
+        self.store = store
+        self.riding = RidingFrames()
+        self.fetcher = Fetcher(self)
+        self.replicas = replicas
+        self.up_listeners: list[Callable[[int], None]] = []
+        self.down_listeners: list[Callable[[int], None]] = []
+        self._entropy = entropy
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        self.peers.serve(_kinds.PROPOSE, self._serve_propose)
+        self.peers.serve(_kinds.FRAMES, self.fetcher.serve)
+        self.peers.on_message = self._on_message
+        self.peers.on_up = self._on_up
+        self.peers.on_down = self._on_down
+        self.fetcher.start()
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+
+    async def hand_over(self) -> None:
+        """Before a stop: others lead what this node leads, if they can within HAND_OVER_S."""
+        leading = [r for r in self.replicas.values() if r.leads and r.core.progress]
+        for replica in leading:
+            target = best_successor(replica)
+            if target != NOBODY:
+                replica.step(TransferLeadership(target))
+        for _ in range(HAND_OVER_LOOKS):
+            if not any(replica.core.transfer_target for replica in leading):
+                return
+            await asyncio.sleep(HAND_OVER_S / HAND_OVER_LOOKS)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.fetcher.close()
+        for replica in list(self.replicas.values()):
+            if replica.team is not None:
+                await replica.team.close()
+
+    # --- time and messages
+
+    def _tick(self) -> None:
+        if self._closed:
+            return
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+        for replica in list(self.replicas.values()):
+            team = replica.team
+            if team is not None and not team.idle and not replica.fault:
+                team.tick(self._entropy.uniform(0.0, 1.0))
+
+    def _on_message(
+        self, node: int, group: int, message: Message, frames: list[SealedFrame]
+    ) -> None:
+        if self._closed or message.sender != node or message.to != self.id:
+            return
+        replica = self.replicas.get(group)
+        if replica is None:
+            return
+        try:
+            replica.receive(message, frames)
+        except (ValueError, AssertionError) as error:
+            # What no correct node sends: rather than go on from a state that cannot be, stop.
+            replica.fail(f"range {group} stopped at a message of node {node:016x}: {error!r}")
+
+    def _on_up(self, node: int) -> None:
+        for listener in self.up_listeners:
+            listener(node)
+
+    def _on_down(self, node: int) -> None:
+        for replica in list(self.replicas.values()):
+            if replica.team is not None:
+                replica.step(PeerLost(node))
+        for listener in self.down_listeners:
+            listener(node)
+
+    # --- proposals
+
+    async def propose_to(self, leader: int, payload: bytes, timeout_s: float) -> bytes:
+        return await self.peers.call(leader, _kinds.PROPOSE, payload, timeout_s=timeout_s)
+
+    async def _serve_propose(self, _: int, body: memoryview) -> bytes:
+        group, payloads, framed, adds = decode_batch(body)
+        replica = self.replicas.get(group)
+        if replica is None or self._closed or not replica.leads:
+            return encode_answer(Answer(Status.NOT_LEADER))
+        try:
+            low, term = replica.propose(Batch(payloads, list(framed), adds))
+        except LogFull as error:
+            return encode_answer(Answer(Status.CRAMPED, text=str(error)))
+        except StorageFull as error:
+            return encode_answer(Answer(Status.FULL, text=str(error)))
+        except Unavailable as error:
+            return encode_answer(Answer(Status.BUSY, text=error.reason))
+        return encode_answer(Answer(Status.TAKEN, low, term))
+
+    # --- frames
+
+    def holds_now(self, stream: bytes, frames: int) -> bool:
+        """All frames of the stream are placed here, as far as memory says."""
+        try:
+            return (self.store.frames_held_now(stream) or 0) >= frames
+        except READ_FAULTS:
+            return False
+
+    def read_riding_now(self, stream: bytes) -> SealedFrame | None:
+        """The only frame of a small stream, if it needs no disk I/O."""
+        try:
+            data = self.store.read_frame_now(stream, 0)
+        except READ_FAULTS:
+            return None
+        return small_frame(stream, bytes(data)) if data is not None else None
+
+    async def read_riding(self, stream: bytes) -> SealedFrame | None:
+        try:
+            return small_frame(stream, bytes(await self.store.read_frame(stream, 0)))
+        except READ_FAULTS:
+            return None
+
+
+def best_successor(replica: Replica) -> int:
+    """The voter that is furthest, or NOBODY."""
+    core = replica.core
+    able = [
+        (progress.match, -node)
+        for node, progress in core.progress.items()
+        if core.configuration.votes(node) and progress.active and not progress.uncertain
+    ]
+    return -max(able)[1] if able else NOBODY

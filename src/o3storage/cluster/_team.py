@@ -1,0 +1,599 @@
+"""What one replica of several does with the others: messages and the frames that ride with them,
+proposals handed to the leader, shared rounds of reads, time, and what it lacks of bodies.
+
+A group without other nodes has none of this (`Replica.team` is None) and runs no timer.
+
+Invariants
+- A batch that may have been appended anywhere is never proposed again.
+- The core knows of every entry in its log whose frames are not durable here before it answers the
+  append that brought the entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from o3storage.cluster import _records
+from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavailable
+from o3storage.cluster._fetching import in_order
+from o3storage.cluster._forwarding import Answer, Status, decode_answer, encode_batch
+from o3storage.cluster._peer_types import Code, PeerError
+from o3storage.raft.core import (
+    COMMAND,
+    NOBODY,
+    Append,
+    DataGap,
+    Entry,
+    Message,
+    ReadIndex,
+    Role,
+    Tick,
+)
+from o3storage.runtime.state_machine import Outcome
+from o3storage.storage import SEAL_TAG_BYTES, SealedFrame
+
+if TYPE_CHECKING:
+    from o3storage.cluster._replica import Replica
+    from o3storage.cluster._replication import Replication
+
+REFUSE_S = 4.5
+"""A write or read that finds no leader waits so long, then it is refused: a client gets its 503
+within 5 s."""
+RETRY_S = 0.05
+"""A leader is looked for again so often."""
+REFUSE_TICKS = 45
+"""REFUSE_S in ticks of the node (`_replication.TICK_S`)."""
+STUCK_TICKS = 300
+"""What waits for its entry in a group that does have a leader is given up after so long."""
+ASK_AGAIN_TICKS = 5
+"""A question for a read index that got no answer was lost on its way: it is asked again."""
+MESSAGE_BYTES = 1 << 20
+"""Entries and frames of one Append on the wire; a larger one is sent as several."""
+MAX_FORWARDING = 32_768
+"""Proposals under way to the leader, as many as a leader lets wait."""
+MAX_BATCH = 4096
+"""Proposals of one batch: a few milliseconds of work in one turn of the loop."""
+RECENT_OUTCOMES = 4096
+"""Outcomes remembered while the leader's answers are on their way: an entry may be applied here
+before this node hears that it was its own."""
+NOTHING_WAS_DONE = (Code.UNKNOWN_KIND, Code.NOT_ALLOWED, Code.BUSY)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Proposals that are appended together, or not at all."""
+
+    payloads: list[bytes]
+    framed: list[tuple[int, Sequence[SealedFrame]]] = field(default_factory=list)
+    """(number of a payload, the small frames that ride with it)."""
+    adds: list[bool] = field(default_factory=list)
+    """Which of them a full disk refuses."""
+    futures: list[asyncio.Future[Outcome]] = field(default_factory=list)
+    """One for each payload, or none: another node waits for them."""
+
+    def riding_bytes(self) -> list[int] | None:
+        if not self.framed:
+            return None
+        sizes = [0] * len(self.payloads)
+        for number, frames in self.framed:
+            sizes[number] = sum([len(frame.data) for frame in frames])
+        return sizes
+
+    def frames(self) -> list[SealedFrame]:
+        return [frame for _, frames in self.framed for frame in frames]
+
+    def fail(self, error: ClusterError) -> None:
+        for future in self.futures:
+            if not future.done():
+                future.set_exception(error)
+
+    def refuse_adding(self, error: ClusterError) -> None:
+        """The disk is full: only what frees space stays in the batch (nothing of it has frames)."""
+        for future, adds in zip(self.futures, self.adds, strict=True):
+            if adds and not future.done():
+                future.set_exception(error)
+        keep = [number for number, adds in enumerate(self.adds) if not adds]
+        self.payloads = [self.payloads[number] for number in keep]
+        self.futures = [self.futures[number] for number in keep]
+        self.adds = [False] * len(keep)
+        self.framed = []
+
+
+class Wanted(NamedTuple):
+    """Frames that an entry names and that are not all here."""
+
+    stream: bytes
+    frames: int
+    session: int
+
+
+class Team:
+    """One replica's dealings with the other members of its group."""
+
+    def __init__(self, replica: Replica, node: Replication) -> None:
+        self.gaps: dict[int, Wanted] = {}
+        """Entries above the commit index whose frames are not durable here, ascending."""
+        self.debt: dict[int, Wanted] = {}
+        """Committed entries whose frames are missing: repair debt."""
+        self.complete = True
+        """All that is applied here was looked through for missing frames."""
+        self._replica = replica
+        self._node = node
+        self._core = replica.core
+        self._loop = asyncio.get_running_loop()
+        self._told = (0, 0)
+        self._arrived: dict[bytes, SealedFrame] = {}
+        self._now = 0
+        self._lost_ticks = 0
+        # proposals
+        self._batch = Batch([])
+        """Of this turn of the loop."""
+        self._batch_bytes = 0
+        self.forwarding = 0
+        """Proposals on their way to the leader."""
+        self._recent: dict[int, tuple[int, Outcome]] = {}
+        self._deadlines: deque[tuple[int, int, int]] = deque()
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        # reads
+        self._asked: list[tuple[int, asyncio.Future[int]]] = []
+        self._gathered: list[tuple[int, asyncio.Future[int]]] = []
+        self._token = 0
+        self._asked_at = 0
+        self._ask_due = False
+
+    # --- time
+
+    def tick(self, sample: float) -> None:
+        core = self._core
+        self._now += 1
+        self._replica.step(Tick(sample))
+        self.settle()
+        self._lost_ticks = 0 if core.leader != NOBODY else self._lost_ticks + 1
+        if self._deadlines and self._now >= self._deadlines[0][0]:
+            self._expire_waiting()
+        if self._asked or self._gathered:
+            self._tend_reads()
+        if self._replica.behind:
+            limit = REFUSE_TICKS if self._lost_ticks else STUCK_TICKS
+            self._replica.expire_behind(self._now - limit, self.why())
+
+    @property
+    def now(self) -> int:
+        """Ticks since the start."""
+        return self._now
+
+    @property
+    def idle(self) -> bool:
+        """A tick would do nothing: the group is quiescent and nobody waits."""
+        return (
+            self._core.quiescent
+            and not self._deadlines
+            and not self._asked
+            and not self._gathered
+            and not self._replica.behind
+        )
+
+    @property
+    def group(self) -> int:
+        return self._replica.group
+
+    def holders(self, session: int) -> list[int]:
+        """Who may have the frames of a stream: the leader, the stream's coordinator (whose id its
+        `session` tells), the other members."""
+        core = self._core
+        members = core.configuration.members()
+        coordinator = [node for node in members if node & 0xFFFFFFFF == session >> 32]
+        first = [core.leader, *coordinator]
+        return in_order(first, list(members), core.id)
+
+    def why(self) -> str:
+        """Why nothing goes on here; for the client and the operator."""
+        core = self._core
+        voters = core.configuration.voters
+        up = sum([v == core.id or self._node.peers.is_up(v) for v in voters])
+        group = self._replica.group
+        if not voters:
+            return f"this node has not received range {group} yet; try again"
+        if up * 2 <= len(voters):
+            return (
+                f"only {up} of {len(voters)} replicas of range {group} can be reached from this "
+                "node, which is no majority; it goes on by itself when more of them can be"
+            )
+        return f"range {group} has no leader just now; try again"
+
+    # --- messages
+
+    def send(self, message: Message) -> None:
+        peers, group = self._node.peers, self._replica.group
+        if type(message) is Append and message.entries:
+            for part, frames in self._parts(message):
+                peers.send(part.to, group, part, frames)
+        else:
+            peers.send(message.to, group, message)
+
+    def _parts(self, message: Append) -> Iterator[tuple[Append, list[SealedFrame]]]:
+        """The message with its frames, cut into several where it would be too large."""
+        frames: list[SealedFrame] = []
+        entries: list[Entry] = []
+        size = 0
+        prev_index, prev_term = message.prev_index, message.prev_term
+        for entry in message.entries:
+            if entry.riding_bytes:
+                frame = self._riding(entry)
+                if frame is not None:
+                    frames.append(frame)
+            entries.append(entry)
+            size += len(entry.data) + entry.riding_bytes
+            if size >= MESSAGE_BYTES:
+                yield self._part(message, prev_index, prev_term, entries), frames
+                prev_index, prev_term = entry.index, entry.term
+                entries, frames, size = [], [], 0
+        if entries:
+            yield self._part(message, prev_index, prev_term, entries), frames
+
+    @staticmethod
+    def _part(message: Append, prev_index: int, prev_term: int, entries: list[Entry]) -> Append:
+        if len(entries) == len(message.entries):
+            return message
+        return Append(
+            message.sender,
+            message.to,
+            message.term,
+            prev_index,
+            prev_term,
+            entries,
+            message.commit,
+            message.round,
+        )
+
+    def _riding(self, entry: Entry) -> SealedFrame | None:
+        """The small frame of an entry, if it is at hand; else the receiver fetches it."""
+        carried = _records.carried(entry.data)
+        if carried is None:
+            return None
+        frame = self._node.riding.get(carried.stream)
+        return frame if frame is not None else self._node.read_riding_now(carried.stream)
+
+    def before(self, message: Message, frames: Sequence[SealedFrame]) -> None:
+        """Before the core takes a message: what it brings, and what it leaves missing here."""
+        core, log = self._core, self._core.log
+        self._arrived = {}
+        if type(message) is not Append or not message.entries or message.term < core.term:
+            return
+        restoring = core.incoming is not None and core.incoming.restoring
+        known = min(core.commit, log.ceiling)
+        agrees = message.prev_index < known or log.term(message.prev_index) == message.prev_term
+        if restoring or core.retired or not agrees:
+            return
+        self._arrived = {frame.stream: frame for frame in frames}
+        for entry in message.entries:
+            if entry.index > known and log.term(entry.index) != entry.term:
+                self._note(entry)
+        self._tell()
+
+    def _note(self, entry: Entry) -> None:
+        """An entry that comes into the log: are its frames here?"""
+        index = entry.index
+        self.gaps.pop(index, None)
+        carried = _records.carried(entry.data) if entry.kind == COMMAND else None
+        if carried is None or not carried.frames:
+            return
+        frame = self._arrived.get(carried.stream)
+        if frame is not None and carried.rides and frame.number == 0:
+            entry.riding_bytes = len(frame.data)
+        elif not self._node.holds_now(carried.stream, carried.frames):
+            wanted = Wanted(carried.stream, carried.frames, carried.session)
+            self.gaps[index] = wanted
+            self._node.fetcher.want(self, index, wanted)
+
+    def frames_for(self, entries: Sequence[Entry]) -> list[SealedFrame]:
+        """What the message that is being taken brought for these entries."""
+        arrived = self._arrived
+        found: list[SealedFrame] = []
+        if arrived:
+            for entry in entries:
+                if entry.riding_bytes:
+                    carried = _records.carried(entry.data)
+                    frame = arrived.pop(carried.stream, None) if carried is not None else None
+                    if frame is not None:
+                        found.append(frame)
+        return found
+
+    def settle(self) -> None:
+        """After a step: entries that were cut away, or committed, count differently."""
+        if not self.gaps and not self.debt and self._told == (0, 0):
+            return
+        core = self._core
+        while self.gaps:
+            last = next(reversed(self.gaps))
+            if last <= core.log.last:
+                break
+            del self.gaps[last]
+        while self.gaps:
+            first = next(iter(self.gaps))
+            if first > core.commit:
+                break
+            self.debt[first] = self.gaps.pop(first)
+        self._tell()
+
+    def _tell(self) -> None:
+        told = (next(iter(self.gaps), 0), len(self.debt) + (not self.complete))
+        if told != self._told:
+            self._told = told
+            self._replica.step(DataGap(*told))
+
+    def fetched(self, index: int, wanted: Wanted) -> None:
+        """Those frames are durable here now, or nobody needs them any more."""
+        for missing in (self.gaps, self.debt):
+            if missing.get(index) == wanted:
+                del missing[index]
+        self.settle()
+
+    def wants(self, index: int, wanted: Wanted) -> bool:
+        return self.gaps.get(index) == wanted or self.debt.get(index) == wanted
+
+    def recover(self, entries: Sequence[Entry]) -> None:
+        """Entries of the log above what is applied, at the start."""
+        for entry in entries:
+            self._note(entry)
+
+    async def with_frames(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Entries read back from the log for a follower; their small frames are at hand on
+        return, as far as they are still here."""
+        found = []
+        for entry in entries:
+            riding_bytes = 0
+            carried = _records.carried(entry.data) if _records.carries(entry) else None
+            if carried is not None and carried.rides:
+                frame = self._node.riding.get(carried.stream)
+                if frame is None:
+                    frame = self._node.read_riding_now(carried.stream)
+                if frame is None:
+                    frame = await self._node.read_riding(carried.stream)
+                if frame is not None:
+                    self._node.riding.put(frame)
+                    riding_bytes = len(frame.data)
+            found.append(Entry(entry.index, entry.term, entry.kind, entry.data, riding_bytes))
+        return found
+
+    # --- proposals
+
+    def submit(
+        self, data: bytes, frames: Sequence[SealedFrame], *, adds: bool
+    ) -> asyncio.Future[Outcome]:
+        """As `Replica.submit`, wherever the leader is."""
+        batch = self._batch
+        if self.forwarding + len(batch.payloads) >= MAX_FORWARDING:
+            raise Unavailable("too many writes are waiting for the range's leader; slow down")
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        if not batch.payloads:
+            self._loop.call_soon(self._flush, batch)
+        if frames:
+            batch.framed.append((len(batch.payloads), frames))
+        batch.payloads.append(data)
+        batch.adds.append(adds)
+        batch.futures.append(future)
+        self._batch_bytes += len(data) + sum([len(frame.data) for frame in frames])
+        if self._batch_bytes >= MESSAGE_BYTES or len(batch.payloads) >= MAX_BATCH:
+            self._flush(batch)
+        return future
+
+    def _flush(self, batch: Batch) -> None:
+        if batch is not self._batch:
+            return  # it grew large and went before
+        self._batch = Batch([])
+        self._batch_bytes = 0
+        if not self._replica.leads:
+            self.forward(batch)
+            return
+        try:
+            self._replica.propose(batch)
+        except LogFull as error:
+            batch.fail(error)
+        except StorageFull as error:
+            batch.refuse_adding(error)
+            if batch.payloads:
+                self._batch = batch
+                self._flush(batch)
+        except ClusterError as error:
+            batch.fail(error)
+
+    def accepted(self, low: int, batch: Batch) -> None:
+        """This node leads, and its log holds the batch from `low` on."""
+        riding: dict[int, None] = {}
+        for number, frames in batch.framed:
+            riding[number] = None
+            for frame in frames:
+                self._node.riding.put(frame)
+        for number, data in enumerate(batch.payloads):
+            if number not in riding and data[:1] == b"\xff":
+                self._note(Entry(low + number, self._core.term, COMMAND, data))
+        if batch.futures:
+            self.wait_for(low, low + len(batch.payloads) - 1)
+        if self.gaps:
+            self._tell()
+
+    def wait_for(self, low: int, high: int) -> None:
+        """Futures wait for these entries: not for ever."""
+        self._deadlines.append((self._now + REFUSE_TICKS, low, high))
+
+    def _expire_waiting(self) -> None:
+        """Proposals that may have been appended, but whose entry does not come: unknown."""
+        later: deque[tuple[int, int, int]] = deque()
+        while self._deadlines and self._deadlines[0][0] <= self._now:
+            due, low, high = self._deadlines.popleft()
+            if self._replica.applied >= high:
+                continue
+            stuck = self._now - due >= STUCK_TICKS - REFUSE_TICKS
+            if self._lost_ticks or stuck:
+                why = f"it is not known whether this took effect: {self.why()}"
+                self._replica.forget_waiting(low, high, Unavailable(why, uncertain=True))
+            else:
+                later.append((due, low, high))
+        self._deadlines.extendleft(reversed(later))
+
+    def forward(self, batch: Batch) -> None:
+        """This node does not lead: hand the batch to who does."""
+        task = self._loop.create_task(self._forward(batch))
+        self._tasks[task] = None
+        task.add_done_callback(self._forwarded)
+
+    def _forwarded(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if not self._tasks:
+            self._recent.clear()
+
+    async def _forward(self, batch: Batch) -> None:
+        count = len(batch.payloads)
+        self.forwarding += count
+        try:
+            await self._find_leader(batch)
+        except ClusterError as error:
+            batch.fail(error)
+        except BaseException:
+            # (Also when the node stops.) What was sent may be in somebody's log.
+            batch.fail(Unavailable("the node is stopping", uncertain=True))
+            raise
+        finally:
+            self.forwarding -= count
+
+    async def _find_leader(self, batch: Batch) -> None:
+        """Until somebody took the batch, or refused it, or nobody can be found for too long.
+        Raises ClusterError."""
+        replica, node = self._replica, self._node
+        deadline_s = self._loop.time() + REFUSE_S
+        payload = b""
+        while not replica.fault:
+            left_s = deadline_s - self._loop.time()
+            leader = self._core.leader
+            if replica.leads:
+                replica.propose(batch)
+                return
+            if left_s <= 0:
+                raise Unavailable(self.why())
+            if leader not in (NOBODY, self._core.id) and node.peers.is_up(leader):
+                payload = payload or encode_batch(replica.group, batch)
+                answer = await self._ask_leader(leader, payload, left_s)
+                if answer is None or answer.status is Status.NOT_LEADER:
+                    pass
+                elif answer.status is Status.TAKEN:
+                    replica.await_outcomes(batch, answer.low, answer.term, self._recent)
+                    return
+                elif answer.status is Status.FULL:
+                    batch.refuse_adding(StorageFull(answer.text))
+                    payload = b""
+                    if not batch.payloads:
+                        return
+                    continue
+                elif answer.status is Status.CRAMPED:
+                    raise StorageFull(answer.text)
+                else:
+                    raise Unavailable(answer.text)
+            await asyncio.sleep(min(RETRY_S, left_s))
+        raise Unavailable(replica.fault)
+
+    async def _ask_leader(self, leader: int, payload: bytes, left_s: float) -> Answer | None:
+        """None: it was not asked, for certain. Raises Unavailable (uncertain)."""
+        try:
+            answer = await self._node.propose_to(leader, payload, max(left_s, 0.5))
+            return decode_answer(answer)
+        except (ClusterError, ValueError) as error:
+            if isinstance(error, PeerError) and error.code in NOTHING_WAS_DONE:
+                return None
+            if getattr(error, "uncertain", True):
+                raise Unavailable(
+                    f"it is not known whether this took effect: {error}", uncertain=True
+                ) from error
+            return None
+
+    def applied(self, index: int, term: int, outcome: Outcome) -> None:
+        """An entry was applied here; perhaps one that this node proposed without knowing yet."""
+        if self._tasks:
+            recent = self._recent
+            recent[index] = (term, outcome)
+            if len(recent) > RECENT_OUTCOMES:
+                del recent[next(iter(recent))]
+
+    # --- reads
+
+    async def read_index(self) -> int:
+        """An index such that what is applied up to it may answer a read that started before the
+        call. Calls share rounds. Raises Unavailable."""
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._gathered.append((self._now, future))
+        self._ask_soon()
+        return await future
+
+    def _ask_soon(self) -> None:
+        if not self._asked and not self._ask_due:
+            self._ask_due = True
+            self._loop.call_soon(self._ask)
+
+    def _ask(self) -> None:
+        self._ask_due = False
+        core = self._core
+        if self._asked or not self._gathered or self._replica.fault:
+            return
+        if core.leader == NOBODY and core.role is not Role.LEADER:
+            return  # at the next tick
+        self._asked, self._gathered = self._gathered, []
+        self._asked_at = self._now
+        self._token = self._replica.next_token()
+        self._replica.step(ReadIndex(self._token))
+
+    def ready(self, tokens: Sequence[int], index: int) -> None:
+        if self._token in tokens:
+            asked, self._asked = self._asked, []
+            self._token = 0
+            for _, future in asked:
+                if not future.done():
+                    future.set_result(index)
+            if self._gathered:
+                self._ask_soon()
+
+    def refused(self, tokens: Sequence[int]) -> None:
+        """Leadership moves: asked again at the next tick."""
+        if self._token in tokens:
+            self._token = 0
+            self._gathered = self._asked + self._gathered
+            self._asked = []
+
+    def _tend_reads(self) -> None:
+        if self._asked and self._now - self._asked_at >= ASK_AGAIN_TICKS:
+            self._core.forwarded.pop(self._token, None)
+            self.refused((self._token,))
+        why = ""
+        late = [item for item in self._gathered if self._now - item[0] >= REFUSE_TICKS]
+        if late:
+            why = self.why()
+            self._gathered = [i for i in self._gathered if self._now - i[0] < REFUSE_TICKS]
+        for _, future in late:
+            if not future.done():
+                future.set_exception(Unavailable(why))
+        if self._gathered:
+            self._ask_soon()
+
+    # --- the end
+
+    def fail(self, reason: str) -> None:
+        reads, self._asked, self._gathered = self._asked + self._gathered, [], []
+        for _, future in reads:
+            if not future.done():
+                future.set_exception(Unavailable(reason))
+        self._deadlines.clear()
+
+    async def close(self) -> None:
+        """No batch is under way any more."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def small_frame(stream: bytes, data: bytes | memoryview) -> SealedFrame:
+    """The only frame of a stream, from what is stored of it."""
+    return SealedFrame(stream, 0, True, len(data) - SEAL_TAG_BYTES, data)
