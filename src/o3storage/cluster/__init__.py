@@ -12,12 +12,19 @@ from o3storage.cluster._errors import (
     BodyDamaged,
     BodyMissing,
     ClusterError,
+    MembershipRefused,
+    SecretRefused,
     StorageFull,
     Unavailable,
+    WrongCluster,
 )
+from o3storage.cluster._join import parse_peers
+from o3storage.cluster._membership import ClusterOptions
 from o3storage.cluster._node import Node, Query, node_id
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
 from o3storage.cluster._reading import MISS
+from o3storage.cluster._secret import ClusterSecret, parse_token
+from o3storage.cluster._secret import from_environment as secret_from_environment
 from o3storage.cluster._streams import StreamUpload, UploadFrames
 from o3storage.storage import Miss
 
@@ -28,13 +35,21 @@ __all__ = [
     "BodyDamaged",
     "BodyMissing",
     "ClusterError",
+    "ClusterOptions",
+    "ClusterSecret",
+    "MembershipRefused",
     "Miss",
     "Node",
     "Query",
     "RangeTable",
+    "SecretRefused",
     "StorageFull",
     "StreamUpload",
     "Unavailable",
     "UploadFrames",
+    "WrongCluster",
     "node_id",
+    "parse_peers",
+    "parse_token",
+    "secret_from_environment",
 ]

@@ -256,6 +256,11 @@ def _apply_add(_: object, data: bytes) -> Apply:
             return _refused(REMOVED_TEXT)
         if (before.identity, before.exchange) != (record.identity, record.exchange):
             return _refused("another node has the same number; start with an empty data directory")
+        if before.joined_ns != record.joined_ns:
+            return _refused(
+                "a node with these keys is a member already, and here its data is gone: remove it "
+                "(o3storage node replace), and start with an empty data directory"
+            )
         # An answer that was lost: it joined already.
         return Outcome("member")
     version = yield Get(VERSION_KEY)

@@ -7,7 +7,7 @@ A node without peers has no `Replication`; nothing here runs for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from o3storage.cluster import _kinds
@@ -51,7 +51,7 @@ class Peers(Protocol):
     def serve(
         self,
         kind: int,
-        handler: Callable[[int, memoryview], Awaitable[bytes]],
+        handler: Callable[[int, memoryview], Coroutine[Any, Any, bytes]],
         *,
         guests: bool = False,
     ) -> None: ...

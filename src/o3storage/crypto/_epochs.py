@@ -78,6 +78,10 @@ class EpochKeys:
         """`add` what `wrapped` holds. Raises SealError."""
         self.add(epoch, unwrap_epoch_key(wrapped, epoch, secret))
 
+    def all(self) -> list[int]:
+        """The epochs held, ascending."""
+        return sorted(self._keys)
+
     def key(self, epoch: int) -> bytes:
         """The key of `epoch`. Raises EpochKeyMissing."""
         try:

@@ -1,0 +1,673 @@
+"""This node's place in the cluster: who the other nodes are, whom it lets in, and what it does so
+that every range has its replicas where they belong.
+
+What is true stands in range 0 (`_node_records`); this object follows the rows as they are applied
+here and keeps what must be known at once: who may connect, where the others are, which epoch keys
+there are. The file `members` (`_members_file`) serves until range 0 is here.
+
+Each range's leader asks `_placement` for its own range. The leader of range 0 ends the removal of
+nodes, with a new epoch, and raises the version that the cluster speaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from o3storage.cluster import _join, _kinds, _members_file, _node_records
+from o3storage.cluster._admission import Gate
+from o3storage.cluster._errors import (
+    ClusterError,
+    MembershipRefused,
+    SecretRefused,
+    StorageFull,
+    Unavailable,
+    WrongCluster,
+)
+from o3storage.cluster._members_file import Members, Stage
+from o3storage.cluster._node import number_of
+from o3storage.cluster._node_records import (
+    FIRST_VERSION,
+    MAX_NODE_ROWS,
+    SHRINK,
+    Announcement,
+    NodeRecord,
+    NodeState,
+)
+from o3storage.cluster._peer_types import PeerError, PeerRefused
+from o3storage.cluster._placement import REPLICAS, SYSTEM_REPLICAS, next_change
+from o3storage.cluster._ranges import SYSTEM_GROUP
+from o3storage.cluster._secret import ClusterSecret
+from o3storage.cluster._wire import HIGHEST_VERSION, LOWEST_VERSION
+from o3storage.crypto import EpochKeys, NodeKeys, wrap_epoch_key
+from o3storage.raft.core import ChangeConfiguration, TransferLeadership
+from o3storage.runtime import Logger
+from o3storage.runtime.clock import Clock, Entropy
+from o3storage.runtime.disk import Disk
+from o3storage.runtime.network import Address, Network
+from o3storage.storage import Store
+
+if TYPE_CHECKING:
+    from o3storage.cluster._node import Node
+    from o3storage.cluster._peers import Peers
+    from o3storage.cluster._replica import Replica
+
+FACTS_TIMEOUT_S = 1.0
+MAX_FACTS_BYTES = 256 << 10
+
+FOLLOW_S = 0.2
+"""Rows of range 0 that were applied are looked at so often."""
+DRIVE_EVERY = 3
+"""Members of the ranges led here are looked at every so many times."""
+LOOK_EVERY = 50
+"""So often (every 10 s) it is asked who answers at the address of a member that is down."""
+BACKOFF_S = 2.0
+"""After a proposal of the membership's own that failed."""
+MAX_EPOCH_ROWS = 100_000
+"""Epochs times nodes: far more than that is a fault."""
+MAX_FOREIGN = 16
+"""Other clusters met, kept for `status`."""
+CAUGHT_UP_ENTRIES = 256
+"""A replica this close to the end of the log counts as caught up (raft/core Options)."""
+
+EVERY_NODE_HOLDS_ALL = True
+"""A node answers from its own replicas only, so it holds one of every range; those beyond the
+replication factor are learners. Falls when requests are passed on to a holder."""
+OTHER_CLUSTER = re.compile(r"belongs to cluster ([0-9a-f]{2,64}),")
+"""What a node of another cluster answers (`Membership.admit`)."""
+
+
+_log = Logger("membership")
+
+
+def _ignore(text: str) -> None:
+    """Until somebody listens."""
+
+
+@dataclass(slots=True)
+class ClusterOptions:
+    """How a node meets others. `listen`: for peers; its port may be 0. `peers`: nodes to join, by
+    address or name; a node with any never makes a cluster of its own. `secret`: who knows it may
+    join; None: nobody may. `disk`: where the file `members` lies. `say`: tells the operator what a
+    node waits for."""
+
+    disk: Disk
+    listen: Address
+    must_listen: bool = True
+    """Whether a port that is taken keeps the node from starting, though it has no peers yet."""
+    peers: tuple[Address, ...] = ()
+    secret: ClusterSecret | None = None
+    reached_at: tuple[str, ...] = ()
+    """Hosts under which others reach this node, if not that of `listen`."""
+    host: str = ""
+    url: str = ""
+    replicas: int = REPLICAS
+    system_replicas: int = SYSTEM_REPLICAS
+    say: Callable[[str], None] = field(default=_ignore)
+
+
+class Membership:
+    """`prepare`, then `join` if need be; `attach` when the replicas are here, `start`, `close`."""
+
+    def __init__(
+        self,
+        keys: NodeKeys,
+        *,
+        node: int,
+        options: ClusterOptions,
+        network: Network,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self.node = node
+        self.options = options
+        self.cluster_id = b""
+        self.version = FIRST_VERSION
+        self.records: dict[int, NodeRecord] = {}
+        """All that range 0 has here, with those that were removed."""
+        self.shared: dict[str, bytes] = {}
+        """Values that all nodes share, as applied here."""
+        self.on_shared: Callable[[str], None] = _ignore
+        """A shared value has changed."""
+        self.facts: Callable[[], dict[str, Any]] = dict
+        """What this node says of itself to others' `status`."""
+        self.foreign: dict[str, str] = {}
+        """Known address -> id of another cluster that was met there."""
+        self.bound: Address | None = None
+        self.gate = Gate(self)
+        self.peers: Peers
+        self.keys = keys
+        self._network = network
+        self._clock = clock
+        self._entropy = entropy
+        self._epochs = EpochKeys()
+        self.members: Members | None = None
+        self.known_hosts: dict[str, None] = {}
+        """Where members of this cluster were last known to be."""
+        self._store: Store
+        self._replicas: dict[int, Replica] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._seen_applied = -1
+        self._busy_until_s = 0.0
+        self._waiting_for: str = ""
+        self._removed_note = ""
+
+    # --- before the replicas
+
+    async def prepare(self, peers: Peers, *, holds_data: bool) -> bool:
+        """Read what is remembered and listen. True: this node must `join` before anything else.
+        Raises Unavailable, SecretRefused, OSError (the port is taken)."""
+        self.peers = peers
+        options = self.options
+        peers.serve(_kinds.JOIN, self._serve_join, guests=True)
+        peers.serve(_kinds.FACTS, self._serve_facts)
+        members = self.members = await _members_file.load(options.disk)
+        if members is not None and members.stage is Stage.HOLDING and not holds_data:
+            raise Unavailable(
+                "this node has lost its volumes and must not come back under its old name: remove "
+                "it from the cluster (o3storage node replace), and start with an empty data "
+                "directory to join anew"
+            )
+        if members is not None and members.stage is not Stage.ASKING:
+            self.cluster_id = members.cluster_id
+        try:
+            self.bound = await peers.listen(options.listen)
+        except OSError as error:
+            if options.must_listen or options.peers or (members and members.nodes):
+                raise
+            _log.warning(
+                "peers.not_listening",
+                address=_join.show(options.listen),
+                reason=str(error),
+                hint="no node can join until this one is started with another --peer-port",
+            )
+        must_join = not holds_data and not self.cluster_id and bool(options.peers)
+        if must_join and options.secret is None:
+            raise SecretRefused(
+                "to join a cluster its secret is needed: set O3_CLUSTER_SECRET (or "
+                "O3_CLUSTER_SECRET_FILE), or give --join TOKEN, which the first node prints"
+            )
+        if self.cluster_id:
+            self._set_peers()
+        return must_join
+
+    async def join(self) -> None:
+        """Ask until this node is a member. Raises MembershipRefused, DiskError."""
+        options = self.options
+        if self.members is None:
+            # Kept before anybody is asked: see `_members_file.Stage`.
+            self.members = Members(Stage.ASKING, self._clock.wall_ns())
+            await _members_file.save(options.disk, self.members)
+        record = NodeRecord(
+            self.node,
+            self.keys.identity,
+            self.keys.exchange,
+            self.members.joined_ns,
+            announced=self.announcement(),
+        )
+
+        def say(reason: str) -> None:
+            self._waiting_for = reason
+            options.say(f"waiting to join a cluster: {reason}")
+
+        cluster_id, nodes = await _join.join(
+            self.peers,
+            self._network,
+            options.peers,
+            record,
+            own=self.own_addresses(),
+            entropy=self._entropy,
+            say=say,
+        )
+        self._waiting_for = ""
+        nodes.pop(self.node, None)
+        self.cluster_id = cluster_id
+        self.members = Members(Stage.JOINED, record.joined_ns, cluster_id, nodes)
+        await _members_file.save(options.disk, self.members)
+        self._set_peers()
+        options.say(f"joined cluster {cluster_id.hex()[:8]}; receiving its records")
+
+    async def check_cluster(self, store: Store) -> None:
+        """A node with data that was told of peers: are they of its own cluster?
+        Raises WrongCluster."""
+        own_id = await store.get(_node_records.CLUSTER_ID_KEY) or self.cluster_id
+        options = self.options
+        if not options.peers or not own_id:
+            return
+        self.cluster_id = own_id
+        await self._read_records(store)
+        addresses, _wrong = await _join.resolve_all(self._network, options.peers)
+        ours = self._all_known_hosts()
+        others = [a for a in addresses if a not in self.own_addresses()]
+        if any(address.host in ours for address in others):
+            return  # they were nodes of this cluster: `status` tells if that has changed
+        ids = await asyncio.gather(*(self._ask_cluster(address) for address in others))
+        strange = [(a, found) for a, found in zip(others, ids, strict=True) if found]
+        if strange and not any(found == own_id for _address, found in strange):
+            address, found = strange[0]
+            raise WrongCluster(
+                f"the data here belongs to cluster {own_id.hex()[:8]}, but {_join.show(address)} "
+                f"to cluster {found.hex()[:8]}: to join that one, start with an empty data "
+                "directory; to go on with this data, leave out --peers"
+            )
+
+    async def _ask_cluster(self, address: Address) -> bytes:
+        """The id of the cluster of whoever answers there; b"" if nobody says."""
+        try:
+            await self.peers.call_address(address, _kinds.FACTS, b"", FACTS_TIMEOUT_S)
+        except PeerRefused as error:
+            found = OTHER_CLUSTER.search(str(error))
+            if found is None:
+                return b""
+            self.met(address, found[1])
+            return bytes.fromhex(found[1])
+        except PeerError:
+            return self.cluster_id  # it let this node in
+        except ClusterError:
+            return b""
+        return self.cluster_id
+
+    async def _look_again(self) -> None:
+        """Who answers at the addresses of members that are not there?"""
+        for record in self.live():
+            for address in record.announced.addresses:
+                place = _join.show(address)
+                if self.up(record.node):
+                    self.foreign.pop(place, None)
+                elif place in self.peers.problems and address not in self.own_addresses():
+                    await self._ask_cluster(address)
+
+    # --- with the replicas
+
+    def attach(self, node: Node) -> None:
+        """The replicas are open; from now on what range 0 says here is followed."""
+        self._store = node.store
+        self._epochs = node._epochs
+        self._replicas = node._replicas
+
+    async def received(self) -> None:
+        """Return when range 0 is here, with this node in it."""
+        waiting = _join.Waiting(self.options.say)
+        await self.follow()
+        while self.node not in self.records:
+            up = [node for node in self._others() if self.peers.is_up(node)]
+            problems = "; ".join(self.peers.problems.values())
+            waiting.because(
+                "waiting for the cluster's records"
+                + ("" if up else f": no other node can be reached{': ' * bool(problems)}{problems}")
+            )
+            await asyncio.sleep(FOLLOW_S)
+            await self.follow()
+
+    def _others(self) -> list[int]:
+        return sorted(self.members.nodes) if self.members is not None else []
+
+    async def _propose(self, data: bytes) -> Any:
+        """Commit a command in range 0; its result. Raises its error, Unavailable, StorageFull."""
+        outcome = await self._replicas[SYSTEM_GROUP].submit(data)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.result
+
+    async def follow(self) -> None:
+        """Take over what was applied to range 0 since the last call. Raises StoreError."""
+        replica = self._replicas.get(SYSTEM_GROUP)
+        applied = replica.applied if replica is not None else 0
+        if applied == self._seen_applied:
+            return
+        self._seen_applied = applied
+        await self._read_records(self._store)
+        await self._remember()
+
+    async def _read_records(self, store: Store) -> None:
+        cluster_id = await store.get(_node_records.CLUSTER_ID_KEY)
+        if cluster_id:
+            self.cluster_id = cluster_id
+        version = await store.get(_node_records.VERSION_KEY)
+        self.version = int.from_bytes(version, "big") if version else FIRST_VERSION
+        low, high = _node_records.NODES_LOW, _node_records.NODES_HIGH
+        rows = await store.scan(low, high, MAX_NODE_ROWS + 1)
+        records: dict[int, NodeRecord] = {}
+        for key, value in rows:
+            node = _node_records.node_of_key(key)
+            records[node] = NodeRecord.decode(node, value)
+        self.records = records
+        prefix, end = _node_records.epoch_prefix(), _node_records.EPOCHS_HIGH
+        for key, value in await store.scan(prefix, end, MAX_EPOCH_ROWS):
+            epoch, node = _node_records.split_epoch_key(key)
+            if node == self.node and epoch not in self._epochs:
+                self._epochs.unwrap(epoch, value, self.keys.exchange_secret)
+        head = _node_records.shared_key("")
+        for key, value in await store.scan(head, b"\xfe\x07", MAX_NODE_ROWS):
+            name = key[len(head) :].decode()
+            if self.shared.get(name) != value:
+                self.shared[name] = value
+                self.on_shared(name)
+
+    async def _remember(self) -> None:
+        """The file follows the rows, so that a restart finds the others without range 0."""
+        if self.node not in self.records:
+            return
+        nodes = {
+            record.node: (record.identity, record.announced)
+            for record in self.live()
+            if record.node != self.node
+        }
+        before = self.members
+        joined_ns = before.joined_ns if before else self.records[self.node].joined_ns
+        members = Members(Stage.HOLDING, joined_ns, self.cluster_id, nodes)
+        if members != before:
+            self.members = members
+            self._set_peers()
+            await _members_file.save(self.options.disk, members)
+
+    def live(self) -> list[NodeRecord]:
+        """All nodes but those that were removed, by id."""
+        return [
+            self.records[node]
+            for node in sorted(self.records)
+            if self.records[node].state is not NodeState.REMOVED
+        ]
+
+    def _set_peers(self) -> None:
+        members = self.members
+        if members is None:
+            return
+        self.known_hosts = self._all_known_hosts()
+        self.peers.set_peers(
+            {
+                node: (identity, announced.addresses)
+                for node, (identity, announced) in members.nodes.items()
+            }
+        )
+
+    def _all_known_hosts(self) -> dict[str, None]:
+        known: dict[str, None] = {}
+        if self.members is not None:
+            for _identity, announced in self.members.nodes.values():
+                known |= {address.host: None for address in announced.addresses}
+        for record in self.live():
+            if record.node != self.node:
+                known |= {address.host: None for address in record.announced.addresses}
+        return known
+
+    # --- others ask
+
+    def met(self, address: Address, cluster: str) -> None:
+        """Another cluster, at an address where a node of this one is known, or that was named."""
+        place = _join.show(address)
+        if self.foreign.get(place) != cluster:
+            _log.warning("peers.another_cluster", address=place, cluster=cluster)
+        self.foreign[place] = cluster
+        while len(self.foreign) > MAX_FOREIGN:
+            del self.foreign[next(iter(self.foreign))]
+
+    async def _serve_join(self, node: int, payload: memoryview) -> bytes:
+        if not self.cluster_id or SYSTEM_GROUP not in self._replicas:
+            raise PeerError(_join.NOT_YET, "it waits to join a cluster itself")
+        try:
+            record = _join.decode_request(bytes(payload))
+        except ValueError as error:
+            raise PeerError(_join.NEVER, f"its request cannot be read: {error}") from None
+        if record.node != node or number_of(record.identity) != node:
+            raise PeerError(_join.NEVER, "it asks for another node than itself")
+        await self.follow()
+        if self.node not in self.records:
+            raise PeerError(_join.NOT_YET, "it has not received the cluster's records yet")
+        epochs = [
+            (epoch, wrap_epoch_key(self._epochs.key(epoch), epoch, record.exchange, self._entropy))
+            for epoch in self._epochs.all()
+        ]
+        try:
+            await self._propose(_node_records.encode_add(record, epochs))
+        except MembershipRefused as error:
+            again = "try again" in str(error)
+            raise PeerError(_join.NOT_YET if again else _join.NEVER, str(error)) from None
+        except (Unavailable, StorageFull) as error:
+            raise PeerError(_join.NOT_YET, str(error)) from None
+        await self.follow()
+        _log.info("node.joined", node=f"{node:016x}")
+        return _join.encode_welcome(self.cluster_id, self.live())
+
+    async def _serve_facts(self, _node: int, _payload: memoryview) -> bytes:
+        return json.dumps(self.own_facts()).encode()[:MAX_FACTS_BYTES]
+
+    # --- what this node does by itself
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="membership")
+
+    async def close(self) -> None:
+        """Idempotent. The peers stay open."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        count = 0
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            count += 1
+            try:
+                await self.follow()
+                if count % LOOK_EVERY == 0:
+                    await self._look_again()
+                if count % DRIVE_EVERY == 0:
+                    self._place()
+                    if loop.time() >= self._busy_until_s:
+                        await self._tend()
+            except (ClusterError, OSError) as error:
+                self._busy_until_s = loop.time() + BACKOFF_S
+                _log.debug("membership.later", reason=str(error))
+            except Exception as error:
+                self._busy_until_s = loop.time() + BACKOFF_S
+                _log.error("membership.failed", error=error)
+
+    def _place(self) -> None:
+        """One step towards where the replicas of each range led here belong."""
+        nodes = self.live()
+        if self.node not in self.records:
+            return
+        for group, replica in self._replicas.items():
+            core = replica.core
+            if core.leader != self.node or not core.configuration.votes(self.node):
+                continue
+            system = group == SYSTEM_GROUP
+            change = next_change(
+                nodes,
+                core.configuration,
+                leader=self.node,
+                caught_up=self._caught_up(replica),
+                replicas=self.options.system_replicas if system else self.options.replicas,
+                everywhere=system or EVERY_NODE_HOLDS_ALL,
+                group=group,
+            )
+            if change is None:
+                continue
+            if change.transfer_to:
+                replica.step(TransferLeadership(change.transfer_to))
+            else:
+                replica.step(ChangeConfiguration(0, change.voters, change.learners))
+
+    def _caught_up(self, replica: Replica) -> dict[int, bool]:
+        core = replica.core
+        found: dict[int, bool] = {}
+        for node, progress in core.progress.items():
+            found[node] = (
+                self.peers.is_up(node)
+                and not progress.debt
+                and not progress.uncertain
+                and progress.data + CAUGHT_UP_ENTRIES >= core.log.last
+                and progress.data >= core.term_start
+            )
+        return found
+
+    async def _tend(self) -> None:
+        """Proposals that are due; each is checked again when it is applied."""
+        own = self.records.get(self.node)
+        if own is None:
+            return
+        if own.state is not NodeState.REMOVED and own.announced != self.announcement():
+            await self._propose(_node_records.encode_announce(self.node, self.announcement()))
+            await self.follow()
+        system = self._replicas.get(SYSTEM_GROUP)
+        if system is None or system.core.leader != self.node:
+            return
+        live = self.live()
+        common = min(record.announced.highest for record in live)
+        if common > self.version:
+            await self._propose(_node_records.encode_raise(common))
+        for record in live:
+            if record.state is NodeState.LEAVING and not self._is_needed(record.node):
+                await self._remove(record.node)
+                return
+
+    def _is_needed(self, node: int) -> bool:
+        """Whether some range still counts the node among its members, as far as is known here."""
+        for replica in self._replicas.values():
+            core = replica.core
+            if core.configuration.joint or core.configuration_index > core.commit:
+                return True
+            if node in core.configuration.members():
+                return True
+        return False
+
+    async def _remove(self, node: int) -> None:
+        epoch = self._epochs.newest + 1
+        key = EpochKeys.generate(self._entropy)
+        wrapped = [
+            (record.node, wrap_epoch_key(key, epoch, record.exchange, self._entropy))
+            for record in self.live()
+            if record.node != node
+        ]
+        await self._propose(_node_records.encode_remove(node, epoch, wrapped))
+        _log.info("node.removed", node=f"{node:016x}", epoch=epoch)
+        await self.follow()
+
+    # --- the operator's commands
+
+    async def drain(self, node: int, *, shrink: bool) -> None:
+        """No range is to keep a voter on the node. Raises MembershipRefused, Unavailable."""
+        await self._set_state(node, NodeState.DRAINING, shrink=shrink)
+
+    async def remove(self, node: int, *, shrink: bool, replace: bool = False) -> None:
+        """The node is to leave, for good. `replace`: also when too few remain; it then keeps its
+        replicas until a new node has them. Raises MembershipRefused, Unavailable."""
+        await self._set_state(node, NodeState.LEAVING, shrink=shrink, replace=replace)
+
+    async def stay(self, node: int) -> None:
+        """Take back `drain`, or `remove` before it is done. Raises MembershipRefused,
+        Unavailable."""
+        await self._propose(_node_records.encode_state(node, NodeState.MEMBER))
+        await self.follow()
+
+    async def _set_state(
+        self, node: int, state: NodeState, *, shrink: bool, replace: bool = False
+    ) -> None:
+        least = 0 if shrink or replace else self.options.replicas
+        flags = SHRINK if shrink else 0
+        await self._propose(_node_records.encode_state(node, state, flags=flags, least=least))
+        await self.follow()
+
+    async def share(self, name: str, value: bytes) -> None:
+        """Replace a value that all nodes share. Raises Unavailable, StorageFull."""
+        await self._propose(_node_records.encode_share(name, value))
+        await self.follow()
+
+    # --- facts
+
+    def announcement(self) -> Announcement:
+        """What this node says of itself."""
+        options = self.options
+        return Announcement(
+            LOWEST_VERSION, HIGHEST_VERSION, options.host, options.url, self.own_addresses()
+        )
+
+    def own_addresses(self) -> tuple[Address, ...]:
+        bound = self.bound or self.options.listen
+        hosts = self.options.reached_at or (bound.host,)
+        return tuple(Address(host, bound.port) for host in hosts)
+
+    def token(self) -> str | None:
+        """What `--join` takes on another machine, or None when nobody may join."""
+        secret = self.options.secret
+        return secret.token(self.own_addresses()) if secret and self.bound else None
+
+    def own_facts(self) -> dict[str, Any]:
+        """What other nodes show of this one."""
+        groups = []
+        for group, replica in self._replicas.items():
+            core = replica.core
+            if core.leader != self.node:
+                continue
+            groups.append(
+                {
+                    "group": group,
+                    "term": core.term,
+                    "voters": [f"{n:016x}" for n in core.configuration.voters],
+                    "learners": [f"{n:016x}" for n in core.configuration.learners],
+                    "joint": core.configuration.joint,
+                    "behind": {
+                        f"{n:016x}": max(core.log.last - p.match, 0)
+                        for n, p in core.progress.items()
+                    },
+                    "debt": {f"{n:016x}": p.debt for n, p in core.progress.items()},
+                }
+            )
+        return {**self.facts(), "leads": groups}
+
+    async def gather_facts(self) -> dict[int, dict[str, Any]]:
+        """What every node that can be reached says of itself, by id."""
+        others = [r.node for r in self.live() if r.node != self.node]
+        answers = await asyncio.gather(*(self._ask_facts(node) for node in others))
+        found = {self.node: self.own_facts()}
+        found |= {n: facts for n, facts in zip(others, answers, strict=True) if facts is not None}
+        return found
+
+    async def _ask_facts(self, node: int) -> dict[str, Any] | None:
+        try:
+            answer = await self.peers.call(node, _kinds.FACTS, b"", timeout_s=FACTS_TIMEOUT_S)
+            facts = json.loads(answer)
+        except (ClusterError, ValueError):
+            return None
+        return facts if isinstance(facts, dict) else None
+
+    def up(self, node: int) -> bool:
+        return node == self.node or self.peers.is_up(node)
+
+    def status(self) -> dict[str, Any]:
+        """Plain data for `status` and `node list`."""
+        links = {entry["node"]: entry for entry in self.peers.status()}
+        nodes = []
+        for record in (self.records[node] for node in sorted(self.records)):
+            link = links.get(record.node, {})
+            nodes.append(
+                {
+                    "node": f"{record.node:016x}",
+                    "state": record.state.name.lower(),
+                    "shrink": bool(record.flags & SHRINK),
+                    "this": record.node == self.node,
+                    "up": self.up(record.node),
+                    "addresses": [_join.show(a) for a in record.announced.addresses],
+                    "url": record.announced.url,
+                    "host": record.announced.host,
+                    "joined_ns": record.joined_ns,
+                    "versions": [record.announced.lowest, record.announced.highest],
+                    "problem": link.get("problem", ""),
+                    "duplicates": link.get("duplicates", 0),
+                }
+            )
+        return {
+            "version": self.version,
+            "nodes": nodes,
+            "listening": _join.show(self.bound) if self.bound else "",
+            "secret": self.options.secret is not None,
+            "other_clusters": dict(self.foreign),
+            "problems": dict(self.peers.problems),
+        }

@@ -1,0 +1,352 @@
+"""Nodes that join, leave, come back and are kept out, each started as its command would."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from o3storage.cluster import MembershipRefused, SecretRefused, Unavailable, WrongCluster
+from o3storage.simulation import run
+from tests.cluster.member_rig import PORT, SECRET, Places, patiently
+from tests.cluster.support import body_of
+
+
+def test_one_command_alone_makes_a_cluster_of_one() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            first = await places[1].up()
+            assert first.voters(0) == first.voters(1) == [first.id]
+            assert len(first.membership.cluster_id) == 16
+            bucket = await first.bucket()
+            await first.put(bucket, b"k", b"v")
+            await first.down()
+            await first.up()
+            assert await first.get(bucket, b"k") == b"v"
+
+    run(main(), 1)
+
+
+def test_three_commands_make_one_cluster() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(2)
+            # Of two the second is a learner.
+            await places.until(lambda: places[1].node._replicas[1].core.configuration.learners)
+            assert places[1].voters(0) == [places[1].id]
+            await places[3].up("10.0.0.1,10.0.0.2")
+            await places.until_voters(1, 2, 3)
+            ids = {bytes(p.membership.cluster_id) for p in places.all}
+            assert len(ids) == 1
+            bucket = await patiently(places[2].bucket)
+            body = body_of(1, 1000)
+            await patiently(lambda: places[3].put(bucket, b"k", body))
+            for place in places.all:
+                assert await patiently(lambda place=place: place.get(bucket, b"k")) == body
+
+    run(main(), 2)
+
+
+def test_the_order_of_starting_does_not_matter() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            waiting = [
+                asyncio.get_running_loop().create_task(places[n].up("10.0.0.1,10.0.0.2,10.0.0.3"))
+                for n in (3, 2)
+            ]
+            await asyncio.sleep(20)
+            assert not any(task.done() for task in waiting), "they never make a cluster themselves"
+            assert "waiting to join a cluster" in places[2].said[0]
+            assert any("it waits to join a cluster itself" in line for line in places[3].said)
+            await places[1].up()
+            await asyncio.gather(*waiting)
+            await places.until_voters(1, 2, 3)
+
+    run(main(), 3)
+
+
+def test_the_same_commands_again_after_all_were_stopped() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            bucket = await patiently(places[1].bucket)
+            await patiently(lambda: places[1].put(bucket, b"k", b"v"))
+            for place in places.all:
+                await place.down()
+            # In another order; two of them are a majority.
+            await places[3].up("10.0.0.1")
+            await places[2].up("10.0.0.1")
+            assert await patiently(lambda: places[2].get(bucket, b"k")) == b"v"
+            await places[1].up()
+            await places.until(lambda: all(places[2].membership.up(p.id) for p in places.all))
+            assert places[1].membership.cluster_id == places[2].membership.cluster_id
+
+    run(main(), 4)
+
+
+def test_without_the_secret_nobody_joins() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places[1].up()
+            with pytest.raises(SecretRefused, match="O3_CLUSTER_SECRET"):
+                await places[2].up("10.0.0.1", secret=None)
+            other = asyncio.get_running_loop().create_task(
+                places[2].up("10.0.0.1", secret=SECRET[::-1])
+            )
+            await asyncio.sleep(10)
+            assert not other.done() and len(places[1].membership.records) == 1
+            assert any("secret" in line for line in places[2].said), places[2].said
+            other.cancel()
+            await asyncio.gather(other, return_exceptions=True)
+
+    run(main(), 5)
+
+
+def test_a_first_node_without_a_secret_lets_nobody_in() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places[1].up(secret=None)
+            assert places[1].membership.token() is None
+            other = asyncio.get_running_loop().create_task(places[2].up("10.0.0.1"))
+            await asyncio.sleep(5)
+            assert not other.done()
+            assert any("was given no cluster secret" in line for line in places[2].said)
+            other.cancel()
+            await asyncio.gather(other, return_exceptions=True)
+
+    run(main(), 6)
+
+
+def test_a_member_comes_back_without_the_secret() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            await places[2].down()
+            await places[2].up("10.0.0.1", secret=None)
+            await places.until(lambda: places[1].membership.up(places[2].id))
+
+    run(main(), 7)
+
+
+def test_data_of_another_cluster_is_refused() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places[1].up()
+            await places[2].up()  # by mistake without --peers: a cluster of its own
+            await places[2].down()
+            with pytest.raises(WrongCluster, match="empty data directory"):
+                await places[2].up("10.0.0.1")
+            # Without --peers it goes on with what it has.
+            await places[2].up()
+
+    run(main(), 8)
+
+
+def test_another_cluster_on_a_known_address_is_reported() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            await places[3].down()
+            places[3].fresh()
+            await places[3].up()  # its disk was lost, and it is started as the first node
+            await places.until(lambda: places[1].membership.status()["other_clusters"])
+            found = places[1].membership.status()["other_clusters"]
+            assert list(found) == [f"10.0.0.3:{PORT}"]
+            assert found[f"10.0.0.3:{PORT}"] == places[3].membership.cluster_id.hex()
+
+    run(main(), 9)
+
+
+def test_removal_below_the_replication_factor_is_refused() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            with pytest.raises(MembershipRefused, match="--shrink"):
+                await places[1].membership.remove(places[3].id, shrink=False)
+            assert places[2].membership.records[places[3].id].state.name == "MEMBER"
+
+    run(main(), 10)
+
+
+def test_a_removed_node_stays_out_and_a_new_epoch_begins() -> None:
+    async def main() -> None:
+        async with Places(count=4) as places:
+            await places.start(4)
+            await places.until_voters(1, 2, 3, groups=(0,))
+            gone = places[2].id
+            await places[1].membership.remove(gone, shrink=False)
+            await places.until(lambda: places[1].states()["10.0.0.2"] == "removed")
+            await places.until_voters(1, 3, 4)
+            for number in (1, 3, 4):
+                await places.until(lambda n=number: places[n].node._epochs.newest == 2)
+            assert places[2].node._epochs.newest == 1, "who left does not get the new key"
+            bucket = await patiently(places[3].bucket)
+            upload, _command = await places[4].upload(bucket, b"k", b"v")
+            assert upload.ref.epoch == 2
+            # It is started again by accident: nobody talks to it.
+            await places[2].down()
+            await places[2].up("10.0.0.1")
+            await asyncio.sleep(5)
+            assert not any(places[n].membership.up(gone) for n in (1, 3, 4))
+            assert any(
+                "removed" in text for text in places[2].membership.status()["problems"].values()
+            ), places[2].membership.status()
+            with pytest.raises(Unavailable):
+                await places[2].put(bucket, b"k", b"v")
+
+    run(main(), 11)
+
+
+def test_a_removed_node_cannot_join_again_under_its_old_keys() -> None:
+    async def main() -> None:
+        async with Places(count=4) as places:
+            await places.start(4)
+            await places.until_voters(1, 2, 3, groups=(0,))
+            await places[1].membership.remove(places[4].id, shrink=False)
+            await places.until(lambda: places[1].states()["10.0.0.4"] == "removed")
+            await places[4].down()
+            keys = places[4].keys
+            places[4].fresh()
+            places[4].keys = keys
+            with pytest.raises(MembershipRefused, match="was removed"):
+                await places[4].up("10.0.0.1")
+            places[4].fresh()
+            await places[4].up("10.0.0.1")  # with new ones it may
+
+    run(main(), 12)
+
+
+def test_a_dead_node_is_replaced_by_a_new_one() -> None:
+    async def main() -> None:
+        async with Places(count=4) as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            bucket = await patiently(places[1].bucket)
+            await patiently(lambda: places[1].put(bucket, b"k", b"v"))
+            dead = places[3].id
+            await places[3].die()
+            await patiently(lambda: places[1].membership.remove(dead, shrink=False, replace=True))
+            await asyncio.sleep(5)
+            assert dead in places[1].voters(1), "it keeps its place until another has it"
+            await places[4].up("10.0.0.2")
+            await places.until_voters(1, 2, 4)
+            await places.until(lambda: places[1].states()["10.0.0.3"] == "removed")
+            assert await patiently(lambda: places[4].get(bucket, b"k")) == b"v"
+
+    run(main(), 13)
+
+
+def test_draining_the_leader_hands_over_and_moves_its_votes() -> None:
+    async def main() -> None:
+        async with Places(count=4) as places:
+            await places.start(4)
+            await places.until_voters(1, 2, 3, groups=(0,))
+            await places[2].membership.drain(places[1].id, shrink=False)
+            await places.until(lambda: places[1].id not in places[2].voters(0))
+            await places.until(lambda: places[1].id not in places[2].voters(1))
+            for group in (0, 1):
+                assert places[2].voters(group) == sorted(places[n].id for n in (2, 3, 4))
+            # It is still a node, and serves.
+            bucket = await patiently(places[1].bucket)
+            assert bucket.name == "bucket"
+            await patiently(lambda: places[3].membership.stay(places[1].id))
+            await places.until(lambda: places[2].states()["10.0.0.1"] == "member")
+
+    run(main(), 14)
+
+
+def test_shrinking_from_three_to_two() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            await places[3].die()
+            victim = next(
+                n
+                for n, r in places[1].membership.records.items()
+                if r.announced.addresses[0].host == "10.0.0.3"
+            )
+            await patiently(lambda: places[1].membership.remove(victim, shrink=True))
+            await places.until(lambda: places[1].states()["10.0.0.3"] == "removed")
+            bucket = await patiently(places[2].bucket)
+            await patiently(lambda: places[2].put(bucket, b"k", b"v"))
+
+    run(main(), 15)
+
+
+def test_a_node_that_lost_its_volumes_does_not_come_back_under_its_name() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            await places[3].down()
+            kept = await places[3].disk.list_dir("")
+            assert "members" in kept
+            for folder in ("volumes", "index"):
+                for name in await places[3].disk.list_dir(folder):
+                    await places[3].disk.unlink(f"{folder}/{name}")
+            with pytest.raises(Unavailable, match="lost its volumes"):
+                await places[3].up("10.0.0.1")
+            # Not even when that file is gone as well.
+            await places[3].disk.unlink("members")
+            with pytest.raises(MembershipRefused, match="data is gone"):
+                await places[3].up("10.0.0.1")
+
+    run(main(), 16)
+
+
+def test_a_node_that_moved_is_found_at_its_new_address() -> None:
+    async def main() -> None:
+        async with Places(count=4) as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            await places[3].down()
+            places[3].host = "10.0.0.9"
+            await places[3].up("10.0.0.1")
+            await places.until(lambda: places[1].states().get("10.0.0.9") == "member")
+            await places.until(lambda: places[1].membership.up(places[3].id))
+
+    run(main(), 17)
+
+
+def test_a_value_that_all_nodes_share() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            told: list[str] = []
+            places[3].membership.on_shared = told.append
+            await patiently(lambda: places[2].membership.share("root key", b"secret"))
+            await places.until(lambda: places[3].membership.shared.get("root key") == b"secret")
+            assert told == ["root key"]
+
+    run(main(), 18)
+
+
+def test_status_says_who_leads_and_who_is_behind() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            await places.until(lambda: all(places[2].membership.up(p.id) for p in places.all))
+            places[3].membership.facts = lambda: {"version": "x"}
+            facts = await places[2].membership.gather_facts()
+            assert sorted(facts) == sorted(p.id for p in places.all)
+            assert facts[places[3].id]["version"] == "x"
+            led = [g["group"] for f in facts.values() for g in f["leads"]]
+            assert sorted(led) == [0, 1]
+            nodes = places[2].membership.status()["nodes"]
+            assert [n["up"] for n in nodes] == [True] * 3
+            await places[1].die()
+            await places.until(
+                lambda: not places[2].membership.up(places[2].membership.node) or True
+            )
+            await places.until(
+                lambda: [n["up"] for n in places[2].membership.status()["nodes"]].count(True) == 2
+            )
+
+    run(main(), 19)
