@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -21,6 +22,20 @@ def test_several_addresses() -> None:
             assert (await reader.read()).endswith(b"hello /six")
             assert len(served.server.addresses) == 2
             writer.close()
+
+    run(main())
+
+
+def test_answers_are_sent_without_delay() -> None:
+    """Else the second write of an answer may wait 40 ms for the client's delayed acknowledgement."""
+
+    async def main() -> None:
+        async with serving(hello) as served:
+            client = await served.connect_tcp()
+            await until(lambda: served.server.connections == 1)
+            sock = served.first_connection._transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            client.writer.close()
 
     run(main())
 

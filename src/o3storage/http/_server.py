@@ -187,7 +187,8 @@ class Server:
 def _bind(host: str, port: int, backlog: int) -> socket.socket:
     address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # (asyncio sets TCP_NODELAY on accepted sockets only when the protocol is named.)
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
