@@ -109,6 +109,10 @@ def test_both_sides_know_each_other_and_the_binding() -> None:
             assert near.binding == far.binding and len(near.binding) == 32
             assert near.outgoing and not far.outgoing
             assert near.address == pair.address and far.address.host == "127.0.0.1"
+            for link in (near, far):
+                assert isinstance(link, TlsLink) and link._transport is not None
+                sock = link._transport.get_extra_info("socket")
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             other_near, other_far = await pair.link()
             assert other_near.link.binding == other_far.link.binding != near.binding
 

@@ -43,6 +43,8 @@ FLUSH_BYTES = 1 << 20
 REFUSAL_S = 1.0
 """A refused peer is given so long to read why, and hang up."""
 
+_MESSAGE = int(Unit.MESSAGE)  # (an enum's member costs a look-up each time)
+
 Handler = Callable[[int, memoryview], Coroutine[Any, Any, bytes]]
 
 
@@ -248,7 +250,7 @@ class PeerLink:
             if frame[0] != self.version and frame[0] != _wire.OPENING_VERSION:
                 raise WireError(f"a frame of version {frame[0]}, agreed was {self.version}")
             for kind, body in units:
-                if kind == Unit.MESSAGE:
+                if kind == _MESSAGE:
                     self._message(body)
                 else:
                     self._unit(kind, body)

@@ -29,6 +29,9 @@ FIRST_FRAME_BYTES = 8 << 10
 """The first frame of a link, from a peer that nothing is known of but its key: its hello."""
 JOIN_BYTES = 16 << 10
 """Pieces up to this size are put together before they are encrypted: one record holds as much."""
+JOIN_FRAME_BYTES = 128 << 10
+"""A frame up to this size is put together whole: copying it costs less than looking at each of its
+many small pieces."""
 HEAD_BYTES = 4
 HANDSHAKE_TIMEOUT_S = 5.0
 MAX_HANDSHAKES = 64
@@ -184,7 +187,8 @@ def _socket(host: str) -> socket.socket:
     if "%" in host:
         raise OSError(f"{host}: addresses with a scope are not supported")
     family = socket.AF_INET if literal.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # (asyncio sends small frames without delay only when the protocol is named.)
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setblocking(False)
     return sock
 
@@ -278,7 +282,7 @@ class TlsLink(asyncio.BufferedProtocol):
             return
         head = size.to_bytes(HEAD_BYTES, "big")
         queue = self._queue
-        if size <= JOIN_BYTES:
+        if size <= JOIN_FRAME_BYTES:
             queue.append(memoryview(b"".join((head, *pieces))))
         else:
             # Small pieces together, large ones as they are.

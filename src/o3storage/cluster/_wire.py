@@ -126,6 +126,7 @@ UNIT_HEAD_BYTES = _UNIT.size
 FRAME_HEAD_BYTES = 1
 MAX_PART_BYTES = MAX_FRAME_BYTES - FRAME_HEAD_BYTES - UNIT_HEAD_BYTES - 1
 pack_unit = _UNIT.pack
+_MESSAGE = int(Unit.MESSAGE)
 
 CALL = struct.Struct(">BIIH")
 """Unit head; number of the call; kind. The payload follows."""
@@ -464,7 +465,7 @@ def encode_message(
         if frames:
             raise ValueError(f"a {kind.__name__} carries no frames")
         size = _ENCODERS[kind](group, message, out)
-        out[at] = _UNIT.pack(Unit.MESSAGE, size)
+        out[at] = _UNIT.pack(_MESSAGE, size)
         return size + UNIT_HEAD_BYTES
     for entry in entries:
         data = entry.data
@@ -482,7 +483,7 @@ def encode_message(
         size += _FRAME.size + length
     if size > MAX_UNIT_BYTES:
         raise ValueError(f"a message of {size} bytes; at most {MAX_UNIT_BYTES} can be sent")
-    out[at] = _UNIT.pack(Unit.MESSAGE, size)
+    out[at] = _UNIT.pack(_MESSAGE, size)
     return size + UNIT_HEAD_BYTES
 
 
