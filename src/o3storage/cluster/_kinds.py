@@ -13,8 +13,6 @@ FRAMES: Final = 17
 """Call: some frames of a stream (`_fetching`)."""
 BODY: Final = 18
 """Stream: the frames of a body as it is uploaded (`_data`)."""
-CHANGE: Final = 19
-"""Call: a change of a group's members, for its leader (`_replication`)."""
 SESSION: Final = 20
 """Call: which run of the node is this one (`_collector`)."""
 

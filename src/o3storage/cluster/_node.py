@@ -271,6 +271,12 @@ class Node:
         """Everything that was committed before the call is applied here. Raises Unavailable."""
         await asyncio.gather(*(replica.barrier() for replica in self._replicas.values()))
 
+    async def change_members(
+        self, group: int, voters: Sequence[int], learners: Sequence[int] = ()
+    ) -> None:
+        """See `Replica.change_members`. Raises Unavailable."""
+        await self._replicas[group].change_members(voters, learners)
+
     # --- commands
 
     def replica_of(self, route: bytes) -> Replica:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from o3storage.raft.core import UNKNOWN, Entry, Log
+from o3storage.cluster import _records
+from o3storage.raft.core import (
+    CONFIGURATION,
+    UNKNOWN,
+    Configuration,
+    Core,
+    Entry,
+    HardState,
+    Log,
+)
 from o3storage.runtime.disk import DiskError
 from o3storage.runtime.state_machine import First, Get, Read
 from o3storage.storage import EntriesGone, Miss, Snapshot, Store, StoreError
 from o3storage.storage.index import BadBlock
 
 MISS: Final = Miss.MISS
+REPLAY_BYTES = 1 << 20
+"""Entries read at a time while a restart looks at, or applies, what it had not."""
 
 READ_FAULTS = (StoreError, BadBlock, DiskError)
 """What reading rows may raise. Rows of a damaged block are rebuilt from the volumes meanwhile."""
@@ -55,6 +66,44 @@ def after_hole(missing: Sequence[tuple[int, int]], index: int) -> int:
         if low <= index <= high:
             return high + 1
     raise EntriesGone(f"entry {index} is neither readable nor known to be missing")
+
+
+async def open_core(store: Store, group: int, node: int) -> tuple[Core, list[Entry]]:
+    """The core as the group's log and rows say, and the entries above what is applied that name
+    frames. Raises StoreError, ValueError (rows or entries nobody wrote)."""
+    state = store.log_state(group)
+    applied = state.applied_index
+    configuration, configuration_index = Configuration(), 0
+    row = await store.get(_records.configuration_key(group))
+    if row is not None:
+        configuration_index = int.from_bytes(row[:8], "big")
+        configuration = Configuration.decode(row[8:])
+    later: list[tuple[int, Configuration]] = []
+    carries: list[Entry] = []
+    at = applied + 1
+    while at <= state.last_index:
+        found = await entries_of(store, group, at, state.last_index, REPLAY_BYTES)
+        if not found:
+            at = after_hole(state.missing, at)
+            continue
+        for entry in found:
+            if entry.kind == CONFIGURATION:
+                later.append((entry.index, Configuration.decode(entry.data)))
+            elif _records.carries(entry):
+                carries.append(entry)
+        at = found[-1].index + 1
+    hard = state.hard_state
+    core = Core(
+        node,
+        log=log_of(store, group),
+        hard_state=HardState(hard.term, hard.vote, hard.commit),
+        applied=applied,
+        configuration=configuration,
+        configuration_index=configuration_index,
+        later_configurations=later,
+        uncertain=state.uncertain,
+    )
+    return core, carries
 
 
 def log_of(store: Store, group: int) -> Log:

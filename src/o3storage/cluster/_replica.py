@@ -19,9 +19,9 @@ from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._reading import (
     MISS,
     READ_FAULTS,
-    after_hole,
+    REPLAY_BYTES,
     entries_of,
-    log_of,
+    open_core,
     read_now,
     read_row,
 )
@@ -31,12 +31,11 @@ from o3storage.raft.core import (
     CONFIGURATION,
     Accepted,
     Apply,
-    Configuration,
+    ChangeConfiguration,
     Core,
     Entry,
     Fetch,
     Fetched,
-    HardState,
     Input,
     Message,
     Output,
@@ -46,6 +45,7 @@ from o3storage.raft.core import (
     ReadIndex,
     ReadReady,
     ReadRefused,
+    Refusal,
     Refused,
     Retire,
     Role,
@@ -72,11 +72,11 @@ MAX_WAITING = 32_768
 """Proposals in flight: several times the connections that a node accepts."""
 APPLY_STEP = 64
 """Entries applied in one turn of the loop: a few milliseconds at most."""
-REPLAY_BYTES = 1 << 20
-"""Entries read at a time while a restart applies what it had not."""
 RETRY_S = 0.5
 """A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
 
+CHANGE_S, CHANGE_LOOK_S = 30.0, 0.05
+"""A change of members is waited for so long; it goes on by itself."""
 CLOSE_S, CLOSE_TRIES = 1.0, 20
 """What is proposed to others is waited for so long when the node stops."""
 NO_SPACE = "the disk is full: delete something, or give it more space"
@@ -120,6 +120,8 @@ class Replica:
         self._full = False
         self._batch: Batch | None = None
         self._token = 0
+        self._proposing = 0
+        self._changes: dict[int, Refusal | None] = {}
         # writes and messages under way
         self._writes: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._held: deque[tuple[Persist, list[SealedFrame]]] = deque()  # the disk is full
@@ -150,44 +152,10 @@ class Replica:
     ) -> Replica:
         """The replica as its log and rows say. It does nothing before `start`.
         Raises StoreError, ValueError (rows or entries nobody wrote)."""
-        state = store.log_state(group)
-        applied = state.applied_index
-        configuration, configuration_index = Configuration(), 0
-        row = await store.get(_records.configuration_key(group))
-        if row is not None:
-            configuration_index = int.from_bytes(row[:8], "big")
-            configuration = Configuration.decode(row[8:])
-        later: list[tuple[int, Configuration]] = []
-        tail: list[Entry] = []
-        at = applied + 1
-        while at <= state.last_index:
-            found = await entries_of(store, group, at, state.last_index, REPLAY_BYTES)
-            if not found:
-                at = after_hole(state.missing, at)
-                continue
-            later.extend(
-                (entry.index, Configuration.decode(entry.data))
-                for entry in found
-                if entry.kind == CONFIGURATION
-            )
-            if replication is not None:
-                tail.extend(entry for entry in found if _records.carries(entry))
-            at = found[-1].index + 1
-        core = Core(
-            node,
-            log=log_of(store, group),
-            hard_state=HardState(
-                state.hard_state.term, state.hard_state.vote, state.hard_state.commit
-            ),
-            applied=applied,
-            configuration=configuration,
-            configuration_index=configuration_index,
-            later_configurations=later,
-            uncertain=state.uncertain,
-        )
+        core, carries = await open_core(store, group, node)
         replica = cls(group, core, store, machine, replication)
         if replica.team is not None:
-            replica.team.recover(tail)
+            replica.team.recover(carries)
         return replica
 
     async def start(self) -> None:
@@ -289,8 +257,8 @@ class Replica:
                 if not future.done():
                     future.set_exception(StorageFull(NO_SPACE))
             return
-        self._token += 1
-        self._carry_out(self.core.step(Propose(self._token, payloads)))
+        self._proposing = token = self.next_token()
+        self._carry_out(self.core.step(Propose(token, payloads)))
 
     @property
     def leads(self) -> bool:
@@ -313,8 +281,8 @@ class Replica:
         self._futures = batch.futures
         self._frames = batch.frames()
         self._batch = batch
-        self._token += 1
-        outputs = self.core.step(Propose(self._token, batch.payloads, batch.riding_bytes()))
+        self._proposing = token = self.next_token()
+        outputs = self.core.step(Propose(token, batch.payloads, batch.riding_bytes()))
         accepted = outputs[0]
         assert isinstance(accepted, Accepted)
         self._carry_out(outputs)
@@ -349,6 +317,31 @@ class Replica:
         if waiting is not None and not waiting[1].done():
             waiting[1].set_exception(error)
 
+    async def change_members(
+        self, voters: Sequence[int], learners: Sequence[int] = (), *, timeout_s: float = CHANGE_S
+    ) -> None:
+        """Return once these are the members; new voters catch up first. Only where this replica
+        leads. Raises Unavailable: uncertain when the change was begun."""
+        token = self.next_token()
+        self._changes[token] = None
+        self.step(ChangeConfiguration(token, tuple(voters), tuple(learners)))
+        refused = self._changes.pop(token)
+        if refused is Refusal.NO_CHANGE:
+            return
+        if refused is not None:
+            raise Unavailable(refused.value)
+        core = self.core
+        wanted = tuple(sorted(voters)), tuple(sorted(learners))
+        for _ in range(int(timeout_s / CHANGE_LOOK_S)):
+            now = core.configuration
+            done = not now.joint and core.configuration_index <= self.applied
+            if done and (now.voters, now.learners) == wanted:
+                return
+            if self.fault or core.role is not Role.LEADER:
+                raise Unavailable(self.fault or "another node leads the range", uncertain=True)
+            await asyncio.sleep(CHANGE_LOOK_S)
+        raise Unavailable("the new members have not caught up yet", uncertain=True)
+
     # --- what the core says
 
     def step(self, event: Input) -> None:
@@ -379,6 +372,9 @@ class Replica:
             else:
                 self._send(output.message)
         elif isinstance(output, Refused):
+            if output.token != self._proposing:
+                self._changes[output.token] = output.reason
+                return
             futures, self._futures, self._frames = self._futures, [], []
             for future in futures:
                 if not future.done():
@@ -404,6 +400,8 @@ class Replica:
             assert isinstance(output, RoleChanged), f"{output} in a group of one"
 
     def _accepted(self, output: Accepted) -> None:
+        if output.token != self._proposing:
+            return  # a change of members
         waiting, term = self._waiting, output.term
         futures, self._futures = self._futures, []
         for index, future in enumerate(futures, start=output.low):
@@ -766,6 +764,8 @@ class Replica:
             "voters": list(core.configuration.voters),
             "learners": list(core.configuration.learners),
             "waiting": len(self._waiting),
+            "members": self.team.status() if self.team is not None else [],
+            "repair_debt": len(self.team.debt) if self.team is not None else 0,
             "lost_entries": self.lost_entries,
             "fault": self.fault,
         }

@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from o3storage.cluster import _records
 from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavailable
@@ -204,6 +204,31 @@ class Team:
                 "node, which is no majority; it goes on by itself when more of them can be"
             )
         return f"range {group} has no leader just now; try again"
+
+    def status(self) -> list[dict[str, Any]]:
+        """The other members as this node knows them, for `Replica.status`; marks only where it
+        leads."""
+        core = self._core
+        return [
+            {
+                "node": f"{node:016x}",
+                "votes": core.configuration.votes(node),
+                "up": self._node.peers.is_up(node),
+                **(self._progress(node) if node in core.progress else {}),
+            }
+            for node in core.configuration.members()
+            if node != core.id
+        ]
+
+    def _progress(self, node: int) -> dict[str, Any]:
+        progress = self._core.progress[node]
+        return {
+            "match": progress.match,
+            "data": progress.data,
+            "behind": self._core.log.last - progress.match,
+            "repair_debt": progress.debt,
+            "state": progress.state.value,
+        }
 
     # --- messages
 
