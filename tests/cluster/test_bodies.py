@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from o3storage import catalog
 from o3storage.catalog import DeleteObject, PreconditionFailed, WriteCondition
-from o3storage.cluster import BodyDamaged, BodyMissing
+from o3storage.cluster import BodyDamaged, BodyMissing, StreamUpload
 from o3storage.crypto import FRAME_BYTES, StreamRef
 from o3storage.simulation import run
 from o3storage.storage import SMALL_FRAME_BYTES
@@ -93,6 +94,25 @@ async def gone(r: Rig, ref: StreamRef) -> bool:
     except BodyMissing:
         return True
     return False
+
+
+def test_an_upload_is_freed_with_its_last_reference() -> None:
+    """A circle would keep its sealed bytes until the garbage collector comes, which is rare."""
+
+    async def main() -> None:
+        async with rig(3) as r:
+            b = await r.bucket()
+            gc.collect()
+            gc.disable()
+            try:
+                upload, command = await r.upload(b, b"k", body_of(1, 4096))
+                await r.node.submit(command, upload.frames)
+                del upload, command
+                assert not [o for o in gc.get_objects() if type(o) is StreamUpload]
+            finally:
+                gc.enable()
+
+    run(main(), 3)
 
 
 def test_a_named_large_body_leaves_no_open_row() -> None:

@@ -28,7 +28,7 @@ from ._keys import (
 )
 from ._limits import MAX_PAGE
 from ._query import Steps
-from ._rows import unpack_abandoned, unpack_bucket, unpack_chore, unpack_copy, unpack_state
+from ._rows import read_bucket, unpack_abandoned, unpack_chore, unpack_copy, unpack_state
 from ._types import (
     AccessKey,
     AccessKeysPage,
@@ -42,7 +42,7 @@ def get_bucket(name: str) -> Steps[BucketInfo]:
     value = yield Get(bucket_row(name))
     if value is None:
         raise NoSuchBucket(name)
-    return unpack_bucket(name, value)
+    return read_bucket(name, value)
 
 
 def _page_limit(limit: int) -> int:

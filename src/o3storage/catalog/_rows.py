@@ -11,6 +11,7 @@ PutPart carries this very value. The others are described at their structs.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Final
 
 from ._codec import (
@@ -341,6 +342,20 @@ def pack_bucket(bucket: BucketInfo) -> bytes:
     return b"".join(out)
 
 
+CACHED_BUCKETS: Final = 1024
+CACHED_BUCKET_BYTES: Final = 512
+"""Rows up to this size are kept decoded: without settings they have about 60 bytes, so the cache
+stays below 1 MiB or so whatever names and settings users choose."""
+
+
+def read_bucket(name: str, value: bytes) -> BucketInfo:
+    """As `unpack_bucket`, for readers: every request asks for its bucket, so the result is shared
+    and not to be changed. Raises ValueError."""
+    if len(value) <= CACHED_BUCKET_BYTES:
+        return _read_bucket(name, value)
+    return unpack_bucket(name, value)
+
+
 def unpack_bucket(name: str, value: bytes) -> BucketInfo:
     """Raises ValueError."""
     reader = Reader(value)
@@ -358,6 +373,9 @@ def unpack_bucket(name: str, value: bytes) -> BucketInfo:
         bucket_id, name, owner, created, region, VERSIONINGS[versioning], epoch, bool(deleting),
         settings,
     )  # fmt: skip
+
+
+_read_bucket = lru_cache(CACHED_BUCKETS)(unpack_bucket)
 
 
 # --- chores and abandoned streams

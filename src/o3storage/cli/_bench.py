@@ -129,7 +129,9 @@ class Load:
             client = self.client()
             while time.perf_counter() < end:
                 number = next(self._counter)
-                await self.one(client, operations[number % len(operations)], number // len(MIX))
+                await self.one(
+                    client, operations[number % len(operations)], number // len(operations)
+                )
             await client.close()
 
         async def show() -> None:

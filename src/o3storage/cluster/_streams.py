@@ -85,7 +85,7 @@ class StreamUpload:
         self._sealer = StreamSealer(kek, salt, stream)
         self._number = 0
         self._ended = False
-        self._frames: UploadFrames | None = None
+        self._frames: tuple[SealedFrame, ...] = ()
         self._announced: asyncio.Future[Outcome] | None = None
         self._writer: StreamWriter | None = None
         self.ref = StreamRef(stream, salt, epoch, 0)
@@ -99,11 +99,9 @@ class StreamUpload:
 
     @property
     def frames(self) -> UploadFrames:
-        """What rides with the entry."""
-        frames = self._frames
-        if frames is None:
-            frames = self._frames = UploadFrames(self)
-        return frames
+        """What rides with the entry. Made at each call: kept here it would close a circle, and
+        the sealed bytes would live until the garbage collector comes by."""
+        return UploadFrames(self, self._frames)
 
     @property
     def small(self) -> bool:
@@ -125,7 +123,7 @@ class StreamUpload:
         ref.size_bytes += size
         if number == 0 and last and size <= SMALL_FRAME_BYTES:
             data = self._sealer.seal_frame(0, block, True, digester)
-            self._frames = UploadFrames(self, (SealedFrame(ref.stream, 0, True, size, data),))
+            self._frames = (SealedFrame(ref.stream, 0, True, size, data),)
             return
         if number == 0:
             # Announced while the first frame is sealed; durable before the frame is written, so

@@ -150,8 +150,7 @@ class Frames:
             low = rows[-1][0] + b"\0"
 
     def held_now(self, stream: bytes) -> int | None:
-        """Frames of the stream that are placed, or None: the disk must be asked, or runs are many.
-        """
+        """Frames of the stream that are placed; None: the disk must be asked, or runs are many."""
         rows = self.core.index.scan_now(*placement_bounds(stream), RUNS_PER_STEP)
         if rows is Miss.MISS or len(rows) == RUNS_PER_STEP:
             return None
@@ -175,13 +174,24 @@ class Frames:
     def is_pinned(self, stream: bytes) -> bool:
         return stream in self._pins
 
-    def released(self, streams: Iterable[bytes]) -> None:
-        """Their rows of table 0x03 are written; take them out of placement once unpinned."""
+    def released(self, streams: Iterable[bytes]) -> list[RowChange]:
+        """Rows to write with the entry that releases `streams`: their placement goes, or, where
+        that has to wait, a row of table 0x03 remembers them."""
+        changes: list[RowChange] = []
         for stream in streams:
             if stream in self._pins:
                 self._waiting.add(stream)
+                rows = None
             else:
-                self._reap(stream)
+                rows = self._placed_now(stream)
+                if rows is None:
+                    self._reap_soon(stream)
+            if rows is None:
+                changes.append((released_key(stream), b""))
+            else:
+                self._take_out(stream, rows)
+                changes += [(key, None) for key, _ in rows]
+        return changes
 
     async def reap_left_over(self) -> None:
         """What was released before this open, or could not be reaped when it was."""
@@ -200,18 +210,33 @@ class Frames:
                 return
             low = rows[-1][0] + b"\0"
 
-    def _reap(self, stream: bytes) -> None:
+    def _placed_now(self, stream: bytes) -> list[tuple[bytes, bytes]] | None:
+        """All rows of a stream's placement, or None: the disk must be asked, or they are many."""
         low, high = placement_bounds(stream)
+        index = self.core.index
         try:
-            rows = self.core.index.scan_now(low, high, RUNS_PER_STEP)
+            row = index.first_now(low)
+            if row is None:
+                return []
+            # The key of frame 0 is the last one of its stream: most have no other.
+            if row is not Miss.MISS and row[0] == placement_key(stream, 0):
+                return [row]
+            rows = index.scan_now(low, high, RUNS_PER_STEP)
         except BadBlock:
-            rows = Miss.MISS  # the slow way meets it again
-        if rows is Miss.MISS or len(rows) == RUNS_PER_STEP:
-            self._reap_queue.append(stream)
-            if self._reaper is None or self._reaper.done():
-                self._reaper = asyncio.get_running_loop().create_task(self._reap_all())
-            return
-        self._drop(stream, rows, last=True)
+            return None  # the slow way meets it again
+        return None if rows is Miss.MISS or len(rows) == RUNS_PER_STEP else rows
+
+    def _reap(self, stream: bytes) -> None:
+        rows = self._placed_now(stream)
+        if rows is None:
+            self._reap_soon(stream)
+        else:
+            self._drop(stream, rows, last=True)
+
+    def _reap_soon(self, stream: bytes) -> None:
+        self._reap_queue.append(stream)
+        if self._reaper is None or self._reaper.done():
+            self._reaper = asyncio.get_running_loop().create_task(self._reap_all())
 
     async def _reap_all(self) -> None:
         while self._reap_queue and not self.core.out_of_service:
@@ -235,9 +260,13 @@ class Frames:
         changes: list[RowChange] = [(key, None) for key, _ in rows]
         if last:
             changes.append((released_key(stream), None))
+        self.core.write_rows(changes)
+        self._take_out(stream, rows)
+
+    def _take_out(self, stream: bytes, rows: list[tuple[bytes, bytes]]) -> None:
+        """Account for placement that goes."""
         if self.moving is not None:
             self.moving.add(stream)
-        self.core.write_rows(changes)
         for _, value in rows:
             run = decode_run(value)
             volume = self.core.volumes.get(run.volume)

@@ -35,7 +35,6 @@ from o3storage.storage._records import check_frame, check_rows, encode_rows
 from o3storage.storage._replay import Replay
 from o3storage.storage._rows import (
     FIRST_CATALOG_BYTE,
-    RELEASED_TABLE,
     Row,
     RowChange,
 )
@@ -494,14 +493,12 @@ class Store:
         body = encode_rows(rows, released)
         core.sequence += 1
         if released:
-            rows = [*rows, *((RELEASED_TABLE + stream, b"") for stream in released)]
+            rows = [*rows, *self._frames.released(released)]
         if rows:
             core.write_rows(rows)
         log.applied_index = index
         self._flusher.entries_since += 1
         self._log.queue_outcome(log, index, core.sequence, body)
-        if released:
-            self._frames.released(released)
 
     @property
     def crowded(self) -> bool:
