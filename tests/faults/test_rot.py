@@ -172,11 +172,64 @@ def test_in_a_volume(data_dir: Path, what: str) -> None:
             assert store.stop() == 0
         repaired = verify(data_dir, "--repair")
         assert "Traceback" not in repaired.stderr
+        only_lost(verify(data_dir), [f"s3://bucket/{key} version null" for key in may_fail])
     with RunningStore(data_dir) as store:
         s3 = S3(store)
         for key in may_fail:
             assert s3.put(f"/bucket/{key}", BODIES[key]).status == 200
         assert wrong(s3, ()) == []
+        assert store.stop() == 0
+    report = verify(data_dir)  # what was lost was replaced: nothing is bad any more
+    assert report.returncode == 0, report.stdout
+    # The index can be made anew of what the repair left.
+    shutil.rmtree(data_dir / "index")
+    with RunningStore(data_dir) as store:
+        assert wrong(S3(store), ()) == []
+        assert store.stop() == 0
+
+
+def only_lost(report, names: list[str]) -> None:  # type: ignore[no-untyped-def]
+    """`verify` finds nothing but what is lost, and says whose it was."""
+    bad = re.findall(r"^BAD (\w+)", report.stdout, re.M)
+    assert set(bad) <= {"frame"} and bool(bad) == bool(names), report.stdout
+    assert re.findall(r"^LOST (.*): frames [\d, ]+$", report.stdout, re.M) == names
+    assert report.returncode == (1 if names else 0)
+
+
+def test_the_part_of_a_multipart_object_that_is_lost_is_named(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    part = random.Random(4).randbytes(5 << 20)
+    with RunningStore(data_dir) as store:
+        s3 = S3(store)
+        assert s3.call("PUT", "/bucket").status == 200
+        started = s3.call("POST", "/bucket/parts", query="uploads=")
+        upload = re.findall(rb"<UploadId>(.*?)<", started.body)[0].decode()
+        etags = [
+            s3.call("PUT", "/bucket/parts", part, query=f"partNumber={n}&uploadId={upload}").headers
+            for n in (1, 2, 3)
+        ]
+        listed = "".join(
+            f"<Part><PartNumber>{n}</PartNumber><ETag>{headers['etag']}</ETag></Part>"
+            for n, headers in enumerate(etags, 1)
+        )
+        body = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
+        done = s3.call("POST", "/bucket/parts", body, query=f"uploadId={upload}")
+        assert done.status == 200, done
+        assert store.stop() == 0
+    text = inspect(data_dir, "object", "s3://bucket/parts")
+    second = text[text.index("part 2: 5,242,880 bytes at 5,242,880") :]
+    found = re.search(r"frame 3: volume (\d+) offset (\d+)", second)
+    assert found, text
+    flip(data_dir / f"volumes/{int(found[1]):010d}.bulk", int(found[2]) + 1000)
+    name = "s3://bucket/parts version null, part 2"
+    assert f"LOST {name}: frames 3" in verify(data_dir).stdout
+    assert "quarantine" in verify(data_dir, "--repair").stdout
+    only_lost(verify(data_dir), [name])
+    with RunningStore(data_dir) as store:
+        s3 = S3(store)
+        answer = s3.call("GET", "/bucket/parts", headers={"range": f"bytes={10 << 20}-"})
+        assert answer.status == 206 and answer.body == part
+        assert s3.call("GET", "/bucket/parts", query="partNumber=2").cut
         assert store.stop() == 0
 
 

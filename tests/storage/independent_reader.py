@@ -58,7 +58,11 @@ class Reader:
             else:
                 self._bulk(volume)
         gone = {key[1:] for key in self._changes if key[0] == 3}
-        for key, (_, value) in self._changes.items():
+        _, restated = self._changes.get(b"\x07", (0, bytes(8)))
+        oldest = int.from_bytes(restated, "little")
+        for key, (sequence, value) in self._changes.items():
+            if sequence < oldest:
+                continue
             if value is not None and not (key[0] == 1 and key[1:17] in gone) and key[0] != 3:
                 self.rows[key] = value
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import pathlib
 
+import pytest
+
 from o3storage.crypto import StreamSealer
 from o3storage.simulation import SimDisk, run
 from o3storage.storage import SealedFrame
@@ -32,7 +34,8 @@ def test_it_imports_nothing_of_the_store():
     assert names == {"__future__", "os", "struct", "o3storage._native"}
 
 
-def test_it_lists_and_extracts():
+@pytest.mark.parametrize("restated", [False, True], ids=["as it came", "after a repair"])
+def test_it_lists_and_extracts(restated):
     kek, salt = b"k" * 32, b"s" * 32
     big = bytes(range(256)) * 1024 * 3 + b"the end"
 
@@ -88,6 +91,8 @@ def test_it_lists_and_extracts():
             assert reader.entries[1][41] == (1, 0, b"entry 41")
             assert reader.hard[1] == (1, 2, 39)
 
+        if restated:
+            assert "rows were written anew" in (await store.set_aside([], "quarantine"))[0]
         check(files(disk.kill()))
 
     run(main(), 1)

@@ -10,6 +10,7 @@ from o3storage.simulation import Fault, SimClock, SimDisk, SimEntropy, SimJobs, 
 from o3storage.storage import (
     DataDirLock,
     EntryKind,
+    FrameBad,
     OfflineStore,
     Store,
     StoreDamaged,
@@ -376,3 +377,79 @@ def test_a_mark_of_another_layout_has_the_index_rebuilt():
         assert (await verify(disk, **parts())).clean
 
     run(main(), 4)
+
+
+async def repaired(disk):
+    """What a repair and the check behind it say; and that the store opens between them."""
+    report = await verify(disk, **parts(), repair=True)
+    assert not report.clean and report.repaired
+    return report, await verify(disk, **parts())
+
+
+@pytest.mark.parametrize("kind", [records.OUTCOME, records.ENTRY, records.LOCAL, records.FRAME])
+def test_a_bad_record_is_set_aside_and_nothing_else_is_lost(kind):
+    async def main():
+        disk, store = await filled()
+        store.apply(1, 31, [(b"\x10key3", None)])
+        await store.close()
+        path, offset, size = places(disk, kind)[-1]
+        disk.rot(path, offset + size - 1)
+        report, again = await repaired(disk)
+        assert await disk.list_dir("quarantine"), report.repaired
+        lost = [p for p in again.problems if p.kind == "frame"]
+        assert len(again.problems) == len(lost) == (kind == records.FRAME), again.problems
+        for _ in range(2):  # as it stands, then with an index made from what is left
+            store = await opened(disk)
+            for i in range(1, 31):
+                value = None if i == 3 else b"value %d" % i
+                assert await store.get(b"\x10key%d" % i) == value
+                if i % 2 == 0:
+                    frame_read = await store.read_frame(stream_id(i), 0)
+                    assert bytes(frame_read) == frame(i, size=4000).data
+            for n in range(4):
+                assert bytes(await store.read_frame(stream_id(900), n))
+            if kind == records.FRAME:
+                with pytest.raises(FrameBad):
+                    await store.read_frame(stream_id(31), 0)
+            else:
+                assert bytes(await store.read_frame(stream_id(31), 0)) == frame(31).data
+            assert store.log_state(1).last_index == store.log_state(1).applied_index == 31
+            await store.append(1, None, [])
+            await store.close()
+            for name in [n for n in disk.image.names if n.startswith("index/")]:
+                await disk.unlink(name)
+
+    run(main(), 9)
+
+
+def test_lost_frames_of_a_large_stream_are_named_until_it_is_released():
+    async def main():
+        disk, store = await filled()
+        await store.close()
+        offline = await OfflineStore.open(disk, **parts())
+        places_ = await offline.stream_places(stream_id(900))
+        await offline.close()
+        disk.rot(f"volumes/{places_[2].volume:010d}.bulk", places_[2].offset + 500)
+        _, again = await repaired(disk)
+        assert [p.where for p in again.problems] == [f"stream {stream_id(900).hex()} frame 2"]
+        named = []
+
+        async def name(_, streams):
+            named.extend(streams)
+            return {stream_id(900): "s3://bucket/key"}
+
+        again = await verify(disk, **parts(), name_streams=name)
+        assert named == [stream_id(900)] and again.lost == {"s3://bucket/key": ["frames 2"]}
+        store = await opened(disk)
+        for n in (0, 1, 3):
+            assert bytes(await store.read_frame(stream_id(900), n))
+        with pytest.raises(FrameBad, match="frame 2"):
+            await store.read_frame(stream_id(900), 2)
+        index = store.log_state(1).last_index
+        store.apply(1, index, []) if store.log_state(1).applied_index < index else None
+        await store.append(1, None, [entry(index + 1)])
+        store.apply(1, index + 1, [], [stream_id(900)])
+        await store.close()
+        assert (await verify(disk, **parts())).clean
+
+    run(main(), 10)

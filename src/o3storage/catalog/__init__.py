@@ -78,6 +78,15 @@ from ._limits import (
     STREAM_REF_BYTES,
 )
 from ._machine import Catalog
+from ._owners import (
+    BODY_SPANS,
+    BUCKET_SPAN,
+    BodyOwner,
+    body_owner,
+    bucket_of,
+    completed_from,
+    versions_span,
+)
 from ._parts import ChosenParts, new_upload_id
 from ._procedures import (
     Procedure,
@@ -147,6 +156,8 @@ from ._types import (
 from ._version_id import NULL, parse_version_id, version_id
 
 __all__ = [
+    "BODY_SPANS",
+    "BUCKET_SPAN",
     "FIRST_KEY_RANGE",
     "MAX_DELETES_PER_COMMAND",
     "MAX_EXAMINED",
@@ -163,6 +174,7 @@ __all__ = [
     "AccessKeyExists",
     "AccessKeysPage",
     "BeginDeleteBucket",
+    "BodyOwner",
     "BucketBusy",
     "BucketExists",
     "BucketFenced",
@@ -232,8 +244,11 @@ __all__ = [
     "VersionInfo",
     "VersionsPage",
     "WriteCondition",
+    "body_owner",
     "bucket_is_empty",
+    "bucket_of",
     "chores",
+    "completed_from",
     "counts",
     "create_bucket",
     "delete_batches",
@@ -264,4 +279,5 @@ __all__ = [
     "set_versioning",
     "sync_bucket",
     "version_id",
+    "versions_span",
 ]

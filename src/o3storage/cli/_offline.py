@@ -21,6 +21,7 @@ from o3storage.catalog import (
     get_bucket,
     head_version,
     list_versions,
+    parts_of_version,
     prefix_length,
     version_id,
 )
@@ -31,6 +32,7 @@ from o3storage.server import DataDir, StartError, data_dir_path, open_data_dir
 from o3storage.storage import OfflineStore, StoreError
 from o3storage.storage import verify as verify_store
 
+from ._owners import name_streams
 from ._store import CommandError
 from ._text import Progress, size_text, table
 
@@ -103,6 +105,7 @@ def verify(options: argparse.Namespace) -> int:
                 return_disk=options.return_disk,
                 prefix_length=prefix_length,
                 on_progress=steps.update,
+                name_streams=name_streams,
             )
             steps.done()
             took_s = time.monotonic() - started
@@ -119,6 +122,10 @@ def verify(options: argparse.Namespace) -> int:
             print(f"BAD {problem.kind:<9} {problem.where}: {problem.detail}")
         if report.problem_count > MAX_SHOWN:
             print(f"... and {report.problem_count - MAX_SHOWN:,} more; --json lists them")
+        for name, what in list(report.lost.items())[:MAX_SHOWN]:
+            print(f"LOST {name}: {'; '.join(what)}")
+        if len(report.lost) > MAX_SHOWN:
+            print(f"... and {len(report.lost) - MAX_SHOWN:,} more; --json lists them")
         for line in report.repaired:
             print(f"repaired: {line}")
         if report.returned:
@@ -251,7 +258,9 @@ async def _show_object(store: OfflineStore, names: list[str]) -> int:
             continue
         which = NULL if is_null else order
         await _show_version(
-            store, await _run_query(store, head_version(bucket.bucket_id, raw, which))
+            store,
+            bucket.bucket_id,
+            await _run_query(store, head_version(bucket.bucket_id, raw, which)),
         )
     return 0
 
@@ -260,19 +269,29 @@ def _when(modified_ns: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(modified_ns / 1e9))
 
 
-async def _show_version(store: OfflineStore, version: VersionInfo) -> None:
+async def _show_version(store: OfflineStore, bucket_id: int, version: VersionInfo) -> None:
     name = "null" if version.is_null else version_id(version.order)
     when = _when(version.modified_ns)
     print(f"version {name}: {version.size_bytes:,} bytes, {when}, ETag {version.etag}")
     print(f"  BLAKE3 {version.blake3.hex()}")
     if version.upload_id:
         print(f"  multipart: {version.part_count} parts of upload {version.upload_id.hex()}")
-    if not version.body:
-        return
-    stream = StreamRef.unpack(version.body).stream
-    print(f"  stream {stream.hex()}")
+        after = 0
+        while spans := await _run_query(store, parts_of_version(bucket_id, version, after)):
+            for span in spans:
+                print(f"  part {span.number}: {span.size_bytes:,} bytes at {span.offset:,}")
+                if span.body:
+                    await _show_stream(store, span.body, "    ")
+            after = spans[-1].number
+    if version.body:
+        await _show_stream(store, version.body, "  ")
+
+
+async def _show_stream(store: OfflineStore, body: bytes, indent: str) -> None:
+    stream = StreamRef.unpack(body).stream
+    print(f"{indent}stream {stream.hex()}")
     for place in await store.stream_places(stream):
         print(
-            f"  frame {place.number}: volume {place.volume:08d} offset {place.offset}, "
+            f"{indent}frame {place.number}: volume {place.volume:08d} offset {place.offset}, "
             f"{place.record_bytes} bytes"
         )

@@ -47,10 +47,12 @@ from o3storage.storage._records import (
 from o3storage.storage._rows import (
     PLACEMENT_TABLE,
     RELEASED_TABLE,
+    Run,
     decode_run,
     released_key,
 )
 from o3storage.storage._scan import Scanned, scan_records
+from o3storage.storage._scrub import placed_bad_frames
 from o3storage.storage._space import SpaceAccount
 from o3storage.storage._types import KIB, FrameMissing, SealedFrame
 from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
@@ -170,7 +172,7 @@ class Compactor:
                 return freed
             cuts = self.log.cuts
             bad = await self._move(volume, mover, reaped)
-            if (bad or self.log.cuts != cuts) and await self._is_placed(volume):
+            if (bad or self.log.cuts != cuts) and await self._placed_in(volume):
                 volume.keep = True
                 return 0
             freed = volume.size_bytes - (self.bulk.written_bytes - before)
@@ -183,6 +185,43 @@ class Compactor:
             mover.discard()
             self.frames.moving = None
             self.log.place_runs([], [], unless=())
+
+    async def set_aside(self, volume: Volume, directory: str) -> tuple[str, int] | None:
+        """Move what can be read out of a volume in which something cannot, and the file itself to
+        `directory`. Frames that are lost keep a placement, which says where they stood. Returns
+        where the file is and how many these are; None if the volume cannot be spared.
+        Raises StoreFull, StoreOutOfService, DiskError."""
+        async with self._busy:
+            volume.keep = False
+            if volume.volume not in self.core.volumes or not self._may_free(volume):
+                return None
+            lost = await placed_bad_frames(self.core, volume.volume)
+            reaped: set[bytes] = set()
+            self.frames.moving = reaped
+            mover = _Mover()
+            try:
+                await self._move(volume, mover, reaped)
+                for at in range(0, len(lost), PLACE_RUNS):
+                    runs: list[PlacedRun] = []
+                    for bad in lost[at : at + PLACE_RUNS]:
+                        size = bad.record_bytes
+                        run = Run(volume.volume, bad.offset, 1, size, size)
+                        runs.append((bad.stream, bad.number, run, False))
+                    self.log.place_runs(runs, [], unless=reaped)
+                    await self.log.settle()
+                if await self._placed_in(volume) > len(lost):
+                    volume.keep = True
+                    return None
+                self._forget_entries(volume)
+                path = await self.core.set_aside(volume, directory)
+                if volume.kind is VolumeKind.BULK:
+                    self.log.note_bulk(volume.volume, None)
+                await self.log.settle()
+                return path, len(lost)
+            finally:
+                mover.discard()
+                self.frames.moving = None
+                self.log.place_runs([], [], unless=())
 
     async def _drop(self, volume: Volume) -> None:
         await self.core.drop_volume(volume)
@@ -289,15 +328,15 @@ class Compactor:
         self.log.place_runs(runs, mover.take_held() if whole else [], unless=reaped)
         await self.log.settle()
 
-    async def _is_placed(self, volume: Volume) -> bool:
-        """Whether any placement still points into the volume (all of the table is read)."""
+    async def _placed_in(self, volume: Volume) -> int:
+        """Runs whose placement still points into the volume (all of the table is read)."""
         low, high = PLACEMENT_TABLE, bytes([PLACEMENT_TABLE[0] + 1])
+        count = 0
         while True:
             rows = await self.core.index.scan(low, high, 1000)
-            if any(decode_run(value).volume == volume.volume for _, value in rows):
-                return True
+            count += sum(decode_run(value).volume == volume.volume for _, value in rows)
             if len(rows) < 1000:
-                return False
+                return count
             low = rows[-1][0] + b"\0"
             await asyncio.sleep(0)
 

@@ -323,6 +323,23 @@ class Core:
             raise self.fault(error) from error
         await self.release(volume)
 
+    async def set_aside(self, volume: Volume, directory: str) -> str:
+        """Move its file to `directory` for good; returns where it is now."""
+        self.volumes.pop(volume.volume, None)
+        self._open_order.pop(volume.volume, None)
+        volume.unlinked = True
+        path = f"{directory}/{volume.path.rpartition('/')[2]}"
+        try:
+            await self.disk.make_dir(directory)
+            await self.disk.sync_dir("")
+            await self.disk.rename(volume.path, path)
+            await self.disk.sync_dir(directory)
+            await self.disk.sync_dir(VOLUME_DIR)
+        except DiskError as error:
+            raise self.fault(error) from error
+        await self.release(volume)
+        return path
+
     async def close_files(self) -> None:
         for volume in list(self.volumes.values()):
             file, volume.file = volume.file, None

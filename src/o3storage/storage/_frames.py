@@ -112,6 +112,9 @@ class Frames:
         for _ in range(READ_TRIES):
             run, first = await self.find(stream, number)
             if run == seen and problem is not None:
+                if isinstance(problem, FrameMissing):
+                    # It is placed, but its volume is not here: `verify --repair` set it aside.
+                    raise FrameBad(f"frame {number} of stream {stream.hex()}: {problem}")
                 raise problem
             seen = run
             offset, size = frame_place(run, number - first)

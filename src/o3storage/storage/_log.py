@@ -43,6 +43,7 @@ from o3storage.storage._log_batch import (
     QueuedOutcome,
     runs_bytes,
 )
+from o3storage.storage._rows import RESTATED_KEY, bulk_key, encode_u64
 from o3storage.storage._types import (
     MIB,
     Entry,
@@ -87,8 +88,8 @@ class LogWriter:
         self._outcome_bytes = 0
         self._runs: list[PlacedRun] = []
         self._held: list[Volume] = []
-        self._bulk_ends: dict[int, int | None] = {}
-        """Bulk volume -> end of what was synced of it, None once it was freed; not yet said."""
+        self._notes: dict[bytes, bytes | None] = {}
+        """Rows of tables 04 and 07 for the next batch."""
         self._reaped: Container[bytes] = ()
         self.cuts = 0
         """Runs that were placed over parts of others (repair)."""
@@ -232,7 +233,12 @@ class LogWriter:
     def note_bulk(self, volume: int, end: int | None) -> None:
         """So much of a bulk volume is synced; or (None) it was freed. Said with the next batch:
         before, or together with, the placement of any frame below `end`."""
-        self._bulk_ends[volume] = end
+        self._notes[bulk_key(volume)] = None if end is None else encode_u64(end)
+
+    def note_restated(self, sequence: int) -> None:
+        """All rows were written anew with this sequence: older changes in the volumes are void.
+        Said with the next batch."""
+        self._notes[RESTATED_KEY] = encode_u64(sequence)
 
     def settle(self) -> asyncio.Future[None]:
         """Resolves when everything that was queued before is durable, outcomes too. Raises
@@ -241,7 +247,7 @@ class LogWriter:
             refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             refused.set_exception(StoreFull(NO_LOG_SPACE))
             return refused
-        waits = self._queue or self._outcomes or self._runs or self._held or self._bulk_ends
+        waits = self._queue or self._outcomes or self._runs or self._held or self._notes
         if self._writing or waits:
             return self.submit(None, None, (), ())
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -261,7 +267,7 @@ class LogWriter:
                 if self._queue or self._outcome_bytes >= OUTCOME_WAIT_BYTES:
                     await self._write_batch()
                 elif self._closing:
-                    if not (self._outcomes or self._runs or self._bulk_ends):
+                    if not (self._outcomes or self._runs or self._notes):
                         return
                     await self._write_batch()
                 else:
@@ -294,10 +300,10 @@ class LogWriter:
         if self.core.out_of_service:
             raise self.core.refusal()
         self._writing = True
-        infos, outcomes, runs, ends, payload = self._gather()
+        infos, outcomes, runs, notes, payload = self._gather()
         if batch_bytes(MAX_BATCH_GROUPS, payload) > self._room:
             await self._rotate(batch_bytes(MAX_BATCH_GROUPS, payload))
-        data, entries = self._encode(infos, outcomes, runs, ends, payload)
+        data, entries = self._encode(infos, outcomes, runs, notes, payload)
         await self._put(data)
         self._writing = False
         self._complete(entries)
@@ -333,7 +339,7 @@ class LogWriter:
         Infos,
         list[QueuedOutcome],
         list[PlacedRun],
-        dict[int, int | None],
+        dict[bytes, bytes | None],
         int,
     ]:
         """Take from the queues what the next batch will hold; with its records' bytes."""
@@ -350,9 +356,9 @@ class LogWriter:
         gathered = self._gathered
         assert not gathered
         runs, self._runs = self._runs, []
-        ends, self._bulk_ends = self._bulk_ends, {}
-        if runs or ends:
-            payload += RECORD_OVERHEAD + runs_bytes(runs, ends)
+        notes, self._notes = self._notes, {}
+        if runs or notes:
+            payload += RECORD_OVERHEAD + runs_bytes(runs, notes)
         queue = self._queue
         while queue and not self._outcomes:
             append = queue[0]
@@ -368,14 +374,14 @@ class LogWriter:
             payload += append.size
             buffers += append.buffers
             infos.take(append)
-        return infos, outcomes, runs, ends, payload
+        return infos, outcomes, runs, notes, payload
 
     def _encode(
         self,
         infos: Infos,
         outcomes: list[QueuedOutcome],
         runs: list[PlacedRun],
-        ends: dict[int, int | None],
+        notes: dict[bytes, bytes | None],
         payload: int,
     ) -> tuple[bytes, list[tuple[GroupLog, int]]]:
         """The batch's bytes and, by group, the last index in it. Places frames and entries."""
@@ -385,8 +391,8 @@ class LogWriter:
         body = Payload(core, volume, volume.size_bytes + head)
         body.put_outcomes(outcomes)
         runs = [run for run in runs if run[0] not in self._reaped] if self._reaped else runs
-        if runs or ends:
-            self.cuts += body.put_runs(runs, ends)
+        if runs or notes:
+            self.cuts += body.put_runs(runs, notes)
         for append in self._gathered:
             body.put_append(append)
         assert body.size_bytes <= payload
@@ -444,7 +450,7 @@ class LogWriter:
         self._waits_for_space = True
         error = StoreFull(NO_LOG_SPACE)
         for append in (*self._gathered, *self._queue):
-            if append.group is None and not append.future.done():
+            if append.group is None and not append.size and not append.future.done():
                 append.future.set_exception(error)
                 append.future.exception()
         if told:

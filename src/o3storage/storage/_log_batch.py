@@ -36,9 +36,7 @@ from o3storage.storage._records import (
 from o3storage.storage._rows import (
     RowChange,
     Run,
-    bulk_key,
     decode_run,
-    encode_bulk_end,
     encode_run,
     placement_bounds,
     placement_key,
@@ -157,9 +155,9 @@ class Infos:
         ]
 
 
-def runs_bytes(runs: Sequence[PlacedRun], ends: Mapping[int, int | None]) -> int:
-    """Upper bound of the body of the LOCAL record for these runs and ends of bulk volumes."""
-    return 8 + sum(128 if cuts else 64 for _, _, _, cuts in runs) + 32 * len(ends)
+def runs_bytes(runs: Sequence[PlacedRun], notes: Mapping[bytes, bytes | None]) -> int:
+    """Upper bound of the body of the LOCAL record for these runs and rows of tables 04 and 07."""
+    return 8 + sum(128 if cuts else 64 for _, _, _, cuts in runs) + 32 * len(notes)
 
 
 def _group_info(group: GroupLog, flags: int, first: int, previous_term: int) -> GroupInfo:
@@ -216,15 +214,12 @@ class Payload:
             self._volume.change_bytes += self._seal(OUTCOME, 0, a0, a1, index, sequence, body)
             group.written_applied = index
 
-    def put_runs(self, runs: Sequence[PlacedRun], ends: Mapping[int, int | None]) -> int:
-        """One LOCAL record; returns how many of the runs may cut into others. `ends`: bulk volume
-        -> end of what is synced of it, None if it was freed."""
+    def put_runs(self, runs: Sequence[PlacedRun], notes: Mapping[bytes, bytes | None]) -> int:
+        """One LOCAL record, with the rows `notes`; returns how many of the runs may cut into
+        others."""
         core = self._core
         cutting = 0
-        changes: list[RowChange] = [
-            (bulk_key(volume), None if end is None else encode_bulk_end(end))
-            for volume, end in ends.items()
-        ]
+        changes: list[RowChange] = [*notes.items()]
         for stream, first, run, cuts in runs:
             if cuts:
                 cutting += 1

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from o3storage.runtime.disk import DiskError, OpenMode
 from o3storage.storage._core import OUT_OF_SERVICE, Core, Volume
 from o3storage.storage._mark import Mark
-from o3storage.storage._rows import bulk_key, decode_bulk_end
+from o3storage.storage._rows import bulk_key, decode_u64
 from o3storage.storage._scan import bulk_end
 from o3storage.storage._types import StoreDamaged, StoreOutOfService
 from o3storage.storage._volume import (
@@ -228,7 +228,7 @@ async def synced_end(core: Core, volume: Volume) -> int:
         row = await core.index.get(bulk_key(volume.volume))
     except BadBlock:
         return volume.size_bytes  # unknown until the row is repaired: nothing is thrown away
-    return max(HEADER_BYTES, volume.synced_bytes, decode_bulk_end(row) if row else 0)
+    return max(HEADER_BYTES, volume.synced_bytes, decode_u64(row) if row else 0)
 
 
 async def cut_bulk(core: Core, mark: Mark) -> None:

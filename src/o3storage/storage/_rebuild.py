@@ -38,10 +38,12 @@ from o3storage.storage._records import (
 from o3storage.storage._replay import Replay
 from o3storage.storage._rows import (
     PLACEMENT_TABLE,
+    RESTATED_KEY,
     RowChange,
     RowIndex,
     Run,
     decode_run,
+    decode_u64,
     encode_run,
     placement_key,
     released_key,
@@ -292,13 +294,15 @@ async def _copy(
     counts = {
         number: VolumeCount(0, 0, 0, core.volumes[number].change_bytes) for number in core.volumes
     }
+    restated = await staging.get(RESTATED_KEY)
+    void_below = decode_u64(restated[_STAGED.size :]) if restated else 0
     low = b""
     while True:
         rows = await staging.scan(low, b"\xff", STEP_ROWS)
         standing: list[RowChange] = []
         for key, staged in rows:
-            _, deleted = _STAGED.unpack_from(staged)
-            if deleted:
+            sequence, deleted = _STAGED.unpack_from(staged)
+            if deleted or sequence < void_below:
                 continue
             value = staged[_STAGED.size :]
             standing.append((key, value))

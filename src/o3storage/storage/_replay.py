@@ -43,8 +43,8 @@ from o3storage.storage._rows import (
     PLACEMENT_TABLE,
     RowChange,
     Run,
-    decode_bulk_end,
     decode_run,
+    decode_u64,
     encode_run,
     placement_key,
     released_key,
@@ -249,7 +249,7 @@ class Replay:
         elif value is not None and key[:1] == BULK_TABLE:
             volume = self.core.volumes.get(int.from_bytes(key[1:], "big"))
             if volume is not None:
-                volume.synced_bytes = max(volume.synced_bytes, decode_bulk_end(value))
+                volume.synced_bytes = max(volume.synced_bytes, decode_u64(value))
         self._rows.append((key, value))
         if len(self._rows) >= ROWS_PER_WRITE:
             self._write()

@@ -5,6 +5,8 @@ The tables 0x01..0x0F belong to this room:
     0x01 | stream 16 | 2^32-1 - first frame, big-endian 4  ->  a run of frames (`Run`)
     0x03 | stream 16                                       ->  b"": released, not yet reaped
     0x04 | bulk volume, big-endian 4                       ->  u64 end of what was synced of it
+    0x07                                                   ->  u64 sequence S: all rows were
+        written anew by a repair; changes in the volumes that are older than S are void
 
 Frame numbers are stored inverted, so that the run that holds frame n is the first row at or after
 the key of n.
@@ -26,6 +28,7 @@ RowChange = tuple[bytes, bytes | None]
 PLACEMENT_TABLE = b"\x01"
 RELEASED_TABLE = b"\x03"
 BULK_TABLE = b"\x04"
+RESTATED_KEY = b"\x07"
 FIRST_CATALOG_BYTE = 0x10
 """Rows of the catalog start at this table byte."""
 
@@ -91,11 +94,12 @@ def bulk_key(volume: int) -> bytes:
     return BULK_TABLE + volume.to_bytes(4, "big")
 
 
-def encode_bulk_end(end: int) -> bytes:
-    return end.to_bytes(8, "little")
+def encode_u64(number: int) -> bytes:
+    """The value of a row of table 04 or 07."""
+    return number.to_bytes(8, "little")
 
 
-def decode_bulk_end(value: bytes) -> int:
+def decode_u64(value: bytes) -> int:
     return int.from_bytes(value, "little")
 
 

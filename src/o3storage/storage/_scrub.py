@@ -30,6 +30,7 @@ class BadFrame:
     volume: int
     offset: int
     reason: str
+    record_bytes: int = 0
 
 
 OnBad = Callable[[BadFrame], None]
@@ -96,7 +97,7 @@ async def placed_bad_frames(core: Core, volume: int) -> list[BadFrame]:
                     data = await core.disk.read_direct(held.path, offset, size)
                     check_frame_record(data, stream, first + i)
                 except (FrameBad, DiskError) as error:
-                    bad.append(BadFrame(stream, first + i, volume, offset, str(error)))
+                    bad.append(BadFrame(stream, first + i, volume, offset, str(error), size))
         if len(rows) < 500:
             return bad
         low = rows[-1][0] + b"\0"

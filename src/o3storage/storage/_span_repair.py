@@ -37,8 +37,10 @@ from o3storage.storage._records import (
 from o3storage.storage._rows import (
     PLACEMENT_TABLE,
     RELEASED_TABLE,
+    RESTATED_KEY,
     RowChange,
     Run,
+    decode_u64,
     encode_run,
     placement_key,
     released_key,
@@ -162,7 +164,11 @@ class SpanRepair:
 
     def _standing(self, gather: _Span) -> dict[bytes, bytes]:
         """Rows that count: deleted ones and runs of released streams are gone."""
-        rows = {k: value for k, (_, value) in gather.rows.items() if value is not None}
+        rows = {
+            key: value
+            for key, (sequence, value) in gather.rows.items()
+            if value is not None and sequence >= gather.void_below
+        }
         for stream in gather.released:
             low = PLACEMENT_TABLE + stream
             if not any(key.startswith(low) for key in gather.runs.get(stream, ())):
@@ -183,6 +189,8 @@ class _Span:
         self.rows: dict[bytes, tuple[int, bytes | None]] = {}
         self.runs: dict[bytes, set[bytes]] = {}
         self.released: set[bytes] = set()
+        self.void_below = 0
+        """Changes with a lower sequence were restated by a repair."""
 
     def covers(self, key: bytes) -> bool:
         return key >= self.low and (self.high is None or key < self.high)
@@ -191,6 +199,8 @@ class _Span:
         for sequence, key, value in changes:
             if key[:1] == RELEASED_TABLE:
                 self._note_release(key)
+            elif key == RESTATED_KEY and value is not None:
+                self.void_below = max(self.void_below, decode_u64(value))
             if not self.covers(key):
                 continue
             old = self.rows.get(key)

@@ -39,6 +39,7 @@ from o3storage.storage._rows import (
     RowChange,
 )
 from o3storage.storage._scrub import BadFrame, scrub
+from o3storage.storage._set_aside import set_aside
 from o3storage.storage._space import REFRESH_S, SpaceAccount
 from o3storage.storage._span_repair import SpanRepair
 from o3storage.storage._types import (
@@ -532,6 +533,20 @@ class Store:
         except DiskError as error:
             volume.keep = True
             raise StoreFull(f"{volume.path} cannot be read for compaction: {error}") from error
+
+    async def set_aside(self, volumes: Sequence[int], directory: str) -> list[str]:
+        """Move what is good out of volumes with bad records, and their files to `directory`; lines
+        for people. Raises StoreFull, StoreOutOfService, DiskError."""
+        self._check_open()
+        return await set_aside(
+            self._core,
+            self._log,
+            self._bulk,
+            self._flusher,
+            self._compactor,
+            volumes,
+            directory,
+        )
 
     async def scrub(self, on_bad: Callable[[BadFrame], None] | None = None) -> int:
         """One pass over everything that is sealed, at StoreOptions.scrub_bytes_per_s; returns the

@@ -7,17 +7,19 @@ placed frame stands where placement says; every block of the index; entries know
 
 What repair does, and nothing else
 - volumes without a readable header go to quarantine/, so that the others open;
+- a volume with records that cannot be read goes there too, once all that is good in it stands
+  elsewhere; frames that are lost with it keep a placement, and a later check names them;
 - a damaged index is removed: the next start rebuilds it from the volumes;
 - for a group's entries that rotted above its applied index *lost* records are appended, which
   apply as counted no-ops (for a sole voter: nobody else has them).
-Bad frames stay where they are and are reported: nothing that could still be read is thrown away.
+Nothing that could still be read is thrown away.
 """
 
 from __future__ import annotations
 
 import bisect
 from array import array
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from o3storage.runtime.clock import Clock, Entropy
@@ -40,6 +42,7 @@ from o3storage.storage._volume import VOLUME_DIR, VolumeKind
 QUARANTINE_DIR = "quarantine"
 MAX_PROBLEMS = 10_000
 """Problems that a report lists; the rest is counted. A rotten disk must not fill memory."""
+NameStreams = Callable[[OfflineStore, list[bytes]], Awaitable[dict[bytes, str]]]
 LOST_STEP = 256
 """Entries of one append of the repair."""
 
@@ -66,6 +69,8 @@ class VerifyReport:
     problems: list[Problem] = field(default_factory=list)
     problem_count: int = 0
     repaired: list[str] = field(default_factory=list)
+    lost: dict[str, list[str]] = field(default_factory=dict)
+    """Whose frames cannot be read: a name for people -> which."""
     returned: bool = False
     """OUT_OF_SERVICE was removed."""
     out_of_service: bool = False
@@ -93,9 +98,11 @@ async def verify(
     prefix_length: Callable[[bytes], int] | None = None,
     open_index: IndexFactory | None = None,
     on_progress: Callable[[str, float], None] | None = None,
+    name_streams: NameStreams | None = None,
 ) -> VerifyReport:
     """Check a stopped store; `on_progress(step, 0..1)`. Changes nothing without `repair` or
-    `return_disk` (which lets a disk serve again only if the check found it clean).
+    `return_disk` (which lets a disk serve again only if the check found it clean). `name_streams`
+    says whose the streams of bad frames are (its answer goes to `VerifyReport.lost`).
 
     Raises StoreKeyWrong, FormatVersionUnknown, StoreDamaged, DiskError.
     """
@@ -112,7 +119,13 @@ async def verify(
         on_progress=on_progress,
     )
     try:
-        lost = await _check(store, report, on_progress)
+        lost, bad = await _check(store, report, on_progress)
+        if bad.frames and name_streams is not None:
+            names = await name_streams(store, list(bad.frames))
+            for stream, numbers in bad.frames.items():
+                what = "frames " + ", ".join(str(number) for number in sorted(numbers))
+                owner = names.get(stream, f"stream {stream.hex()}, which no version names")
+                report.lost.setdefault(owner, []).append(what)
     finally:
         await store.close()
     if return_disk and report.out_of_service and report.clean:
@@ -122,7 +135,7 @@ async def verify(
         report.out_of_service = False
     if repair and not report.clean:
         await _set_aside(disk, store, report)
-        if lost and not report.out_of_service:
+        if (lost or bad.volumes or store.bad_headers) and not report.out_of_service:
             again = await Store.open(
                 disk,
                 disk_key=disk_key,
@@ -135,20 +148,40 @@ async def verify(
             )
             try:
                 await _append_lost(again, report)
+                if bad.volumes or store.bad_headers:
+                    report.repaired += await again.set_aside(list(bad.volumes), QUARANTINE_DIR)
             finally:
                 await again.close()
     return report
 
 
+class _Bad:
+    """What a repair needs to know."""
+
+    def __init__(self) -> None:
+        self.volumes: dict[int, None] = {}
+        """With records or batches that cannot be read."""
+        self.frames: dict[bytes, list[int]] = {}
+        """Stream -> placed frames that cannot be read; at most MAX_PROBLEMS in all."""
+        self.frame_count = 0
+
+    def add_frame(self, stream: bytes, number: int) -> None:
+        self.frame_count += 1
+        if self.frame_count <= MAX_PROBLEMS:
+            self.frames.setdefault(stream, []).append(number)
+
+
 async def _check(
     store: OfflineStore, report: VerifyReport, on_progress: Callable[[str, float], None] | None
-) -> bool:
-    """Fills the report; True if entries above an applied index are missing."""
+) -> tuple[bool, _Bad]:
+    """Fills the report; true if entries above an applied index are missing."""
     core = store.core
+    bad = _Bad()
     for path in store.bad_headers:
         report.add("header", path, "both copies of the header are damaged")
     for region in store.log.regions:
         if region.verdict in ("rotted", "uncertain"):
+            bad.volumes[region.volume] = None
             report.add(
                 "batch",
                 f"volume {region.volume} at {region.start}",
@@ -169,15 +202,18 @@ async def _check(
     for number in sorted(core.volumes):
         volume = core.volumes[number]
         report.volumes += 1
+        before = report.problem_count
         good[number] = await _check_volume(store, volume, report)
+        if report.problem_count > before:
+            bad.volumes[number] = None
         if on_progress is not None:
             on_progress("volumes", report.bytes_read / total)
     if store.has_rows:
         if await _check_index(store, report, on_progress):
-            await _check_placement(store, good, report)
+            await _check_placement(store, good, report, bad)
     elif store.index_state != "missing" or core.volumes:
         report.add("index", INDEX_DIR, f"the index is {store.index_state}; a start rebuilds it")
-    return lost
+    return lost, bad
 
 
 async def _check_volume(store: OfflineStore, volume: Volume, report: VerifyReport) -> array[int]:
@@ -243,7 +279,7 @@ async def _check_seal(  # noqa: PLR0917
 
 
 async def _check_placement(
-    store: OfflineStore, good: dict[int, array[int]], report: VerifyReport
+    store: OfflineStore, good: dict[int, array[int]], report: VerifyReport, bad: _Bad
 ) -> None:
     """Each placed frame is one that was found good where it is said to be."""
     low, high = PLACEMENT_TABLE, bytes([PLACEMENT_TABLE[0] + 1])
@@ -260,6 +296,7 @@ async def _check_placement(
                 report.placed_frames += 1
                 at = bisect.bisect_left(offsets, offset)
                 if at == len(offsets) or offsets[at] != offset:
+                    bad.add_frame(stream, first + i)
                     report.add(
                         "frame",
                         f"stream {stream.hex()} frame {first + i}",
