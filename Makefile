@@ -1,10 +1,11 @@
 # `make run` starts a store; `make test` runs every check. Both set up what they need in ./.venv.
-.PHONY: run test lint bench wheel setup fuzz clean help os os-run os-image os-config os-test os-full
+.PHONY: run cluster test lint bench wheel setup fuzz clean help os os-run os-image os-config os-test os-full
 ARGS ?=
 PY := .venv/bin/python
 
 help:
 	@echo 'make run [ARGS="--port 9000"]   start a store on 127.0.0.1:8080, data in ./o3data'
+	@echo 'make cluster                     start three nodes as one store, data in ./o3cluster'
 	@echo 'make test                       lint, types and all test suites'
 	@echo 'make lint                       ruff and mypy only'
 	@echo 'make bench                      measure, with references'
@@ -15,6 +16,10 @@ help:
 run:
 	@tools/setup.sh run
 	@exec .venv/bin/o3storage serve $(ARGS)
+
+cluster:
+	@tools/setup.sh run
+	@exec .venv/bin/python tools/local_cluster.py $(ARGS)
 
 setup:
 	@tools/setup.sh test

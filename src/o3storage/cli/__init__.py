@@ -45,6 +45,10 @@ def run(arguments: list[str]) -> int:
             from ._simulate import run_seeds
 
             return run_seeds(options)
+        if options.command == "node":
+            from ._node_commands import node
+
+            return node(options)
         from ._admin_commands import env, key, status
 
         commands: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -9,6 +9,7 @@ import shlex
 import time
 from typing import Any
 
+from ._node_commands import nodes_text, problems_of
 from ._store import DEFAULT_URL, Admin, credentials, running
 from ._text import duration_text, size_text, table
 
@@ -31,13 +32,22 @@ def status_text(answer: dict[str, Any]) -> str:
         f"status {answer['status']}",
         f"  writes    {writes}",
         f"  nodes     {cluster['active_nodes']} active, replicas {cluster['total_replicas']}",
-        f"  objects   {storage['total_objects']:,} current",
+        f"  objects   {_count(storage['total_objects'])}",
         f"  space     {size_text(storage['used_space_bytes'])} used, "
         f"{size_text(storage['available_space_bytes'])} available",
     ]
     detail = answer.get("detail") or {}
     lines += [f"  {name:<9} {detail[name]}" for name in sorted(detail)]
+    nodes = answer.get("nodes")
+    if nodes and len(nodes["nodes"]) > 1:
+        lines += ["", nodes_text(nodes)]
+    elif nodes:
+        lines += problems_of(nodes)
     return "\n".join(lines)
+
+
+def _count(objects: int | None) -> str:
+    return "unknown: no majority of the nodes" if objects is None else f"{objects:,} current"
 
 
 def env(options: argparse.Namespace) -> int:
@@ -81,6 +91,12 @@ def key(options: argparse.Namespace) -> int:
             for entry in keys
         ]
         print(table(["key id", "owner", "created (UTC)"], rows))
+        return 0
+    if options.action == "rotate-root":
+        made = asyncio.run(admin.call("POST", "/keys/root"))
+        print(f"key id   {made['key_id']}")
+        print(f"secret   {made['secret']}")
+        print("It is the root key of every node from now on; each keeps it in root-credentials.")
         return 0
     asyncio.run(admin.call("DELETE", f"/keys/{options.key_id}"))
     print(f"removed {options.key_id}")

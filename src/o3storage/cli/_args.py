@@ -62,6 +62,30 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     )
     _add_data_dir(parser)
     parser.add_argument(
+        "--peers",
+        metavar="B,C",
+        help="nodes of the cluster to join: IP, IP:PORT or DNS name, by commas; needs its secret",
+    )
+    parser.add_argument(
+        "--join",
+        metavar="TOKEN",
+        help="join with the token that another node printed (`o3storage node token`)",
+    )
+    parser.add_argument(
+        "--peer-port",
+        type=_port,
+        metavar="P",
+        help="port for other nodes (default: the next after --port)",
+    )
+    parser.add_argument(
+        "--peer-ip", metavar="A", help="where other nodes reach this one (default: --ip)"
+    )
+    parser.add_argument(
+        "--host-label",
+        metavar="NAME",
+        help="the machine, when it runs several nodes: no two copies of an object on one",
+    )
+    parser.add_argument(
         "--domain",
         metavar="NAME",
         help="also serve BUCKET.NAME (virtual-host style), for example s3.example.org",
@@ -103,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="""examples:
   o3storage                                     a store on 127.0.0.1:8080, data in ./o3data
   o3storage --ip 192.168.1.10 --port 9000 --data-dir /srv/o3
+  o3storage --ip 192.168.1.11 --port 9000 --peers 192.168.1.10     a second node
   eval "$(o3storage env)"                       settings for every AWS tool
   o3storage key create --owner alice            a new access key
   o3storage verify --data-dir /srv/o3           check every stored byte of a stopped store
@@ -120,9 +145,11 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="""environment:
   O3_ROOT_USER, O3_ROOT_PASSWORD     a second root key, in memory only (or ..._FILE with a path)
   O3_MASTER_KEY_FILE                 the master key, when it is not kept in the data directory
+  O3_CLUSTER_SECRET                  who knows it may join (or O3_CLUSTER_SECRET_FILE with a path)
 
 examples:
   o3storage serve --port 9000
+  o3storage --ip 192.168.1.11 --port 8080 --peers 192.168.1.10,192.168.1.12
   o3storage serve --tls-cert fullchain.pem --tls-key key.pem --ip 0.0.0.0 --port 443
   o3storage serve --anonymous""",
     )
@@ -139,6 +166,40 @@ examples:
     )
     _add_data_dir(env)
 
+    node = commands.add_parser(
+        "node",
+        help="the nodes of the cluster: list, remove, drain, replace",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""NODE is an address of `node list`, or the beginning of its id.
+
+examples:
+  o3storage node list
+  o3storage node drain 192.168.1.12              before work on that machine
+  o3storage node replace 192.168.1.12            it is dead: the next node to join takes its place
+  o3storage node token                           what another machine needs to join""",
+    )
+    actions = node.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="all nodes and how they are")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    _add_endpoint(listing)
+    for name, text in {
+        "remove": "it leaves the cluster for good, once others hold what it held",
+        "replace": "as remove, but it keeps its place until a new node has it",
+        "drain": "it keeps no vote in any range, but stays a node",
+        "stay": "take back drain, or remove before it is done",
+    }.items():
+        action = actions.add_parser(name, help=text)
+        action.add_argument("node", metavar="NODE", help="address, or beginning of the id")
+        if name in {"remove", "drain"}:
+            action.add_argument(
+                "--shrink",
+                action="store_true",
+                help="also when fewer nodes remain than there are copies of each object",
+            )
+        _add_endpoint(action)
+    token = actions.add_parser("token", help="print what --join takes on another machine")
+    _add_data_dir(token)
+
     key = commands.add_parser("key", help="make, list and remove access keys")
     actions = key.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="a new key; its secret is shown once")
@@ -147,6 +208,8 @@ examples:
     listing = actions.add_parser("list", help="all keys, without secrets")
     listing.add_argument("--owner", help="only this owner's")
     _add_endpoint(listing)
+    rotate = actions.add_parser("rotate-root", help="a new root key, on all nodes")
+    _add_endpoint(rotate)
     remove = actions.add_parser("remove", help="a key stops working at once")
     remove.add_argument("key_id")
     _add_endpoint(remove)

@@ -8,7 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from o3storage.cluster import SecretRefused, secret_from_environment
 from o3storage.server import (
+    ClusterConfig,
     ServerConfig,
     StartError,
     data_dir_path,
@@ -42,9 +44,29 @@ def config_from(options: argparse.Namespace) -> ServerConfig:
         command=_own_name(),
         default_data_dir=data_dir_path(options.data_dir) == data_dir_path(DEFAULT_DATA_DIR),
         show_secrets=sys.stdout.isatty(),
+        cluster=_cluster_config(options),
     )
     config.check()
     return config
+
+
+def _cluster_config(options: argparse.Namespace) -> ClusterConfig:
+    try:
+        secret = secret_from_environment(os.environ)
+    except SecretRefused as error:
+        raise StartError(str(error)) from None
+    if secret is not None and options.join:
+        raise StartError(
+            "--join TOKEN holds the cluster secret; unset O3_CLUSTER_SECRET, or use it"
+        )
+    return ClusterConfig(
+        peer_port=options.peer_port,
+        peer_ip=options.peer_ip,
+        peers=options.peers,
+        token=options.join,
+        host=options.host_label or "",
+        secret=secret,
+    )
 
 
 def _own_name() -> str:

@@ -8,6 +8,7 @@ await upload.write(block, last=True)
 await node.submit(put_object, upload.frames)     # the command names upload.ref.pack()
 """
 
+from o3storage.cluster._clustered import Clustered, open_clustered
 from o3storage.cluster._errors import (
     BodyDamaged,
     BodyMissing,
@@ -19,13 +20,15 @@ from o3storage.cluster._errors import (
     WrongCluster,
 )
 from o3storage.cluster._join import parse_peers
-from o3storage.cluster._membership import ClusterOptions
+from o3storage.cluster._join import show as show_address
+from o3storage.cluster._membership import ClusterOptions, Membership
 from o3storage.cluster._node import Node, Query, node_id
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
 from o3storage.cluster._reading import MISS
 from o3storage.cluster._secret import ClusterSecret, parse_token
 from o3storage.cluster._secret import from_environment as secret_from_environment
 from o3storage.cluster._streams import StreamUpload, UploadFrames
+from o3storage.cluster._tls_network import TlsNetwork
 from o3storage.storage import Miss
 
 __all__ = [
@@ -37,6 +40,8 @@ __all__ = [
     "ClusterError",
     "ClusterOptions",
     "ClusterSecret",
+    "Clustered",
+    "Membership",
     "MembershipRefused",
     "Miss",
     "Node",
@@ -45,11 +50,14 @@ __all__ = [
     "SecretRefused",
     "StorageFull",
     "StreamUpload",
+    "TlsNetwork",
     "Unavailable",
     "UploadFrames",
     "WrongCluster",
     "node_id",
+    "open_clustered",
     "parse_peers",
     "parse_token",
     "secret_from_environment",
+    "show_address",
 ]

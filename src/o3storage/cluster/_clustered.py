@@ -43,7 +43,7 @@ async def open_clustered(
 ) -> Clustered:
     """As `Node.open`, with others. A node that was told of peers and has no data waits until one of
     them made it a member and it received the cluster's records; it makes no cluster of its own.
-    Raises also MembershipRefused, SecretRefused, WrongCluster, OSError (the peer port is taken)."""
+    Raises also MembershipRefused, SecretRefused, WrongCluster."""
     membership = Membership(
         keys, node=node_id(keys), options=options, network=network, clock=clock, entropy=entropy
     )

@@ -44,7 +44,7 @@ from o3storage.cluster._ranges import SYSTEM_GROUP
 from o3storage.cluster._secret import ClusterSecret
 from o3storage.cluster._wire import HIGHEST_VERSION, LOWEST_VERSION
 from o3storage.crypto import EpochKeys, NodeKeys, wrap_epoch_key
-from o3storage.raft.core import ChangeConfiguration, TransferLeadership
+from o3storage.raft.core import NOBODY, ChangeConfiguration, TransferLeadership
 from o3storage.runtime import Logger
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import Disk
@@ -63,6 +63,8 @@ FOLLOW_S = 0.2
 """Rows of range 0 that were applied are looked at so often."""
 DRIVE_EVERY = 3
 """Members of the ranges led here are looked at every so many times."""
+PATIENCE = 10
+"""Looks at range 0 before it is said that its records are waited for."""
 LOOK_EVERY = 50
 """So often (every 10 s) it is asked who answers at the address of a member that is down."""
 BACKOFF_S = 2.0
@@ -108,6 +110,8 @@ class ClusterOptions:
     replicas: int = REPLICAS
     system_replicas: int = SYSTEM_REPLICAS
     say: Callable[[str], None] = field(default=_ignore)
+    joinable: bool = True
+    """Off while this node is not ready to let others in."""
 
 
 class Membership:
@@ -160,7 +164,7 @@ class Membership:
 
     async def prepare(self, peers: Peers, *, holds_data: bool) -> bool:
         """Read what is remembered and listen. True: this node must `join` before anything else.
-        Raises Unavailable, SecretRefused, OSError (the port is taken)."""
+        Raises Unavailable (also when the port is taken), SecretRefused, DiskError."""
         self.peers = peers
         options = self.options
         peers.serve(_kinds.JOIN, self._serve_join, guests=True)
@@ -178,7 +182,10 @@ class Membership:
             self.bound = await peers.listen(options.listen)
         except OSError as error:
             if options.must_listen or options.peers or (members and members.nodes):
-                raise
+                raise Unavailable(
+                    f"cannot listen for other nodes on {_join.show(options.listen)} "
+                    f"({error.strerror or error}); choose another --peer-port"
+                ) from None
             _log.warning(
                 "peers.not_listening",
                 address=_join.show(options.listen),
@@ -293,12 +300,17 @@ class Membership:
         """Return when range 0 is here, with this node in it."""
         waiting = _join.Waiting(self.options.say)
         await self.follow()
+        for _ in range(PATIENCE):
+            if self.node in self.records:
+                return
+            await asyncio.sleep(FOLLOW_S)
+            await self.follow()
         while self.node not in self.records:
             up = [node for node in self._others() if self.peers.is_up(node)]
             problems = "; ".join(self.peers.problems.values())
             waiting.because(
                 "waiting for the cluster's records"
-                + ("" if up else f": no other node can be reached{': ' * bool(problems)}{problems}")
+                + ("" if up else f"; no other node can be reached: {problems or 'no answer'}")
             )
             await asyncio.sleep(FOLLOW_S)
             await self.follow()
@@ -409,6 +421,8 @@ class Membership:
     async def _serve_join(self, node: int, payload: memoryview) -> bytes:
         if not self.cluster_id or SYSTEM_GROUP not in self._replicas:
             raise PeerError(_join.NOT_YET, "it waits to join a cluster itself")
+        if not self.options.joinable:
+            raise PeerError(_join.NOT_YET, "it is starting")
         try:
             record = _join.decode_request(bytes(payload))
         except ValueError as error:
@@ -637,6 +651,22 @@ class Membership:
         except (ClusterError, ValueError):
             return None
         return facts if isinstance(facts, dict) else None
+
+    def leads(self, group: int = SYSTEM_GROUP) -> bool:
+        """Whether this node leads the range, as far as it knows."""
+        replica = self._replicas.get(group)
+        return replica is not None and replica.leads
+
+    def why_no_writes(self) -> str | None:
+        """What of the cluster is in the way of writes here, or None."""
+        for replica in self._replicas.values():
+            if replica.core.leader == NOBODY and replica.team is not None:
+                return replica.team.why()
+        return None
+
+    def replicas(self) -> int:
+        """Of all ranges, on all nodes."""
+        return sum(len(r.core.configuration.members()) for r in self._replicas.values())
 
     def up(self, node: int) -> bool:
         return node == self.node or self.peers.is_up(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._app import Application, run_server
 from ._config import (
+    ClusterConfig,
     RootKey,
     ServerConfig,
     data_dir_path,
@@ -15,6 +16,7 @@ from ._credentials import ROOT_OWNER, Credentials
 from ._data_dir import DataDir, open_data_dir
 from ._errors import StartError
 from ._housekeeping import Housekeeping
+from ._peering import read_join_secret
 from ._root_key import load as read_root_key
 from ._running import Running
 from ._running import read as read_running
@@ -24,6 +26,7 @@ from ._wiring import OpenedNode, open_node
 __all__ = [
     "ROOT_OWNER",
     "Application",
+    "ClusterConfig",
     "Credentials",
     "DataDir",
     "Housekeeping",
@@ -36,6 +39,7 @@ __all__ = [
     "open_data_dir",
     "open_node",
     "parse_listen",
+    "read_join_secret",
     "read_root_key",
     "read_running",
     "read_secret_file",

@@ -4,6 +4,9 @@
     GET    /keys[?owner=O]    access keys, without secrets
     POST   /keys {"owner"}    a new key; its secret is in this answer only
     DELETE /keys/ID           a key stops working
+    POST   /keys/root         a new root key for all nodes; its secret is in this answer only
+    GET    /nodes             the nodes of the cluster
+    POST   /nodes/NODE {"action", "shrink"}    drain, remove, replace, stay
 
 Requests are signed like S3's and only the root owner may make them.
 """
@@ -21,12 +24,15 @@ from o3storage.catalog import (
     RemoveAccessKey,
     list_access_keys,
 )
+from o3storage.cluster import MembershipRefused, StorageFull, Unavailable
 from o3storage.http import Request, Response
 from o3storage.s3 import S3Error, read_signed_body
 
+from . import _nodes
 from ._credentials import ROOT_OWNER
+from ._errors import AdminError
 from ._health import health_facts
-from ._root_key import make_key
+from ._root_key import ROOT_KEY, make_key, to_shared
 
 if TYPE_CHECKING:
     from ._app import Application
@@ -36,12 +42,6 @@ MAX_BODY_BYTES = 64 * 1024
 """Admin requests are a few fields."""
 OWNER = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
 """What an owner may be called: safe in XML, JSON, shells and file names."""
-
-
-class AdminError(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 async def answer(app: Application, request: Request, path: str) -> Response:
@@ -55,6 +55,10 @@ async def answer(app: Application, request: Request, path: str) -> Response:
         return _json(error.status, {"error": f"{error.code}: {error.message}"})
     except AdminError as error:
         return _json(error.status, {"error": str(error)})
+    except MembershipRefused as error:
+        return _json(409, {"error": str(error)})
+    except (Unavailable, StorageFull) as error:
+        return _json(503, {"error": str(error)})
     return _json(200, result)
 
 
@@ -73,6 +77,12 @@ async def _route(app: Application, method: str, path: str, request: Request, bod
         return await _list_keys(app, _query(request).get("owner"))
     if path == "/keys" and method == "POST":
         return await _create_key(app, body)
+    if path == "/keys/root" and method == "POST":
+        return await _new_root_key(app)
+    if path == "/nodes" and method == "GET":
+        return await _nodes.listing(app)
+    if path.startswith("/nodes/") and method == "POST":
+        return await _nodes.act(app, path.removeprefix("/nodes/"), body)
     if path.startswith("/keys/") and method == "DELETE":
         return await _remove_key(app, path.removeprefix("/keys/"))
     raise AdminError(404, f"the admin API has no {method} {PREFIX}{path}")
@@ -100,6 +110,7 @@ async def status(app: Application) -> dict[str, Any]:
             "stall": f"longest step of the event loop {app.meter.longest_ever_s * 1e3:.1f} ms",
         },
         "node": app.node.status(),
+        "nodes": await _nodes.listing(app),
     }
 
 
@@ -132,6 +143,12 @@ async def _create_key(app: Application, body: bytes) -> dict[str, Any]:
     key = make_key(app.entropy)
     await app.node.submit(PutAccessKey(key.key_id, key.secret.encode(), owner, app.clock.wall_ns()))
     return {"key_id": key.key_id, "secret": key.secret, "owner": owner}
+
+
+async def _new_root_key(app: Application) -> dict[str, Any]:
+    key = make_key(app.entropy)
+    await app.membership.share(ROOT_KEY, to_shared(key))
+    return {"key_id": key.key_id, "secret": key.secret, "owner": ROOT_OWNER}
 
 
 async def _remove_key(app: Application, key_id: str) -> dict[str, Any]:

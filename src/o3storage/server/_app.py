@@ -12,7 +12,15 @@ from collections.abc import Callable
 
 from o3storage import _native
 from o3storage.catalog import Counts, counts
-from o3storage.cluster import ClusterError, Node, Unavailable
+from o3storage.cluster import (
+    Clustered,
+    ClusterError,
+    Membership,
+    Node,
+    TlsNetwork,
+    Unavailable,
+    show_address,
+)
 from o3storage.crypto import KeyFault, MasterKey
 from o3storage.http import Request, Response, Server, ServerTls, TlsConfigError
 from o3storage.runtime import (
@@ -30,14 +38,14 @@ from o3storage.runtime import (
 from o3storage.s3 import Service, ServiceConfig
 from o3storage.storage import Store, StoreError
 
-from . import _admin, _health, _root_key, _running, _screen
+from . import _admin, _health, _peering, _root_key, _running, _screen
 from ._config import RootKey, ServerConfig
 from ._credentials import ROOT_OWNER, Credentials
 from ._data_dir import DataDir, open_data_dir
 from ._errors import StartError
 from ._housekeeping import Housekeeping
 from ._metrics import Metrics
-from ._wiring import open_node
+from ._wiring import open_member
 
 DRAIN_TIMEOUT_S = 30.0
 """How long requests in flight may take after SIGTERM before they are cut; systemd's default kill
@@ -48,15 +56,22 @@ GC_THRESHOLDS = (10_000, 20, 20)
 is done; with the interpreter's own 700 every fifteenth request starts a collection, which finds
 only what is still in use: circles are not made on the path of a request."""
 
+FOLLOW_S = 0.2
+"""Between looks for a root key that has not come yet."""
+
 _log = Logger("server")
 
 
 class Application:
     """The node behind one data directory. `start`, then `serve_until_stopped` or `stop`."""
 
-    def __init__(self, config: ServerConfig, meter: StallMeter) -> None:
+    def __init__(
+        self, config: ServerConfig, meter: StallMeter, say: Callable[[str], None] | None = None
+    ) -> None:
+        """`say`: tells what the start waits for."""
         self.config = config
         self.meter = meter
+        self._say = say or (lambda text: _log.info("start.waiting", reason=text))
         self.version: str = _native.__version__
         self.clock = SystemClock()
         self.entropy = SystemEntropy()
@@ -67,6 +82,10 @@ class Application:
         self.data_dir: DataDir
         self.store: Store
         self.node: Node
+        self.network: TlsNetwork
+        self.clustered: Clustered
+        self.membership: Membership
+        self.credentials: Credentials
         self.service: Service
         self.http: Server
         self.tls: ServerTls | None = None
@@ -90,37 +109,17 @@ class Application:
         self.data_dir = await open_data_dir(
             config.data_dir, self.pool, self.entropy, master, create=True
         )
-        try:
-            opened = await open_node(
-                self.data_dir.disk,
-                keys=self.data_dir.keys.node,
-                jobs=NativeJobs(self.pool),
-                clock=self.clock,
-                entropy=self.entropy,
-            )
-        except (StoreError, ClusterError) as error:
-            self.data_dir.release()
-            raise StartError(f"{config.data_dir}: {error}") from None
-        except OSError as error:
-            self.data_dir.release()
-            raise StartError(
-                f"cannot read or write {config.data_dir}: {error.strerror or error}"
-            ) from None
-        except ValueError as error:  # also SealError: rows or entries that nobody wrote
-            self.data_dir.release()
-            raise StartError(
-                f"{config.data_dir} holds what this program did not write ({error}); "
-                "o3storage verify says where"
-            ) from None
-        self.store, self.node = opened.store, opened.node
+        await self._open_node()
         self._tell_of_faults()
         new_store = self.data_dir.keys.created
-        root_keys = self._root_keys()
+        root_keys = self._with_environment(await self._stored_root_key())
+        self.membership.on_shared = self._shared_changed
         self.root_key_ids = [key.key_id for key in root_keys]
+        self.credentials = Credentials(self.node, root_keys)
         self.metrics = Metrics(self, Registry())
         self.service = Service(
             self.node,
-            credentials=Credentials(self.node, root_keys),
+            credentials=self.credentials,
             clock=self.clock,
             entropy=self.entropy,
             observe=self.metrics.count_request,
@@ -132,7 +131,7 @@ class Application:
                 listened=(config.ip,),
             ),
         )
-        self.housekeeping = Housekeeping(self.node, self.clock)
+        self.housekeeping = Housekeeping(self.node, self.clock, mine=self.membership.leads)
         self.http = Server(
             self._handle,
             error_response=self.service.error_response,
@@ -163,13 +162,97 @@ class Application:
             lambda error: _log.error("disk.out_of_service", reason=str(error))
         )
 
-    def _root_keys(self) -> list[RootKey]:
-        stored = _root_key.load(self.config.data_dir)
-        if stored is None:
-            stored = _root_key.create(self.config.data_dir, self.entropy)
-            self._secret_of_first_start = stored
+    async def _open_node(self) -> None:
+        """The store, the network and the node among others. Raises StartError, with all of it
+        closed again."""
+        config = self.config
+        network: TlsNetwork | None = None
+        try:
+            options = _peering.cluster_options(config, self.data_dir.disk, self.entropy, self._say)
+            # Not before the root key is in range 0, where those who join look for it.
+            options.joinable = False
+            network = TlsNetwork(self.data_dir.keys.node, self.pool)
+            self.store, self.clustered = await open_member(
+                self.data_dir.disk,
+                keys=self.data_dir.keys.node,
+                jobs=NativeJobs(self.pool),
+                clock=self.clock,
+                entropy=self.entropy,
+                network=network,
+                cluster=options,
+            )
+        except BaseException as error:
+            if network is not None:
+                await network.close()
+            self.data_dir.release()
+            if isinstance(error, (StoreError, ClusterError)):
+                raise StartError(f"{config.data_dir}: {error}") from None
+            if isinstance(error, OSError):
+                raise StartError(
+                    f"cannot read or write {config.data_dir}: {error.strerror or error}"
+                ) from None
+            if isinstance(error, ValueError):  # also SealError: rows or entries that nobody wrote
+                raise StartError(
+                    f"{config.data_dir} holds what this program did not write ({error}); "
+                    "o3storage verify says where"
+                ) from None
+            raise
+        self.network = network
+        self.node, self.membership = self.clustered.node, self.clustered.membership
+        self.membership.facts = self._own_facts
+
+    async def _stored_root_key(self) -> RootKey:
+        """The root key of the cluster: what range 0 says, or for a node alone what its file says,
+        which is made at the first start. Both agree on return."""
+        membership, directory = self.membership, self.config.data_dir
+        mine = _root_key.load(directory)
+        if len(membership.live()) > 1:
+            while mine is None and _root_key.ROOT_KEY not in membership.shared:
+                await asyncio.sleep(FOLLOW_S)
+                await membership.follow()
+            shared = membership.shared.get(_root_key.ROOT_KEY)
+            if shared is not None and (mine is None or _root_key.to_shared(mine) != shared):
+                mine = _root_key.from_shared(shared)
+                _root_key.save(directory, mine)
+            assert mine is not None
+        else:
+            if mine is None:
+                mine = self._secret_of_first_start = _root_key.create(directory, self.entropy)
+            if membership.shared.get(_root_key.ROOT_KEY) != _root_key.to_shared(mine):
+                try:
+                    await membership.share(_root_key.ROOT_KEY, _root_key.to_shared(mine))
+                except ClusterError as error:
+                    # It is told to the others when this node starts with a disk that takes it.
+                    _log.warning("root_key.not_shared", reason=str(error))
+        membership.options.joinable = _root_key.ROOT_KEY in membership.shared
+        return mine
+
+    def _with_environment(self, key: RootKey) -> list[RootKey]:
         extra = self.config.environment_root
-        return [stored] if extra is None else [stored, extra]
+        return [key] if extra is None else [key, extra]
+
+    def _shared_changed(self, name: str) -> None:
+        """Another node has changed the root key."""
+        if name == _root_key.ROOT_KEY:
+            key = _root_key.from_shared(self.membership.shared[name])
+            _root_key.save(self.config.data_dir, key)
+            keys = self._with_environment(key)
+            self.root_key_ids = [found.key_id for found in keys]
+            self.credentials.set_root(keys)
+            _log.info("root_key.changed", key_id=key.key_id)
+
+    def _own_facts(self) -> dict[str, object]:
+        """What `status` on other nodes shows of this one."""
+        stats, space = self.store.stats(), self.store.space()
+        return {
+            "release": self.version,
+            "uptime_s": round(self.clock.boot_s() - self.started_boot_s, 1),
+            "used_bytes": space.used_bytes,
+            "free_bytes": space.free_bytes,
+            "full": space.full,
+            "out_of_service": stats.out_of_service or "",
+            "scrub_bad": stats.scrub_bad,
+        }
 
     async def _listen(self) -> None:
         config = self.config
@@ -181,6 +264,9 @@ class Application:
             scheme = "https" if self.tls else "http"
             self.url = f"{scheme}://{_reachable(host)}:{port}"
             self.admin_url = self.url
+            others = self.membership.options.reached_at or (host,)
+            name = f"[{others[0]}]" if ":" in others[0] else others[0]
+            self.membership.options.url = f"{scheme}://{name}:{port}"
             if config.admin_listen:
                 asked = config.admin_listen
                 self.admin_http = Server(self._handle_admin, report=self._report, clock=self.clock)
@@ -190,15 +276,21 @@ class Application:
             raise StartError(str(error)) from None
         except OSError as error:
             raise StartError(_listen_error(*asked, error)) from None
-        _running.write(
-            config.data_dir, _running.Running(os.getpid(), self.url, self.admin_url, config.region)
-        )
+        membership = self.membership
+        peers = ",".join(show_address(a) for a in membership.own_addresses() if membership.bound)
+        running = _running.Running(os.getpid(), self.url, self.admin_url, config.region, peers)
+        _running.write(config.data_dir, running)
 
-    async def _counts(self) -> Counts:
-        """Raises StartError."""
+    async def _counts(self) -> Counts | None:
+        """None while there is no majority to ask. Raises StartError."""
+        if self.membership.why_no_writes() is not None:
+            return None
         try:
             return await self.node.query(counts())
-        except Unavailable:  # the row lies in a damaged block of the index: mend it first
+        except Unavailable:
+            if len(self.membership.live()) > 1:
+                return None
+            # The row lies in a damaged block of the index: mend it first.
             await self.store.repair_index()
         try:
             return await self.node.query(counts())
@@ -209,13 +301,20 @@ class Application:
         config = self.config
         space = self.store.space()
         sums = await self._counts()
-        state = (
-            "new store"
-            if new_store
-            else f"opened: {sums.objects:,} object{'' if sums.objects == 1 else 's'}, "
+        others = len(self.membership.live()) - 1
+        sizes = (
             f"{_screen.size_text(space.used_bytes)} used, "
             f"{_screen.size_text(space.free_bytes)} free"
         )
+        if others:
+            sizes += f"; one of {others + 1} nodes"
+        if sums is None:
+            state = f"opened: {sizes}; WAITING for a majority of the nodes"
+        elif new_store:
+            state = f"new node, one of {others + 1}" if others else "new store"
+        else:
+            objects = f"{sums.objects:,} object{'' if sums.objects == 1 else 's'}"
+            state = f"opened: {objects}, {sizes}"
         first = self._secret_of_first_start if config.show_secrets else None
         keys = self.data_dir.keys
         warning = None
@@ -238,6 +337,7 @@ class Application:
             credentials_file=config.data_dir / _root_key.FILE_NAME,
             key_id=first.key_id if first else None,
             secret=first.secret if first else None,
+            token=self.membership.token() if config.show_secrets else None,
             anonymous=config.anonymous,
             warning=warning,
         )
@@ -315,7 +415,8 @@ class Application:
         if self.admin_http is not None:
             await self.admin_http.drain(1.0)
         await self.housekeeping.stop()
-        await self.node.close()
+        await self.clustered.close()
+        await self.network.close()
         await self.store.close()
         _running.remove(self.config.data_dir)
         self.data_dir.release()
@@ -330,10 +431,24 @@ def run_server(config: ServerConfig, show: Callable[[list[str]], None]) -> int:
     async def main() -> int:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        application = Application(config, meter)
+        application = Application(config, meter, say=lambda text: show([text]))
+        # A start may wait for other nodes, as long as it takes: it ends when told to.
+        starting = loop.create_task(application.start())
+
+        def end() -> None:
+            stop.set()
+            starting.cancel()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        screen = await application.start()
+            loop.add_signal_handler(number, end)
+        try:
+            screen = await starting
+        except asyncio.CancelledError:
+            if not stop.is_set():
+                raise
+            await log.stop()
+            await application.pool.close()
+            return 0
         loop.add_signal_handler(signal.SIGHUP, application.reload_certificate)
         show(screen)
         await stop.wait()

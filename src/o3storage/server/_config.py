@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from o3storage.cluster import ClusterSecret
+
 from ._errors import StartError
 
 MAX_SECRET_FILE_BYTES = 4096
@@ -27,6 +29,22 @@ class RootKey:
 
     def __repr__(self) -> str:
         return f"RootKey({self.key_id})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ClusterConfig:
+    """How this node meets the others of its cluster."""
+
+    peer_port: int | None = None
+    """None: the S3 port + 1, or any free one where that is not fixed."""
+    peer_ip: str | None = None
+    """Where others reach this node; None: `--ip`."""
+    peers: str | None = None
+    token: str | None = None
+    host: str = ""
+    """Names the machine: no two replicas of a range are put on one."""
+    secret: ClusterSecret | None = None
+    """From the environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +67,7 @@ class ServerConfig:
     default_data_dir: bool = False
     show_secrets: bool = False
     """Standard output is a terminal."""
+    cluster: ClusterConfig = ClusterConfig()
 
     @property
     def loopback(self) -> bool:

@@ -22,6 +22,11 @@ class Credentials:
 
     def __init__(self, node: Node, root_keys: list[RootKey]) -> None:
         self._node = node
+        self._root: dict[str, Credential] = {}
+        self.set_root(root_keys)
+
+    def set_root(self, root_keys: list[RootKey]) -> None:
+        """From now on these are the root keys."""
         self._root = {
             key.key_id: Credential(key.key_id, key.secret.encode(), ROOT_OWNER) for key in root_keys
         }

@@ -23,18 +23,21 @@ _TEXT = ("Content-Type", "text/plain; charset=utf-8")
 
 async def health_facts(app: Application) -> dict[str, Any]:
     """The body of /health: plain data, sizes in bytes."""
-    node = app.node.status()
     space = app.store.space()
     refused = write_refusal(app)
-    try:
-        sums: Counts = await app.node.query(counts())
-        objects = sums.objects
-    except Unavailable:
-        objects = None
+    objects = None
+    membership = app.membership
+    # Without a leader the question would only wait for the time that a client is made to wait.
+    if membership.why_no_writes() is None:
+        try:
+            sums: Counts = await app.node.query(counts())
+            objects = sums.objects
+        except Unavailable:
+            pass
     available = 0 if space.full else max(space.free_bytes - space.reserve_bytes, 0)
     cluster: dict[str, Any] = {
-        "active_nodes": node["active_nodes"],
-        "total_replicas": node["total_replicas"],
+        "active_nodes": sum(membership.up(record.node) for record in membership.live()),
+        "total_replicas": membership.replicas(),
         "write_enabled": refused is None,
     }
     if refused:
@@ -59,7 +62,7 @@ def write_refusal(app: Application) -> str | None:
         return f"the disk is out of service: {out}"
     if app.store.space().full:
         return "the disk is full: delete something, or give it more space"
-    return app.node.write_refusal()
+    return app.node.write_refusal() or app.membership.why_no_writes()
 
 
 async def answer(app: Application, path: str) -> Response | None:

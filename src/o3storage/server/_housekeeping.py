@@ -8,6 +8,7 @@ or late does no harm, so one node simply does what it finds due.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from o3storage.catalog import (
@@ -33,7 +34,15 @@ PAUSE_S = 0.01
 class Housekeeping:
     """A background loop over the chores of all ranges; `stop` ends it between two steps."""
 
-    def __init__(self, node: Node, clock: Clock, interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self,
+        node: Node,
+        clock: Clock,
+        interval_s: float = INTERVAL_S,
+        mine: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`mine`: whether this node is the one of its cluster that does it."""
+        self._mine = mine
         self._node = node
         self._clock = clock
         self._interval_s = interval_s
@@ -53,6 +62,8 @@ class Housekeeping:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
+            if not self._mine():
+                continue
             try:
                 await self.round()
             except (Unavailable, StorageFull):

@@ -25,6 +25,8 @@ GAUGES = {
     "o3_bulk_volumes": "Bulk volumes on disk.",
     "o3_live_frame_bytes": "Bytes of live frames.",
     "o3_garbage_bytes": "Bytes that compaction may free.",
+    "o3_nodes": "Nodes of the cluster.",
+    "o3_nodes_up": "Nodes that this one can reach, itself included.",
     "o3_http_connections": "Open connections.",
     "o3_loop_longest_step_seconds": "Longest step of the event loop since the last scrape.",
 }
@@ -92,6 +94,8 @@ class Metrics:
             "o3_bulk_volumes": stats.bulk_volumes,
             "o3_live_frame_bytes": stats.live_frame_bytes,
             "o3_garbage_bytes": stats.garbage_bytes,
+            "o3_nodes": len(app.membership.live()),
+            "o3_nodes_up": sum(app.membership.up(r.node) for r in app.membership.live()),
             "o3_http_connections": app.http.connections,
             "o3_loop_longest_step_seconds": app.meter.take_longest_s(),
         }

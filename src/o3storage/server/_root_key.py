@@ -1,20 +1,23 @@
 """The root credentials that a store makes for itself on its first start.
 
 They lie in the data directory as `root-credentials`, mode 0600, in the format of an AWS shared
-credentials file, so that `AWS_SHARED_CREDENTIALS_FILE` can point at it.
+credentials file, so that `AWS_SHARED_CREDENTIALS_FILE` can point at it. The nodes of a cluster have
+one root key: it is a shared value of range 0, and each node's file follows it.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from o3storage.runtime.clock import Entropy
 
 from ._config import MAX_SECRET_FILE_BYTES, RootKey
 from ._errors import StartError
+from ._private_file import write_private
 
 FILE_NAME = "root-credentials"
+ROOT_KEY = "root key"
+"""The shared value of range 0 that holds the root key of all nodes."""
 _KEY_ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _SECRET_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-"
 KEY_ID_CHARS = 20
@@ -59,20 +62,24 @@ def load(data_dir: Path) -> RootKey | None:
 def create(data_dir: Path, entropy: Entropy) -> RootKey:
     """Make a key and keep it, durably, before anybody is told of it."""
     key = make_key(entropy)
-    path = data_dir / FILE_NAME
-    temporary = data_dir / f"{FILE_NAME}.new"
-    text = f"[default]\naws_access_key_id = {key.key_id}\naws_secret_access_key = {key.secret}\n"
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(descriptor, text.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.rename(temporary, path)
-    directory = os.open(data_dir, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    save(data_dir, key)
     return key
+
+
+def save(data_dir: Path, key: RootKey) -> None:
+    """Keep `key`, durably, in place of the one before."""
+    text = f"[default]\naws_access_key_id = {key.key_id}\naws_secret_access_key = {key.secret}\n"
+    write_private(data_dir / FILE_NAME, text)
+
+
+def to_shared(key: RootKey) -> bytes:
+    """As all nodes of a cluster share it, in range 0."""
+    return f"{key.key_id}\n{key.secret}".encode()
+
+
+def from_shared(value: bytes) -> RootKey:
+    """Raises ValueError."""
+    key_id, line, secret = value.decode().partition("\n")
+    if not line:
+        raise ValueError("not a root key")
+    return RootKey(key_id, secret)

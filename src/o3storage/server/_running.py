@@ -20,6 +20,8 @@ class Running:
     url: str
     admin_url: str
     region: str
+    peers: str = ""
+    """Where other nodes reach this one, HOST:PORT; empty: nowhere."""
 
 
 def write(data_dir: Path, running: Running) -> None:
@@ -32,6 +34,7 @@ def write(data_dir: Path, running: Running) -> None:
                 "url": running.url,
                 "admin_url": running.admin_url,
                 "region": running.region,
+                "peers": running.peers,
             }
         )
         + "\n"
@@ -44,7 +47,11 @@ def read(data_dir: Path) -> Running | None:
     try:
         found = json.loads((data_dir / FILE_NAME).read_text())
         return Running(
-            int(found["pid"]), str(found["url"]), str(found["admin_url"]), str(found["region"])
+            int(found["pid"]),
+            str(found["url"]),
+            str(found["admin_url"]),
+            str(found["region"]),
+            str(found.get("peers", "")),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

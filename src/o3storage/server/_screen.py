@@ -34,6 +34,8 @@ class FirstScreen:
     key_id: str | None
     secret: str | None
     """Only on the first start and only for a terminal."""
+    token: str | None = None
+    """For other nodes to join; only where the secrets are shown."""
     anonymous: bool = False
     warning: str | None = None
 
@@ -66,6 +68,8 @@ class FirstScreen:
         lines.append(f"  back up  {self.master_key}: without it the data is lost")
         lines.append(f'  tools    eval "$({self.env_command()})"  &&  aws s3 mb s3://my-bucket')
         lines.append(f"  upload   {self.curl_upload()}")
+        if self.token:
+            lines.append(f"  join     o3storage --ip IP --join {self.token}")
         lines.append(f"  health   {self.health_url}")
         if self.warning:
             lines.append(f"  WARNING  {self.warning}")

@@ -6,11 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from o3storage.catalog import Catalog, prefix_length
-from o3storage.cluster import Node
+from o3storage.cluster import Clustered, ClusterOptions, Node, open_clustered
 from o3storage.crypto import NodeKeys
 from o3storage.runtime import Clock, Entropy
 from o3storage.runtime.disk import Disk
 from o3storage.runtime.jobs import Jobs
+from o3storage.runtime.network import Network
 from o3storage.storage import Store, StoreOptions
 
 
@@ -33,7 +34,60 @@ async def open_node(
 ) -> OpenedNode:
     """Open the store on `disk` and the node over it. Raises StoreError, ClusterError, DiskError;
     nothing stays open then."""
-    store = await Store.open(
+    store = await _open_store(
+        disk, keys=keys, jobs=jobs, clock=clock, entropy=entropy, options=options
+    )
+    try:
+        node = await Node.open(store, Catalog(), keys=keys, jobs=jobs, clock=clock, entropy=entropy)
+    except BaseException:
+        await store.close()
+        raise
+    return OpenedNode(store, node)
+
+
+async def open_member(
+    disk: Disk,
+    *,
+    keys: NodeKeys,
+    jobs: Jobs,
+    clock: Clock,
+    entropy: Entropy,
+    network: Network,
+    cluster: ClusterOptions,
+    options: StoreOptions | None = None,
+) -> tuple[Store, Clustered]:
+    """As `open_node`, as a node among others; it may wait until it has joined them. Close the
+    second, then the first."""
+    store = await _open_store(
+        disk, keys=keys, jobs=jobs, clock=clock, entropy=entropy, options=options
+    )
+    try:
+        clustered = await open_clustered(
+            store,
+            Catalog(),
+            keys=keys,
+            jobs=jobs,
+            clock=clock,
+            entropy=entropy,
+            network=network,
+            options=cluster,
+        )
+    except BaseException:
+        await store.close()
+        raise
+    return store, clustered
+
+
+async def _open_store(
+    disk: Disk,
+    *,
+    keys: NodeKeys,
+    jobs: Jobs,
+    clock: Clock,
+    entropy: Entropy,
+    options: StoreOptions | None,
+) -> Store:
+    return await Store.open(
         disk,
         disk_key=keys.disk_key,
         jobs=jobs,
@@ -42,9 +96,3 @@ async def open_node(
         options=options,
         prefix_length=prefix_length,
     )
-    try:
-        node = await Node.open(store, Catalog(), keys=keys, jobs=jobs, clock=clock, entropy=entropy)
-    except BaseException:
-        await store.close()
-        raise
-    return OpenedNode(store, node)
