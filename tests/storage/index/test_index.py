@@ -235,6 +235,35 @@ def test_deleted_rows_leave_the_disk():
     run(main(), 2)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_first_row_of_a_prefix_in_several_runs_and_tables(seed):
+    """Each source may hold another version of the row, another row, or a deletion."""
+
+    async def main() -> None:
+        rng = random.Random(seed)
+        index = await open_index(SimDisk(seed))
+        model: dict[bytes, bytes] = {}
+        answered = 0
+        for n in range(120):
+            keys = [b"%04d/%d" % (rng.randrange(6), rng.randrange(3)) for _ in range(3)]
+            rows = [(key, b"%d" % n if rng.random() < 0.85 else None) for key in keys]
+            index.write(rows)
+            apply(model, rows)
+            index._memtable.seal_head()
+            if rng.random() < 0.1:
+                await index.flush(b"")
+            for number in range(6):
+                prefix = b"%04d" % number
+                starting = [row for row in sorted(model.items()) if row[0].startswith(prefix)]
+                found = index.first_now(prefix)
+                if found is not Miss.MISS:
+                    assert found == (starting[0] if starting else None)
+                    answered += 1
+        assert answered > 600
+
+    run(main(), seed)
+
+
 def test_many_small_writes_and_one_large_batch():
     async def main() -> None:
         rng = random.Random(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from o3storage._native import BlockError, Run, index_scan
+from o3storage._native import BlockError, Run, index_candidates, index_scan
 
 from ._table import Table
 from ._types import STEP_ROWS, BadBlock, IndexFailure
@@ -100,7 +100,7 @@ class Cursor:
 class Scan:
     """A scan under way: call `step` until it returns True; fetch what it needs in between."""
 
-    __slots__ = ("_cursors", "_filtered", "_high", "_limit", "_low", "_runs", "rows", "view")
+    __slots__ = ("_cursors", "_high", "_limit", "_low", "_runs", "rows", "view")
 
     def __init__(
         self,
@@ -116,11 +116,12 @@ class Scan:
         sources whose filter excludes it are not read."""
         self.rows: list[tuple[bytes, bytes]] = []
         self.view = view
-        self._runs: list[list[Run | bytes]] = [[run] for run in runs]
+        # Here and not in `step`, whose low end moves on: only the first one is a bloom prefix.
+        chosen = index_candidates(runs, low) if filtered else runs
+        self._runs: list[list[Run | bytes]] = [[run] for run in chosen]
         self._low = low
         self._high = high
         self._limit = limit
-        self._filtered = filtered
         ahead = 1 if limit <= 16 else 4
         self._cursors: list[Cursor] = []
         sources = [
@@ -161,7 +162,6 @@ class Scan:
                 self._limit - len(self.rows),
                 self.view.drops,
                 STEP_ROWS,
-                self._filtered,
             )
         except BlockError as error:
             raise self._find_bad() from error
