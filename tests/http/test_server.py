@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from o3storage.http import Server, _server
-from o3storage.http._eager import start
+from o3storage.http._eager import Started, start
 from tests.http.serving import hello, run, serving, until
 
 
@@ -94,6 +94,12 @@ def test_date_follows_the_clock_it_was_given() -> None:
 # --- starting a coroutine at once
 
 
+def end_of(started: Started) -> asyncio.Future[BaseException | None]:
+    ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    started.when_ended(lambda it: ended.set_result(it.error))
+    return ended
+
+
 def test_eager_start_without_a_wait_makes_no_task() -> None:
     async def main() -> None:
         out: list[object] = []
@@ -131,6 +137,80 @@ def test_eager_start_raises_what_the_first_step_raises() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_one_wait_makes_no_task(fails: bool) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[int] = loop.create_future()
+        seen: list[object] = []
+
+        async def waits_once() -> None:
+            seen.append(asyncio.current_task())
+            try:
+                seen.append(await ready)
+            finally:
+                seen.append(asyncio.current_task())
+
+        begun: list[asyncio.Future[BaseException | None]] = []
+
+        def begin() -> None:
+            started = start(loop, waits_once())
+            assert started is not None
+            seen.append(started)
+            begun.append(end_of(started))
+
+        loop.call_soon(begin)
+        await asyncio.sleep(0)
+        if fails:
+            ready.set_exception(LookupError())
+            assert isinstance(await begun[0], LookupError)
+            assert seen == [seen[0], seen[0], seen[0]]
+        else:
+            ready.set_result(7)
+            assert await begun[0] is None
+            assert seen == [seen[0], seen[0], 7, seen[0]]
+        assert isinstance(seen[0], Started)
+        assert seen[0].done()
+        assert seen[0].task is None
+
+    run(main())
+
+
+@pytest.mark.parametrize("resolved", [False, True])
+def test_cancelled_in_its_one_wait(resolved: bool) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[int] = loop.create_future()
+        out: list[str] = []
+
+        async def waits_once() -> None:
+            try:
+                await ready
+            except asyncio.CancelledError:
+                out.append("cancelled")
+                raise
+
+        begun: list[Started] = []
+        ends: list[asyncio.Future[BaseException | None]] = []
+
+        def begin() -> None:
+            started = start(loop, waits_once())
+            assert started is not None
+            begun.append(started)
+            ends.append(end_of(started))
+
+        loop.call_soon(begin)
+        await asyncio.sleep(0)
+        if resolved:
+            ready.set_result(1)  # its callback has not run yet
+        begun[0].cancel()
+        assert isinstance(await ends[0], asyncio.CancelledError)
+        assert out == ["cancelled"]
+        assert begun[0].done()
+
+    run(main())
+
+
 def test_eager_start_goes_on_as_a_task() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -140,6 +220,7 @@ def test_eager_start_goes_on_as_a_task() -> None:
         async def slow() -> None:
             out.append(await ready)
             await asyncio.sleep(0)
+            out.append("waits again")
             try:
                 await loop.create_future()
             except asyncio.CancelledError:
@@ -147,19 +228,18 @@ def test_eager_start_goes_on_as_a_task() -> None:
                 await asyncio.sleep(0)
                 raise
 
-        tasks: list[asyncio.Task[None] | None] = []
+        tasks: list[Started | None] = []
         loop.call_soon(lambda: tasks.append(start(loop, slow())))
         await asyncio.sleep(0)
         ready.set_result(5)
-        while not out:
+        while len(out) < 2:
             await asyncio.sleep(0)
-        await asyncio.sleep(0)
         (task,) = tasks
         assert task is not None
+        ended = end_of(task)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert out == [5, "cancelled"]
+        assert isinstance(await ended, asyncio.CancelledError)
+        assert out == [5, "waits again", "cancelled"]
 
     run(main())
 
@@ -178,7 +258,7 @@ def test_cancelling_before_the_rest_has_begun() -> None:
                 out.append("cleaned up")
                 raise
 
-        tasks: list[asyncio.Task[None] | None] = []
+        tasks: list[Started | None] = []
 
         def begin_and_cancel() -> None:
             task = start(loop, slow())
@@ -190,8 +270,7 @@ def test_cancelling_before_the_rest_has_begun() -> None:
         await asyncio.sleep(0)
         (task,) = tasks
         assert task is not None
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        assert isinstance(await end_of(task), asyncio.CancelledError)
         assert out == ["cancelled", "cleaned up"]
 
     run(main())

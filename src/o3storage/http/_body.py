@@ -106,6 +106,26 @@ class Body:
         left = self._left
         return left if left <= len(upstream._unread) - upstream._unread_at else 0
 
+    def take_now(self, limit_bytes: int) -> memoryview | None:
+        """The rest of the body, 1 to `limit_bytes` bytes, as they were received, if all of it was;
+        the body has ended then. None, and nothing happened, if not."""
+        left = self._left
+        upstream = self._upstream
+        at = upstream._unread_at
+        unread = upstream._unread
+        if not 0 < left <= limit_bytes or left > len(unread) - at or self._error is not None:
+            return None
+        end = at + left
+        if end == len(unread):
+            upstream._unread = b""
+            upstream._unread_at = 0
+        else:
+            upstream._unread_at = end
+        self._left = 0
+        self.ended = True
+        self.received_bytes += left
+        return memoryview(unread)[at:end]
+
     async def read(self, limit_bytes: int) -> bytes:
         """The whole rest of the body as bytes, for small ones such as XML. Raises HttpError-typed
         BodyError 413 if it is longer than `limit_bytes`, and as `read_into`."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 from o3storage.http._answer import Answer
 from o3storage.http._body import Body
 from o3storage.http._chunked import ChunkedDecoder
-from o3storage.http._eager import start
+from o3storage.http._eager import Started, start
 from o3storage.http._errors import (
     BadHead,
     BodyTimeout,
@@ -83,7 +83,7 @@ class Connection(Answer, asyncio.BufferedProtocol):
         self._paused = False
         self._expects_continue = False
         self._keep_alive = True
-        self._task: asyncio.Task[None] | None = None
+        self._task: Started | None = None
         self._deadline_s = 0.0
         self._received_bytes = 0
         self._rate_bytes = 0
@@ -266,14 +266,14 @@ class Connection(Answer, asyncio.BufferedProtocol):
         )
         self._task = start(server.loop, self._serve(request))
         if self._task is not None:
-            self._task.add_done_callback(self._ended)
+            self._task.when_ended(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, started: Started) -> None:
         self._task = None
-        if task.cancelled():
+        error = started.error
+        if isinstance(error, asyncio.CancelledError):
             self._abort()
             return
-        error = task.exception()
         if error is not None:  # a defect of `error_response`, or of this room
             self._server._report(error, None)
             self._abort()

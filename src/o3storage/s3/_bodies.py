@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from o3storage._native import blake3, md5
 from o3storage.catalog import Checksum, VersionInfo, parts_from
 from o3storage.crypto import StreamRef
-from o3storage.http import frames
+from o3storage.http import SMALL_BLOCK_BYTES, frames
 from o3storage.s3._checksums import DEFAULT, FULL_OBJECT, Algorithm, digest_of
 from o3storage.s3._context import Context
 from o3storage.s3._errors import S3Error
@@ -22,7 +22,7 @@ from o3storage.s3._node import Buffer, StreamUpload
 from o3storage.s3._payload import RequestBody
 
 if TYPE_CHECKING:
-    from o3storage._native import Digests
+    from o3storage._native import Digester, Digests
 
 WHOLE_ANSWER_BYTES: Final = 256 * 1024
 """Up to one frame an answer is sent as one piece."""
@@ -77,7 +77,17 @@ async def store_body(
     digester = body.digester(md5=True, blake3=True, also=kept)
     upload: StreamUpload | None = None
     size = 0
+    take_now = getattr(body.source, "take_now", None)
     try:
+        # A small body that came with its head is stored from where it was received.
+        whole = None if take_now is None else take_now(SMALL_BLOCK_BYTES)
+        if whole is not None:
+            size = len(whole)
+            if size > body.length:
+                raise body.too_long(size)
+            upload = ctx.service.node.new_stream(ctx.bucket.bucket_id, ctx.key)
+            await upload.write(whole, True, digester)
+            return _stored(body, kept, digester, size, upload)
         with frames(body.source, ctx.service.pool) as cut:
             async for block, last in cut:
                 try:
@@ -91,12 +101,19 @@ async def store_body(
                 finally:
                     block.release()
         await body.reach_end()
-        digests = digester.finish()
-        body.verify(digests, size)
+        return _stored(body, kept, digester, size, upload)
     except BaseException:
         if upload is not None:
             upload.discard()
         raise
+
+
+def _stored(
+    body: RequestBody, kept: Algorithm, digester: Digester, size: int, upload: StreamUpload | None
+) -> StoredBody:
+    """All of the body was taken in. Raises S3Error if it is not what was promised."""
+    digests = digester.finish()
+    body.verify(digests, size)
     return StoredBody(
         b"" if upload is None else upload.ref.pack(),
         size,
