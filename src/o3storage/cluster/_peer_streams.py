@@ -286,8 +286,6 @@ class Streams:
                     self._send_piece(stream, piece, last)
                 if not turn.done():
                     turn.set_result(None)
-                # Others go first: whoever writes on queues up behind them.
-                await asyncio.sleep(0)
         except LinkClosed:
             pass
         finally:

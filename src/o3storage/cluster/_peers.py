@@ -454,9 +454,10 @@ class Peers:
 
     def hello_for(self, link: PeerLink) -> Hello:
         hello = self._hello(link.link)
-        self._attempts += 1
         hello.node, hello.session, hello.lane = self.me, self.session, link.lane
-        hello.attempt = self._attempts if link.outgoing else 0
+        if link.outgoing:
+            self._attempts += 1
+            hello.attempt = self._attempts
         hello.lowest, hello.highest = self._versions
         return hello
 
