@@ -256,12 +256,14 @@ def test_what_the_http_layer_refuses_has_s3s_form(
 
 
 def test_the_observer_hears_of_every_answer(store: Store) -> None:
-    heard: list[tuple[str, int]] = []
-    store.service.observe = lambda operation, status: heard.append((operation, status))
+    heard: list[tuple[str, int, bool]] = []
+    store.service.observe = lambda operation, status, took_s: heard.append(
+        (operation, status, took_s >= 0)
+    )
     store.bucket()
     store.get("/bucket/missing")
     store.call("PATCH", "/bucket")
-    assert heard == [("CreateBucket", 200), ("GetObject", 404), ("", 405)]
+    assert heard == [("CreateBucket", 200, True), ("GetObject", 404, True), ("", 405, True)]
 
 
 @pytest.mark.s3(op=["PutBucketTagging", "CompleteMultipartUpload"], errors=["MalformedXML"])

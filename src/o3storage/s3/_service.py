@@ -42,8 +42,10 @@ from o3storage.s3._sigv4 import (
 
 T = TypeVar("T")
 
-Observer = Callable[[str, int], None]
-"""Told of every answer: operation ("" if none was found) and HTTP status."""
+Observer = Callable[[str, int, float], None]
+"""Told of every answer: operation ("" if none was found), HTTP status, and seconds from the head of
+the request to the head of the answer (the body of the request and all syncs within; the sending of
+a body that is read piece by piece is not)."""
 
 _log = Logger("s3")
 
@@ -95,6 +97,7 @@ class Service:
 
     async def handle(self, http_request: Request) -> Response:
         """Answer one request."""
+        began_s = self.clock.boot_s()
         self._next_id = (self._next_id + 1) & 0xFFFF_FFFF_FFFF_FFFF
         request_id = f"{self._next_id:016X}"
         operation = ""
@@ -135,7 +138,7 @@ class Service:
         if origin is not None and ctx is not None and ctx.has_bucket:
             headers.extend(_cors.response_headers(ctx.bucket, origin, http_request.method))
         if self.observe is not None:
-            self.observe(operation, response.status)
+            self.observe(operation, response.status, self.clock.boot_s() - began_s)
         return response
 
     async def _authenticate(self, request: S3Request) -> tuple[FormFile | None, Identity]:

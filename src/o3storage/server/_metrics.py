@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from o3storage._native import compare_digest
 from o3storage.http import Request, Response
 from o3storage.runtime import Registry
-from o3storage.runtime.metrics import CONTENT_TYPE, CounterChild
+from o3storage.runtime.metrics import CONTENT_TYPE, CounterChild, HistogramChild
 
 from ._health import write_refusal
 
@@ -58,15 +59,24 @@ class Metrics:
         self._requests = registry.counter(
             "o3_s3_requests_total", "Answers by operation and status.", ("operation", "status")
         )
-        self._seen: dict[tuple[str, int], CounterChild] = {}
+        self._latencies = registry.histogram(
+            "o3_s3_request_seconds",
+            "From the head of a request to the head of its answer, syncs included.",
+            ("operation",),
+        )
+        self._seen: dict[tuple[str, int], tuple[CounterChild, HistogramChild]] = {}
 
-    def count_request(self, operation: str, status: int) -> None:
-        """Called by the S3 layer for each answer."""
-        child = self._seen.get((operation, status))
-        if child is None:
-            child = self._requests.labels(operation or "none", str(status))
-            self._seen[operation, status] = child
-        child.value += 1
+    def count_request(self, operation: str, status: int, took_s: float) -> None:
+        """Called by the S3 layer for each answer: below a microsecond."""
+        children = self._seen.get((operation, status))
+        if children is None:
+            name = operation or "none"
+            children = self._requests.labels(name, str(status)), self._latencies.labels(name)
+            self._seen[operation, status] = children
+        counter, latencies = children
+        counter.value += 1
+        latencies.counts[bisect_left(latencies.bounds, took_s)] += 1
+        latencies.sum += took_s
 
     def answer(self, request: Request) -> Response:
         """The scrape; 401 without the bearer token where one is asked for."""
