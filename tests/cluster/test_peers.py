@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from o3storage.cluster import _peers
 from o3storage.cluster import _wire as wire
 from o3storage.cluster._peer_types import (
     Code,
@@ -197,6 +198,61 @@ def test_calls() -> None:
     play(main())
 
 
+def test_large_answers_wait_for_room() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, two = await cluster(net, 2)
+        net.set_quality(host(2), host(1), Quality(bytes_per_s=4e6))
+
+        async def large(node: int, payload: memoryview) -> bytes:
+            return bytes(1 << 20)
+
+        two.peers.serve(SLOW, large)
+        link = two.links(1)[Lane.BULK]
+        calls = [
+            asyncio.ensure_future(one.peers.call(2, SLOW, b"", timeout_s=60.0, lane=Lane.BULK))
+            for _ in range(70)
+        ]
+        most = 0
+        while not all(call.done() for call in calls):
+            most = max(most, link.unsent_bytes)
+            await asyncio.sleep(0.01)
+        assert most < 3 << 20
+        busy = [call for call in calls if call.exception()]
+        assert len(busy) == 6
+        for call in busy:
+            error = call.exception()
+            assert isinstance(error, PeerError) and error.code == Code.BUSY
+        assert one.seen == [("up", 2)] and two.peers.served_bytes == 0
+
+    play(main())
+
+
+def test_what_calls_bring_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_peers, "MAX_SERVED_BYTES", 3 << 20)
+
+    async def main() -> None:
+        one, two = await cluster(SimNet(1), 2)
+        go = asyncio.Event()
+
+        async def wait(node: int, payload: memoryview) -> bytes:
+            await go.wait()
+            return b"done"
+
+        two.peers.serve(SLOW, wait)
+        calls = [
+            asyncio.ensure_future(one.peers.call(2, SLOW, bytes(1 << 20), timeout_s=60.0))
+            for _ in range(5)
+        ]
+        await until(lambda: sum(call.done() for call in calls) == 2)
+        assert two.peers.served_bytes == 3 << 20
+        go.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert answers.count(b"done") == 3 and two.peers.served_bytes == 0
+
+    play(main())
+
+
 def test_a_call_without_an_answer_is_uncertain() -> None:
     async def main() -> None:
         net = SimNet(1)
@@ -330,6 +386,7 @@ def test_who_is_refused_is_told_why() -> None:
         assert open_links(one) <= 4
         two.cluster = one.cluster
         await until(lambda: whole(one, 2) and whole(two, 2))
+        await until(lambda: not any("another cluster" in p for p in one.peers.problems.values()))
 
     play(main())
 
@@ -498,6 +555,30 @@ def test_an_id_with_another_key_is_refused() -> None:
         assert "another key" in thief.peers.status()[0]["problem"]
         assert any("claims node" in problem for problem in one.peers.problems.values())
         assert whole(two, 2)
+
+    play(main())
+
+
+def test_the_right_key_with_another_id_is_refused() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one = await Node(net, 1).listen()
+        await Node(net, 5, at=2, identity=key(2)).listen()
+        one.peers.set_peers({2: (key(2), (Address(host(2), PORT),))})
+        await asyncio.sleep(5.0)
+        assert not one.peers.is_up(2) and [peer["node"] for peer in one.peers.status()] == [2]
+        assert "node 0000000000000005" in one.peers.status()[0]["problem"]
+
+    play(main())
+
+
+def test_a_frame_of_another_version_than_agreed_ends_the_link() -> None:
+    async def main() -> None:
+        one, two = await cluster(SimNet(1), 2)
+        one.links(2)[Lane.CONSENSUS].link.send([b"\x09" + wire.pack_unit(Unit.ALIVE, 0)])
+        await until(lambda: two.peers.stats.malformed == 1)
+        assert "version 9" in two.peers.status()[0]["problem"]
+        await until(lambda: whole(one, 2) and whole(two, 2))
 
     play(main())
 

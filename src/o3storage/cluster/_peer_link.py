@@ -8,6 +8,7 @@ loop leaves as one frame.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -37,7 +38,13 @@ MAX_CALLS = 16_384
 """Calls of one link without an answer yet: half of the proposals that a group takes."""
 MAX_SERVED = 4096
 """Calls of one link that are being served; the rest is told BUSY."""
+MAX_BULK_SERVED = 64
+"""Of a bulk link, whose answers are up to 1 MiB each and wait their turn."""
 MAX_GUEST_SERVED = 4
+MAX_SERVED_BYTES = 64 << 20
+"""Payloads of all calls that are being served, of all links."""
+LARGE_ANSWER_BYTES = 64 << 10
+"""From this size on an answer waits until its link has room."""
 FLUSH_BYTES = 1 << 20
 """What waits for the end of the turn of the loop goes out at once when it is so much."""
 REFUSAL_S = 1.0
@@ -54,6 +61,7 @@ class Host(Protocol):
     options: PeerOptions
     stats: PeerStats
     me: int
+    served_bytes: int
     on_message: Callable[[int, int, Message, list[SealedFrame]], None]
 
     @property
@@ -67,7 +75,7 @@ class Host(Protocol):
     def stream_handler(self, kind: int) -> Any: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
     def failed(self, what: str, error: BaseException) -> None: ...
-    def note(self, link: Link, node: int, problem: str) -> None: ...
+    def note(self, link: Link, problem: str) -> None: ...
     def received(self, link: PeerLink, size_bytes: int) -> None: ...
     def versions(self) -> tuple[int, int]: ...
 
@@ -316,7 +324,7 @@ class PeerLink:
     def _was_refused(self, body: memoryview) -> None:
         self.refused = _wire.text_of(body)
         self.host.stats.links_refused += 1
-        self.host.note(self.link, self.node, f"refuses: {self.refused}")
+        self.host.note(self.link, f"refuses: {self.refused}")
         self.close(f"refused by the peer: {self.refused}")
 
     def _hello_came(self, body: memoryview) -> None:
@@ -424,21 +432,30 @@ class PeerLink:
             self._answer_error(number, Code.UNKNOWN_KIND, f"this node serves no call {kind}")
         elif self.guest and not found[1]:
             self._answer_error(number, Code.NOT_ALLOWED, f"call {kind} is for members only")
-        elif self.host.busy or len(self._served) >= (
-            MAX_GUEST_SERVED if self.guest else MAX_SERVED
-        ):
+        elif len(self._served) >= self._most_served() or self.host.busy:
             self._answer_error(number, Code.BUSY, "this node serves as many calls as it can")
         else:
             self.host.stats.calls_served += 1
             copy = memoryview(bytes(payload))
             self._served[number] = None
+            self.host.served_bytes += len(payload)
             self.host.spawn(self._serve(number, kind, found[0], copy))
+
+    def _most_served(self) -> int:
+        if self.guest:
+            return MAX_GUEST_SERVED
+        return MAX_BULK_SERVED if self.lane == Lane.BULK else MAX_SERVED
 
     async def _serve(self, number: int, kind: int, handler: Handler, payload: memoryview) -> None:
         try:
-            answer = await handler(self.node, payload)
+            try:
+                answer = await handler(self.node, payload)
+            finally:
+                self.host.served_bytes -= len(payload)
             if len(answer) > MAX_CALL_BYTES:
                 raise ValueError(f"an answer of {len(answer)} bytes")
+            if len(answer) >= LARGE_ANSWER_BYTES:
+                await self._room()
         except PeerError as error:
             self._served.pop(number, None)
             self._answer_error(number, error.code, error.message)
@@ -450,6 +467,16 @@ class PeerLink:
             self._served.pop(number, None)
             head = _wire.ANSWER.pack(Unit.ANSWER, 4 + len(answer), number)
             self.queue((head, answer), len(head) + len(answer))
+
+    async def _room(self) -> None:
+        """Wait until less is unsent than streams, or calls, may leave."""
+        options = self.host.options
+        bulk = self.lane == Lane.BULK
+        limit = options.bulk_unsent_bytes if bulk else options.max_unsent_bytes
+        while self.unsent_bytes >= limit and not self.ended:
+            self.flush()
+            with contextlib.suppress(LinkClosed):
+                await self.link.drain(limit // 2)
 
     def _answer_error(self, number: int, code: int, message: str) -> None:
         self.host.stats.calls_refused += 1

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from o3storage.cluster import _wire
-from o3storage.cluster._peer_link import Handler, PeerLink
+from o3storage.cluster._peer_link import MAX_SERVED_BYTES, Handler, PeerLink
 from o3storage.cluster._peer_streams import OutStream, StreamHandler
 from o3storage.cluster._peer_types import (
     Admission,
@@ -110,7 +110,9 @@ class Peers:
         `on_down`: what was sent on the old one may be lost."""
         self.on_down: Callable[[int], None] = _nothing
         self.problems: dict[str, str] = {}
-        """Address (or node and host, for links from there) -> what is wrong there, for `status`."""
+        """Address (or "from HOST", of links from there) -> what is wrong there, for `status`."""
+        self.served_bytes = 0
+        """Payloads of the calls that are being served."""
         self._network = network
         self._admit = admit
         self._hello = hello
@@ -377,7 +379,7 @@ class Peers:
             return "not needed any more"
         if raw.peer != peer.identity:
             raw.close()
-            self.note(raw, peer.node, f"answers with another key than node {peer.node:016x}")
+            self.note(raw, f"answers with another key than node {peer.node:016x}")
             return "another node answers there"
         link = PeerLink(self, raw, lane, peer.node)
         self._begin(link)
@@ -447,7 +449,7 @@ class Peers:
 
     @property
     def busy(self) -> bool:
-        return len(self._tasks) >= MAX_TASKS
+        return len(self._tasks) >= MAX_TASKS or self.served_bytes >= MAX_SERVED_BYTES
 
     def versions(self) -> tuple[int, int]:
         return self._versions
@@ -466,7 +468,7 @@ class Peers:
         raw = link.link
         if hello.node == self.me:
             if hello.session == self.session:
-                self.note(raw, self.me, "this node's own address")
+                self.note(raw, "this node's own address")
                 return refuse("this is the same node")
             self._duplicate(raw, self.me)
             return refuse("another process uses this node's id; stop one of the two")
@@ -481,7 +483,7 @@ class Peers:
                 return refuse("a later start of this node is connected; stop one of the two")
         verdict = self._admit(raw, hello)
         if verdict.admission is Admission.REFUSED:
-            self.note(raw, hello.node, f"refused: {verdict.reason}")
+            self.note(raw, f"refused: {verdict.reason}")
         elif verdict.admission is Admission.GUEST:
             guests = [other for other in self._links if other.guest and not other.ended]
             if len(guests) >= MAX_GUESTS:
@@ -504,14 +506,14 @@ class Peers:
 
     def _duplicate(self, link: Link, node: int) -> None:
         self.stats.duplicates += 1
-        self.note(link, node, f"a second process, or another key, claims node {node:016x}")
-        _log.error("peer.duplicate", address=link.address.host, node=f"{node:016x}")
+        self.note(link, f"a second process, or another key, claims node {node:016x}")
 
-    def note(self, link: Link, node: int, problem: str) -> None:
-        """Remember what is wrong with whoever is at the other end."""
+    def note(self, link: Link, problem: str) -> None:
+        """Remember what is wrong with whoever is at the other end, and say it when it is new."""
         host, port = link.address
-        place = f"{host}:{port}" if link.outgoing else f"node {node:016x} from {host}"
-        self.problems.pop(place, None)
+        place = f"{host}:{port}" if link.outgoing else f"from {host}"
+        if self.problems.pop(place, "") != problem:
+            _log.warning("peer.problem", place=place, problem=problem)
         self.problems[place] = problem
         if len(self.problems) > MAX_PROBLEMS:
             del self.problems[next(iter(self.problems))]
@@ -536,6 +538,9 @@ class Peers:
             old.close("another link of this pair takes its place")
         peer.links[lane] = link
         peer.problem = ""
+        for address in (*peer.addresses, link.link.address):
+            self.problems.pop(f"{address.host}:{address.port}", None)
+            self.problems.pop(f"from {address.host}", None)
         retry, peer.retries[lane] = peer.retries[lane], None
         if retry is not None:
             retry.cancel()
