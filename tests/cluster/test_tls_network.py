@@ -374,6 +374,36 @@ def test_the_first_frame_is_small_and_none_is_larger_than_allowed() -> None:
     play(main())
 
 
+def test_frames_that_come_byte_by_byte_and_an_end_without_a_fin() -> None:
+    async def main() -> None:
+        async with Pair() as pair:
+            reader, writer = await asyncio.open_connection(*pair.address)
+            tls = _native.TlsConnection(client_config(), NODE_SERVER_NAME)
+            out = bytearray(100_000)
+            async with asyncio.timeout(LIMIT_S):
+                while tls.handshaking:
+                    writer.write(tls.take())
+                    if tls.handshaking:
+                        tls.feed(await reader.read(65_536), out)
+                writer.write(tls.take())
+                far = End(await pair.accepted.get()).begin()
+                sent = [b"one", b"", b"three" * 10]
+                for byte in b"".join(len(frame).to_bytes(4, "big") + frame for frame in sent):
+                    tls.send(bytes([byte]))
+                    writer.write(tls.take())
+                    await writer.drain()
+                    await asyncio.sleep(0)  # (each is read by itself)
+                await far.until(lambda: len(far.frames) == 3)
+                assert far.frames == sent and not far.closed
+                tls.close()
+                writer.write(tls.take())
+                await far.until(lambda: bool(far.closed))
+                assert far.closed == "closed by the peer"
+                writer.close()
+
+    play(main())
+
+
 def test_open_handshakes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls_network, "MAX_HANDSHAKES", 4)
 

@@ -538,9 +538,11 @@ class Peers:
             old.close("another link of this pair takes its place")
         peer.links[lane] = link
         peer.problem = ""
+        host = link.link.address.host
+        self.problems.pop(f"from {host}", None)
         for address in (*peer.addresses, link.link.address):
-            self.problems.pop(f"{address.host}:{address.port}", None)
-            self.problems.pop(f"from {address.host}", None)
+            if address.host == host:
+                self.problems.pop(f"{host}:{address.port}", None)
         retry, peer.retries[lane] = peer.retries[lane], None
         if retry is not None:
             retry.cancel()
