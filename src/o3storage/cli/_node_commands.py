@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 from typing import Any
-from urllib.parse import quote
 
 from o3storage.cluster import ClusterError, parse_peers
 from o3storage.server import StartError, read_join_secret
@@ -25,8 +24,7 @@ def node(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2) if options.json else nodes_text(found))
         return 0
     body = {"action": options.action, "shrink": getattr(options, "shrink", False)}
-    path = f"/nodes/{quote(options.node, safe='')}"
-    changed = asyncio.run(admin.call("POST", path, body=body))
+    changed = asyncio.run(admin.call("POST", f"/nodes/{options.node}", body=body))
     print(
         f"node {changed['node']} is {changed['state']} now; o3storage node list shows how far it is"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from o3storage.cluster import show_address
 
@@ -49,7 +50,7 @@ async def act(app: Application, name: str, body: bytes) -> dict[str, Any]:
         action, shrink = asked["action"], bool(asked.get("shrink"))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise AdminError(400, 'the body must be JSON like {"action": "drain"}') from None
-    node = find(app, name)
+    node = find(app, unquote(name))
     membership = app.membership
     if action == "drain":
         await membership.drain(node, shrink=shrink)
