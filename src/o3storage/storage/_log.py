@@ -1,7 +1,8 @@
 """The log writer: group commit by draining the queue (DESIGN 4, "Group commit").
 
 Whatever waits when the disk becomes free goes out as one batch with one write and one fdatasync;
-while that runs the next batch gathers. There is no timer.
+while that runs the next batch gathers. There is no timer; where several write at a time, what waits
+in the sockets is taken in first.
 
 Interface: `LogWriter.submit`, `queue_outcome`, `place_runs`, `settle`, `start`, `close`.
 
@@ -65,6 +66,10 @@ STALL_S = 5.0
 """A batch that finds no space is tried again for so long before those who wait for it are told: as
 long as other writes may wait (DESIGN 5), and time for compaction to free a volume."""
 NO_LOG_SPACE = "no space left for the log: delete something or add space; it goes on by itself"
+GATHER_TURNS = 2
+"""Turns of the loop that a batch of several entries is left open for what waits in the sockets: one
+to read it, one for its proposals. Batches are larger for it, and PUT at 64 connections took 8 %
+less CPU; what the disk idles is less than its sync takes. A lone writer never waits."""
 LOW_ROOM_BYTES = 12 * MIB
 """Without a spare volume and with less room than this, appends are refused: one more of the
 largest append must fit, with the outcomes that wait."""
@@ -265,6 +270,10 @@ class LogWriter:
         try:
             while True:
                 if self._queue or self._outcome_bytes >= OUTCOME_WAIT_BYTES:
+                    queue = self._queue
+                    if len(queue) > 1 or (queue and len(queue[0].entries) > 1):
+                        for _ in range(GATHER_TURNS):
+                            await asyncio.sleep(0)
                     await self._write_batch()
                 elif self._closing:
                     if not (self._outcomes or self._runs or self._notes):
