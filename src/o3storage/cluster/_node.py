@@ -19,6 +19,7 @@ from o3storage.cluster._replica import Replica
 from o3storage.cluster._replication import Peers, Replication
 from o3storage.cluster._streams import StreamUpload, UploadFrames
 from o3storage.crypto import (
+    EpochKeyMissing,
     EpochKeys,
     NodeKeys,
     StreamRef,
@@ -408,7 +409,12 @@ class Node:
         self._collector.add(row_key)
 
     def _sealer(self, ref: StreamRef) -> StreamSealer:
-        return StreamSealer(self._epochs.key(ref.epoch), ref.salt, ref.stream)
+        try:
+            key = self._epochs.key(ref.epoch)
+        except EpochKeyMissing as error:
+            # A node was removed, and a new epoch began: its key comes with range 0, any moment.
+            raise Unavailable(f"{error}; try again") from None
+        return StreamSealer(key, ref.salt, ref.stream)
 
     def read_small_now(self, ref: StreamRef) -> bytes | None:
         """The whole body of at most one frame, verified, if it needs no disk I/O; else None.
