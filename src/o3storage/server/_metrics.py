@@ -39,6 +39,13 @@ COUNTERS = {
     "o3_scrubbed_bytes_total": "Bytes re-read by scrub.",
     "o3_scrub_bad_total": "Bad records found by scrub.",
     "o3_rotted_records_total": "Records found damaged at open.",
+    "o3_peer_sent_bytes_total": "Bytes sent to other nodes.",
+    "o3_peer_received_bytes_total": "Bytes received from other nodes.",
+    "o3_peer_messages_dropped_total": "Messages of consensus dropped: no link, or too much unsent.",
+    "o3_peer_links_lost_total": "Links between members that ended.",
+    "o3_peer_links_refused_total": "Links that one side refused.",
+    "o3_peer_malformed_total": "Links closed because the peer broke the protocol.",
+    "o3_peer_duplicates_total": "Times that two processes used one node's identity.",
     "o3_http_requests_total": "Requests with a good head.",
     "o3_http_refused_total": "Heads refused.",
     "o3_http_aborted_total": "Responses cut in their body.",
@@ -93,6 +100,7 @@ class Metrics:
     def _update(self) -> None:
         app = self._app
         space, stats, front = app.store.space(), app.store.stats(), app.http.stats
+        peers = app.membership.peers.stats
         values = {
             "o3_disk_total_bytes": space.total_bytes,
             "o3_disk_free_bytes": space.free_bytes,
@@ -119,6 +127,13 @@ class Metrics:
             "o3_scrubbed_bytes_total": stats.scrubbed_bytes,
             "o3_scrub_bad_total": stats.scrub_bad,
             "o3_rotted_records_total": stats.rotted_records,
+            "o3_peer_sent_bytes_total": peers.bytes_sent,
+            "o3_peer_received_bytes_total": peers.bytes_received,
+            "o3_peer_messages_dropped_total": peers.messages_dropped,
+            "o3_peer_links_lost_total": peers.links_lost,
+            "o3_peer_links_refused_total": peers.links_refused,
+            "o3_peer_malformed_total": peers.malformed,
+            "o3_peer_duplicates_total": peers.duplicates,
             "o3_http_requests_total": front.requests,
             "o3_http_refused_total": front.refused,
             "o3_http_aborted_total": front.aborted,
