@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from copy import deepcopy
+from typing import Any
 
 import pytest
 
-from o3storage.cluster import MembershipRefused, SecretRefused, Unavailable, WrongCluster
-from o3storage.simulation import run
+from o3storage.cluster import (
+    ClusterError,
+    ClusterSecret,
+    MembershipRefused,
+    SecretRefused,
+    Unavailable,
+    WrongCluster,
+    _kinds,
+    node_id,
+)
+from o3storage.cluster._join import NEVER, encode_request, encode_welcome
+from o3storage.cluster._node_records import NodeRecord
+from o3storage.cluster._peer_types import Admission, Code, PeerError, PeerRefused, Verdict
+from o3storage.cluster._peers import Peers
+from o3storage.cluster._wire import Hello
+from o3storage.crypto import NodeKeys
+from o3storage.runtime.network import Address, Link
+from o3storage.simulation import SimDisk, SimEntropy, run
 from tests.cluster.member_rig import PORT, SECRET, Places, patiently
 from tests.cluster.support import body_of
 
@@ -350,3 +369,172 @@ def test_status_says_who_leads_and_who_is_behind() -> None:
             )
 
     run(main(), 19)
+
+
+def test_two_processes_with_one_identity_are_noticed() -> None:
+    async def main() -> None:
+        async with Places(count=4) as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            # The data directory of the third was copied to a fourth machine, and both run.
+            copy = places[4]
+            copy.keys, copy.entropy = places[3].keys, places[4].entropy
+            await places[3].down()
+            copy.disk = SimDisk(4, image=deepcopy(places[3].disk.image))
+            await places[3].up("10.0.0.1")
+            with contextlib.suppress(ClusterError):
+                await asyncio.wait_for(copy.up("10.0.0.1"), 20)
+
+            def noticed() -> bool:
+                return any(
+                    n["duplicates"] or "claims" in " ".join(s["problems"].values())
+                    for number in (1, 2, 3)
+                    for s in [places[number].membership.status()]
+                    for n in s["nodes"]
+                )
+
+            await places.until(noticed)
+
+    run(main(), 20)
+
+
+class Stranger:
+    """Somebody with keys of its own, and with or without the secret, who says what it likes."""
+
+    def __init__(self, places: Places, secret: str | None, number: int = 66) -> None:
+        entropy = SimEntropy(number)
+        self.keys = NodeKeys.generate(entropy)
+        self.network = places.net.network(f"10.0.0.{number}", self.keys.identity)
+        self.secret = ClusterSecret(secret) if secret else None
+        self.cluster = b""
+        self.role = "connect"
+        self.peers = Peers(
+            self.network,
+            me=node_id(self.keys),
+            session=1,
+            admit=lambda link, hello: Verdict(Admission.GUEST),
+            hello=self.hello,
+            entropy=entropy,
+        )
+
+    def hello(self, link: Link) -> Hello:
+        proof = b""
+        if self.secret is not None:
+            proof = self.secret.proof(link.binding, self.keys.identity, link.peer, self.role)
+        return Hello(cluster=self.cluster, proof=proof)
+
+    def record(self, keys: NodeKeys | None = None) -> NodeRecord:
+        keys = keys or self.keys
+        return NodeRecord(node_id(keys), keys.identity, keys.exchange, 7)
+
+    async def ask(self, kind: int, payload: bytes) -> bytes:
+        _identity, answer = await self.peers.call_address(
+            Address("10.0.0.1", PORT), kind, payload, 5.0
+        )
+        return answer
+
+    async def close(self) -> None:
+        await self.peers.close()
+        await self.network.close()
+
+
+def stranger_test(seed: int, secret: str | None, story: Any) -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places[1].up()
+            stranger = Stranger(places, secret)
+            try:
+                await story(places, stranger)
+            finally:
+                await stranger.close()
+            assert len(places[1].membership.records) == 1
+
+    run(main(), seed)
+
+
+def test_who_cannot_prove_the_secret_is_refused_whatever_it_says() -> None:
+    async def story(places: Places, stranger: Stranger) -> None:
+        for cluster in (b"", b"x" * 16, places[1].membership.cluster_id):
+            stranger.cluster = cluster
+            with pytest.raises(PeerRefused):
+                await stranger.ask(_kinds.JOIN, encode_request(stranger.record()))
+        # Not even a right proof for the other end of the connection: it was sent back.
+        stranger.cluster = b""
+        stranger.secret = ClusterSecret(SECRET)
+        stranger.role = "accept"
+        with pytest.raises(PeerRefused, match="secret"):
+            await stranger.ask(_kinds.JOIN, encode_request(stranger.record()))
+
+    stranger_test(21, None, story)
+
+
+def test_who_knows_the_secret_may_join_as_itself_only_and_do_nothing_else() -> None:
+    async def story(places: Places, stranger: Stranger) -> None:
+        other = NodeKeys.generate(SimEntropy(67))
+        for request in (encode_request(stranger.record(other)), b"", b"x" * 100):
+            with pytest.raises(PeerError) as refused:
+                await stranger.ask(_kinds.JOIN, request)
+            assert refused.value.code == NEVER
+        for kind in (_kinds.FACTS, _kinds.PROPOSE, _kinds.FRAMES):
+            with pytest.raises(PeerError) as refused:
+                await stranger.ask(kind, b"")
+            assert refused.value.code == Code.NOT_ALLOWED
+        # It claims to be of the cluster: it is a guest all the same.
+        stranger.cluster = places[1].membership.cluster_id
+        with pytest.raises(PeerError) as refused:
+            await stranger.ask(_kinds.FACTS, b"")
+        assert refused.value.code == Code.NOT_ALLOWED
+
+    stranger_test(22, SECRET, story)
+
+
+def test_an_id_that_is_not_the_keys_is_refused() -> None:
+    async def story(places: Places, stranger: Stranger) -> None:
+        stranger.peers.me = places[1].id ^ 1
+        with pytest.raises(PeerRefused, match="key"):
+            await stranger.ask(_kinds.JOIN, encode_request(stranger.record()))
+
+    stranger_test(23, SECRET, story)
+
+
+def test_a_joiner_does_not_trust_whoever_answers() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            # Somebody listens where the first node should be, and does not know the secret.
+            stranger = Stranger(places, SECRET[::-1], number=1)
+            asked: list[int] = []
+
+            async def welcome(node: int, payload: memoryview) -> bytes:
+                asked.append(node)
+                return encode_welcome(b"evil" * 4, [stranger.record()])
+
+            stranger.role = "accept"
+            stranger.peers.serve(_kinds.JOIN, welcome, guests=True)
+            await stranger.peers.listen(Address("10.0.0.1", PORT))
+            joining = asyncio.get_running_loop().create_task(places[2].up("10.0.0.1"))
+            await asyncio.sleep(10)
+            assert not joining.done() and not asked
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
+            await stranger.close()
+
+    run(main(), 24)
+
+
+def test_who_relays_a_proof_gets_nothing() -> None:
+    """A stranger hands the connection of a real joiner's proof on to the cluster as its own."""
+
+    async def story(places: Places, stranger: Stranger) -> None:
+        joiner = NodeKeys.generate(SimEntropy(68))
+        secret = ClusterSecret(SECRET)
+
+        def relayed(link: Link) -> Hello:
+            # The proof was made by `joiner`, on its connection to the stranger.
+            proof = secret.proof(bytes(32), joiner.identity, stranger.keys.identity, "connect")
+            return Hello(proof=proof)
+
+        stranger.peers._hello = relayed
+        with pytest.raises(PeerRefused, match="secret"):
+            await stranger.ask(_kinds.JOIN, encode_request(stranger.record()))
+
+    stranger_test(25, None, story)

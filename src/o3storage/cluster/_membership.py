@@ -12,13 +12,12 @@ nodes, with a new epoch, and raises the version that the cluster speaks.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from o3storage.cluster import _join, _kinds, _members_file, _node_records
+from o3storage.cluster import _facts, _join, _kinds, _members_file, _node_records
 from o3storage.cluster._admission import Gate
 from o3storage.cluster._errors import (
     ClusterError,
@@ -55,9 +54,6 @@ if TYPE_CHECKING:
     from o3storage.cluster._node import Node
     from o3storage.cluster._peers import Peers
     from o3storage.cluster._replica import Replica
-
-FACTS_TIMEOUT_S = 1.0
-MAX_FACTS_BYTES = 256 << 10
 
 FOLLOW_S = 0.2
 """Rows of range 0 that were applied are looked at so often."""
@@ -153,7 +149,8 @@ class Membership:
         self.known_hosts: dict[str, None] = {}
         """Where members of this cluster were last known to be."""
         self._store: Store
-        self._replicas: dict[int, Replica] = {}
+        self.replicas_here: dict[int, Replica] = {}
+        """The node's own, by group; empty until `attach`."""
         self._task: asyncio.Task[None] | None = None
         self._seen_applied = -1
         self._busy_until_s = 0.0
@@ -265,7 +262,7 @@ class Membership:
     async def _ask_cluster(self, address: Address) -> bytes:
         """The id of the cluster of whoever answers there; b"" if nobody says."""
         try:
-            await self.peers.call_address(address, _kinds.FACTS, b"", FACTS_TIMEOUT_S)
+            await self.peers.call_address(address, _kinds.FACTS, b"", _facts.TIMEOUT_S)
         except PeerRefused as error:
             found = OTHER_CLUSTER.search(str(error))
             if found is None:
@@ -294,7 +291,7 @@ class Membership:
         """The replicas are open; from now on what range 0 says here is followed."""
         self._store = node.store
         self._epochs = node._epochs
-        self._replicas = node._replicas
+        self.replicas_here = node._replicas
 
     async def received(self) -> None:
         """Return when range 0 is here, with this node in it."""
@@ -320,14 +317,14 @@ class Membership:
 
     async def _propose(self, data: bytes) -> Any:
         """Commit a command in range 0; its result. Raises its error, Unavailable, StorageFull."""
-        outcome = await self._replicas[SYSTEM_GROUP].submit(data)
+        outcome = await self.replicas_here[SYSTEM_GROUP].submit(data)
         if outcome.error is not None:
             raise outcome.error
         return outcome.result
 
     async def follow(self) -> None:
         """Take over what was applied to range 0 since the last call. Raises StoreError."""
-        replica = self._replicas.get(SYSTEM_GROUP)
+        replica = self.replicas_here.get(SYSTEM_GROUP)
         applied = replica.applied if replica is not None else 0
         if applied == self._seen_applied:
             return
@@ -419,7 +416,7 @@ class Membership:
             del self.foreign[next(iter(self.foreign))]
 
     async def _serve_join(self, node: int, payload: memoryview) -> bytes:
-        if not self.cluster_id or SYSTEM_GROUP not in self._replicas:
+        if not self.cluster_id or SYSTEM_GROUP not in self.replicas_here:
             raise PeerError(_join.NOT_YET, "it waits to join a cluster itself")
         if not self.options.joinable:
             raise PeerError(_join.NOT_YET, "it is starting")
@@ -448,7 +445,7 @@ class Membership:
         return _join.encode_welcome(self.cluster_id, self.live())
 
     async def _serve_facts(self, _node: int, _payload: memoryview) -> bytes:
-        return json.dumps(self.own_facts()).encode()[:MAX_FACTS_BYTES]
+        return _facts.encode(self)
 
     # --- what this node does by itself
 
@@ -488,7 +485,7 @@ class Membership:
         nodes = self.live()
         if self.node not in self.records:
             return
-        for group, replica in self._replicas.items():
+        for group, replica in self.replicas_here.items():
             core = replica.core
             if core.leader != self.node or not core.configuration.votes(self.node):
                 continue
@@ -530,7 +527,7 @@ class Membership:
         if own.state is not NodeState.REMOVED and own.announced != self.announcement():
             await self._propose(_node_records.encode_announce(self.node, self.announcement()))
             await self.follow()
-        system = self._replicas.get(SYSTEM_GROUP)
+        system = self.replicas_here.get(SYSTEM_GROUP)
         if system is None or system.core.leader != self.node:
             return
         live = self.live()
@@ -544,7 +541,7 @@ class Membership:
 
     def _is_needed(self, node: int) -> bool:
         """Whether some range still counts the node among its members, as far as is known here."""
-        for replica in self._replicas.values():
+        for replica in self.replicas_here.values():
             core = replica.core
             if core.configuration.joint or core.configuration_index > core.commit:
                 return True
@@ -615,89 +612,31 @@ class Membership:
 
     def own_facts(self) -> dict[str, Any]:
         """What other nodes show of this one."""
-        groups = []
-        for group, replica in self._replicas.items():
-            core = replica.core
-            if core.leader != self.node:
-                continue
-            groups.append(
-                {
-                    "group": group,
-                    "term": core.term,
-                    "voters": [f"{n:016x}" for n in core.configuration.voters],
-                    "learners": [f"{n:016x}" for n in core.configuration.learners],
-                    "joint": core.configuration.joint,
-                    "behind": {
-                        f"{n:016x}": max(core.log.last - p.match, 0)
-                        for n, p in core.progress.items()
-                    },
-                    "debt": {f"{n:016x}": p.debt for n, p in core.progress.items()},
-                }
-            )
-        return {**self.facts(), "leads": groups}
+        return _facts.own(self)
 
     async def gather_facts(self) -> dict[int, dict[str, Any]]:
         """What every node that can be reached says of itself, by id."""
-        others = [r.node for r in self.live() if r.node != self.node]
-        answers = await asyncio.gather(*(self._ask_facts(node) for node in others))
-        found = {self.node: self.own_facts()}
-        found |= {n: facts for n, facts in zip(others, answers, strict=True) if facts is not None}
-        return found
+        return await _facts.gather(self)
 
-    async def _ask_facts(self, node: int) -> dict[str, Any] | None:
-        try:
-            answer = await self.peers.call(node, _kinds.FACTS, b"", timeout_s=FACTS_TIMEOUT_S)
-            facts = json.loads(answer)
-        except (ClusterError, ValueError):
-            return None
-        return facts if isinstance(facts, dict) else None
+    def status(self) -> dict[str, Any]:
+        """Plain data for `status` and `node list`."""
+        return _facts.status(self)
 
     def leads(self, group: int = SYSTEM_GROUP) -> bool:
         """Whether this node leads the range, as far as it knows."""
-        replica = self._replicas.get(group)
+        replica = self.replicas_here.get(group)
         return replica is not None and replica.leads
 
     def why_no_writes(self) -> str | None:
         """What of the cluster is in the way of writes here, or None."""
-        for replica in self._replicas.values():
+        for replica in self.replicas_here.values():
             if replica.core.leader == NOBODY and replica.team is not None:
                 return replica.team.why()
         return None
 
     def replicas(self) -> int:
         """Of all ranges, on all nodes."""
-        return sum(len(r.core.configuration.members()) for r in self._replicas.values())
+        return sum(len(r.core.configuration.members()) for r in self.replicas_here.values())
 
     def up(self, node: int) -> bool:
         return node == self.node or self.peers.is_up(node)
-
-    def status(self) -> dict[str, Any]:
-        """Plain data for `status` and `node list`."""
-        links = {entry["node"]: entry for entry in self.peers.status()}
-        nodes = []
-        for record in (self.records[node] for node in sorted(self.records)):
-            link = links.get(record.node, {})
-            nodes.append(
-                {
-                    "node": f"{record.node:016x}",
-                    "state": record.state.name.lower(),
-                    "shrink": bool(record.flags & SHRINK),
-                    "this": record.node == self.node,
-                    "up": self.up(record.node),
-                    "addresses": [_join.show(a) for a in record.announced.addresses],
-                    "url": record.announced.url,
-                    "host": record.announced.host,
-                    "joined_ns": record.joined_ns,
-                    "versions": [record.announced.lowest, record.announced.highest],
-                    "problem": link.get("problem", ""),
-                    "duplicates": link.get("duplicates", 0),
-                }
-            )
-        return {
-            "version": self.version,
-            "nodes": nodes,
-            "listening": _join.show(self.bound) if self.bound else "",
-            "secret": self.options.secret is not None,
-            "other_clusters": dict(self.foreign),
-            "problems": dict(self.peers.problems),
-        }
