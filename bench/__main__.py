@@ -1,28 +1,37 @@
-"""python -m bench [NAME ...]: run measurements and print their tables.
+"""python -m bench [NAME ...]: run measurements and print their tables; `all` or no name runs all.
 
 Each states what was synced, the load, and the client's own CPU, and compares with a reference in
-the same run. Figures of different machines, or of a busy one, are not comparable; ratios are.
+the same run. Figures of different machines, or of a busy one, are not comparable; ratios are. At
+the end stands each goal beside what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+import time
+
+from ._result import Result, verdicts
 
 MEASUREMENTS = {
-    "requests": "server CPU per signed request: GET, PUT, HEAD, LIST",
-    "group_commit": "PUT rate with the real sync, without any, and with a slow one",
-    "half_database": "PUT and GET latency against the same front over SQLite",
-    "bodies": "large PUT and GET against a plain loop over the same primitives",
-    "index_vs_sqlite": "the index alone against SQLite (WAL, synchronous=FULL)",
-    "http_floor": "the HTTP layer alone, trivial handler",
-    "native": "the native module's primitives",
+    "requests": ("server CPU per signed request: GET, PUT, HEAD, LIST", 60),
+    "group_commit": ("PUT rate with the real sync, without any, and with a slow one", 60),
+    "half_database": ("PUT and GET latency against the same front over SQLite", 90),
+    "bodies": ("large PUT and GET against a plain loop over the same primitives", 60),
+    "index_vs_sqlite": ("the index alone against SQLite (WAL, synchronous=FULL)", 420),
+    "sustained": ("70 % of peak for 10 minutes: latencies and the event loop's stalls", 660),
+    "http_floor": ("the HTTP layer alone, trivial handler", 60),
+    "native": ("the native module's primitives", 30),
 }
+"""What each measures, and about how many seconds it takes."""
 
 
 def main() -> int:
-    lines = "\n".join(f"  {name:16} {what}" for name, what in MEASUREMENTS.items())
+    lines = "\n".join(
+        f"  {name:16} {what} (about {seconds} s)" for name, (what, seconds) in MEASUREMENTS.items()
+    )
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__,
@@ -30,15 +39,29 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="length of each timed part, to try a measurement briefly; goals are for the default",
+    )
     options = parser.parse_args()
-    unknown = set(options.names) - set(MEASUREMENTS)
+    names = options.names
+    if not names or names == ["all"]:
+        names = list(MEASUREMENTS)
+    unknown = set(names) - set(MEASUREMENTS)
     if unknown:
         parser.error(f"no measurement is called {', '.join(sorted(unknown))}")
-    for name in options.names or MEASUREMENTS:
-        print(f"== {name}: {MEASUREMENTS[name]}", flush=True)
-        module = importlib.import_module(f"bench.{name}")
-        module.main()
-        print(flush=True)
+    results: list[Result] = []
+    for name in names:
+        load = os.getloadavg()[0]
+        print(f"== {name}: {MEASUREMENTS[name][0]} (load of this machine before: {load:.2f})")
+        sys.stdout.flush()
+        started = time.monotonic()
+        found = importlib.import_module(f"bench.{name}").main(seconds=options.seconds)
+        results += found or []
+        print(f"-- {name} took {time.monotonic() - started:.0f} s\n", flush=True)
+    if results:
+        print(verdicts(results))
     return 0
 
 

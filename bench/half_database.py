@@ -17,6 +17,7 @@ from o3storage.cli._bench import Load, report
 from o3storage.cli._text import Progress, parse_size, table
 from o3storage.server import read_root_key, read_running
 
+from ._result import Result
 from ._store import running_store
 
 GOAL = 0.5
@@ -24,13 +25,18 @@ SECONDS = 4.0
 OBJECTS = 1000
 
 
-def measure(
-    endpoint: str, key_id: str, secret_file: str, operation: str, connections: int
+def measure(  # noqa: PLR0917
+    endpoint: str,
+    key_id: str,
+    secret_file: str,
+    operation: str,
+    connections: int,
+    seconds: float,
 ) -> float:
     """p50 in milliseconds."""
     options = argparse.Namespace(
         data_dir="/nonexistent", endpoint=endpoint, bucket="bench", operation=operation,
-        connections=connections, seconds=SECONDS, objects=OBJECTS, ca_file=None, key_id=key_id,
+        connections=connections, seconds=seconds, objects=OBJECTS, ca_file=None, key_id=key_id,
         secret_file=secret_file,
     )  # fmt: skip
 
@@ -47,8 +53,9 @@ def measure(
     return asyncio.run(run())
 
 
-def main() -> None:
+def main(seconds: float | None = None) -> list[Result]:
     rows = []
+    results = []
     with running_store() as (data_dir, _pid), TemporaryDirectory(prefix="o3bench") as other:
         key, found = read_root_key(data_dir), read_running(data_dir)
         assert key is not None and found is not None
@@ -69,12 +76,21 @@ def main() -> None:
                     for _ in range(2):
                         for endpoint, seen in arms.items():
                             seen.append(
-                                measure(endpoint, key.key_id, secret_file, operation, connections)
+                                measure(
+                                    endpoint,
+                                    key.key_id,
+                                    secret_file,
+                                    operation,
+                                    connections,
+                                    seconds or SECONDS,
+                                )
                             )
                     ours, theirs = min(arms[found.url]), min(arms[peer])
+                    what = f"{operation}, {connections} connections"
+                    results.append(Result(f"half_database: {what}", ours / theirs, GOAL))
                     rows.append(
                         [
-                            f"{operation}, {connections} connections",
+                            what,
                             f"{ours:.2f}",
                             f"{theirs:.2f}",
                             f"{ours / theirs:.2f}",
@@ -86,3 +102,4 @@ def main() -> None:
             front.wait()
             front.stdout.close()
     print(table(["4 KiB p50", "store ms", "SQLite ms", "ratio", "goal"], rows))
+    return results

@@ -134,7 +134,17 @@ async def measure(name: str, request: bytes, connections: int, seconds: float) -
     )
 
 
-async def main() -> None:
+def main(seconds: float | None = None) -> None:
+    """Print the table."""
+
+    async def run() -> None:
+        for name, request in LOADS.items():
+            await measure(name, request, 32, seconds or 3.0)
+
+    asyncio.run(run())
+
+
+async def command() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -144,4 +154,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(command())

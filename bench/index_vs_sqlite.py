@@ -6,11 +6,12 @@ log file and synced (`File.write_sync`), then written to the index, which flushe
 does in the store; all merges are finished inside the measured time. The values are sealed and
 checksummed by the index, not by SQLite.
 
-    python bench/index_vs_sqlite.py [--rows N] [--preload N] [--gets N] [--dir D]
+    python -m bench.index_vs_sqlite [--seconds S] [--preload N] [--gets N] [--dir D]
 
 Four measures: sequential keys from empty, random 24-byte keys onto a preloaded store, random gets
 of existing keys there, a scan of 1,000 rows there. Each prints rates and CPU (user + system, all
-threads) and the ratio to SQLite.
+threads) and the ratio to SQLite. The puts go on for `--seconds` in each arm, of the same keys in
+the same order: the faster arm gets further, and so has more to merge.
 """
 
 from __future__ import annotations
@@ -26,17 +27,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 from o3storage.runtime import JobPool, NativeJobs, RealDisk
 from o3storage.runtime.disk import OpenMode
 from o3storage.storage.index import Index, IndexOptions, Miss
 
+from ._result import Result
+
 BATCH = 64
 VALUE_BYTES = 120
 FLUSH_BYTES = 32 << 20
 LOG_BYTES = 64 << 20
 SCAN_ROWS = 1000
+SECONDS = 60.0
+ANY = 1 << 62
+"""More rows than any arm writes in its time."""
 
 
 def cpu_s() -> float:
@@ -80,6 +87,7 @@ class Meter:
     def __init__(self) -> None:
         self.wall_s = 0.0
         self.cpu_s = 0.0
+        self.rows = 0
         self._wall = self._cpu = 0.0
 
     def __enter__(self) -> Meter:
@@ -178,36 +186,51 @@ class SqliteStore:
         self._db.close()
 
 
-def report(what: str, count: int, ours: Meter, theirs: Meter | None, goal: float | None) -> None:
+RESULTS: list[Result] = []
+
+
+def report(  # noqa: PLR0917
+    what: str, count: int, ours: Meter, theirs: Meter | None, goal: float | None, rows: int = 0
+) -> None:
+    """`count` in our time, `rows` (by default as many) in theirs."""
+    rows = rows or count
     line = (
         f"{what:<34} index {count / ours.wall_s:>9,.0f}/s {ours.cpu_s / count * 1e6:>7.2f} us CPU"
     )
     if theirs is not None:
-        ratio = theirs.wall_s / ours.wall_s
+        ratio = count / ours.wall_s / (rows / theirs.wall_s)
         line += (
-            f"   sqlite {count / theirs.wall_s:>9,.0f}/s {theirs.cpu_s / count * 1e6:>7.2f} us CPU"
+            f"   sqlite {rows / theirs.wall_s:>9,.0f}/s {theirs.cpu_s / rows * 1e6:>7.2f} us CPU"
             f"   ratio {ratio:5.2f}"
         )
         if goal is not None:
             line += f" (goal {goal:g}) {'ok' if ratio >= goal else 'BELOW'}"
+            RESULTS.append(Result(f"index: {what}, of SQLite's rate", ratio, goal, at_least=True))
     print(line, flush=True)
 
 
-async def load(store: IndexStore, kind: str, rows: int, seed: int) -> Meter:
+async def load(store: IndexStore, kind: str, rows: int, seed: int, seconds: float) -> Meter:
+    """Batches until `rows` or `seconds` are over, whichever comes first, and all merges."""
     meter = Meter()
     for batch in batches_of(kind, rows, seed):
         with meter:
             await store.write(batch)
+        meter.rows += len(batch)
+        if meter.wall_s >= seconds:
+            break
     with meter:
         await store.finish()
     return meter
 
 
-def load_sqlite(store: SqliteStore, kind: str, rows: int, seed: int) -> Meter:
+def load_sqlite(store: SqliteStore, kind: str, rows: int, seed: int, seconds: float) -> Meter:
     meter = Meter()
     for batch in batches_of(kind, rows, seed):
         with meter:
             store.write(batch)
+        meter.rows += len(batch)
+        if meter.wall_s >= seconds:
+            break
     return meter
 
 
@@ -229,34 +252,35 @@ def repeat(meter: Meter, work: Callable[[bytes], int], lows: list[bytes]) -> Non
 
 
 async def run(arguments: argparse.Namespace, root: Path) -> None:
-    rows, preload, gets = arguments.rows, arguments.preload, arguments.gets
+    seconds, preload, gets = arguments.seconds, arguments.preload, arguments.gets
     references = not arguments.no_sqlite
     print(f"batches of {BATCH}, {VALUE_BYTES}-byte values, every batch synced, merges finished")
 
     store = IndexStore(root / "sequential", sync=True)
     await store.open()
-    ours = await load(store, "sequential", rows, 1)
+    ours = await load(store, "sequential", ANY, 1, seconds)
     await store.close()
     theirs = None
     if references:
         sqlite = SqliteStore(root / "sequential-sqlite")
-        theirs = load_sqlite(sqlite, "sequential", rows, 1)
+        theirs = load_sqlite(sqlite, "sequential", ANY, 1, seconds)
         sqlite.close()
-    report(f"put sequential, {rows:,} from empty", rows, ours, theirs, 1)
+    report("put sequential from empty", ours.rows, ours, theirs, 1, theirs.rows if theirs else 0)
 
     store = IndexStore(root / "random", sync=False)
     await store.open()
-    ours = await load(store, "random", preload, 2)
+    ours = await load(store, "random", preload, 2, inf)
     report(f"preload random, {preload:,} (no log)", preload, ours, None, None)
     store._sync = True
-    ours = await load(store, "random", rows, 3)
+    ours = await load(store, "random", ANY, 3, seconds)
     if references:
         sqlite = SqliteStore(root / "random-sqlite")
         sqlite._db.execute("PRAGMA synchronous=OFF")
-        load_sqlite(sqlite, "random", preload, 2)
+        load_sqlite(sqlite, "random", preload, 2, inf)
         sqlite._db.execute("PRAGMA synchronous=FULL")
-        theirs = load_sqlite(sqlite, "random", rows, 3)
-    report(f"put random onto {preload:,}", rows, ours, theirs, 2)
+        theirs = load_sqlite(sqlite, "random", ANY, 3, seconds)
+    rows = theirs.rows if theirs else 0
+    report(f"put random onto {preload:,}", ours.rows, ours, theirs, 2, rows)
 
     keys = list(keys_of("random", preload, 2))
     random.Random(4).shuffle(keys)
@@ -313,7 +337,13 @@ async def run_scale(arguments: argparse.Namespace, root: Path) -> None:
     await store.close()
     # A process of its own, so that the resident memory is that of an opened index.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, "--open", str(root / "scale"), "--scale", str(rows)
+        sys.executable,
+        "-m",
+        "bench.index_vs_sqlite",
+        "--open",
+        str(root / "scale"),
+        "--scale",
+        str(rows),
     )
     await process.wait()
 
@@ -363,9 +393,22 @@ async def run_open(root: Path, rows: int) -> None:
     await pool.close()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of each put measure")
+def main(seconds: float | None = None) -> list[Result]:
+    """All measures; with few `seconds` on a smaller store."""
+    small = seconds is not None
+    preload, gets = (100_000, 20_000) if small else (1_000_000, 200_000)
+    arguments = argparse.Namespace(
+        seconds=seconds or SECONDS, preload=preload, gets=gets, no_sqlite=False
+    )
+    RESULTS.clear()
+    with tempfile.TemporaryDirectory(prefix="index-bench-") as root:
+        asyncio.run(run(arguments, Path(root)))
+    return list(RESULTS)
+
+
+def command() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each put, in each arm")
     parser.add_argument("--preload", type=int, default=1_000_000)
     parser.add_argument("--gets", type=int, default=200_000)
     parser.add_argument("--dir", help="directory on the disk to measure (default: a temporary one)")
@@ -385,4 +428,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

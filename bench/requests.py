@@ -8,16 +8,24 @@ from __future__ import annotations
 
 from o3storage.cli._text import table
 
+from ._result import Result
 from ._store import load, peak_rss_mib, running_store
 
 LIMITS_US = {"get": 120, "put": 250, "head": 100, "list": 8000}
 
 
-def main() -> None:
+SECONDS = 5.0
+
+
+def main(seconds: float | None = None) -> list[Result]:
     rows = []
+    results = []
     with running_store() as (data_dir, pid):
         for operation in ("put", "get", "head", "list"):
-            seen = load(data_dir, pid, operation, seconds=5.0)
+            seen = load(data_dir, pid, operation, seconds=seconds or SECONDS)
+            results.append(
+                Result(f"requests: {operation} CPU", seen["cpu_us"], LIMITS_US[operation], "us")
+            )
             rows.append(
                 [
                     operation,
@@ -36,3 +44,4 @@ def main() -> None:
             )
         )
         print(f"peak memory {peak_rss_mib(pid):.0f} MiB; server and client in shares of one core")
+    return results

@@ -1,0 +1,199 @@
+"""70 % of the peak rate for 10 minutes, with flushes, merges and compactions inside.
+
+First the peak: a closed loop of the same mix. Then an open one: each request has a time at which it
+is due, and its latency counts from there, so that a stall is seen by all that it delays. Everything
+is synced, sealed and verified as always. The longest steps of the event loop are the server's own
+metric, read every few seconds (reading it sets it back).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import time
+import urllib.request
+from pathlib import Path
+
+from o3storage.cli._bench import Load, percentile
+from o3storage.cli._text import Progress, parse_size, table
+from o3storage.server import read_running
+
+from ._result import Result
+from ._store import cpu_s, peak_rss_mib, running_store
+
+SECONDS = 600.0
+PEAK_SECONDS = 10.0
+SHARE_OF_PEAK = 0.7
+CONNECTIONS = 64
+OBJECTS = 10_000
+MIX = ("put", "get", "get", "head", "get", "put", "get", "head", "get", "get") * 5 + ("list",)
+"""One PUT to five others, and a listing of 1,000 keys among fifty-one requests."""
+SCRAPE_S = 5.0
+TABLE_S = 0.5
+"""How often the index's directory is looked at: a table that goes was merged."""
+GOAL_P99_OVER_P50 = 5.0
+GOAL_STALL_MS = 20.0
+
+
+class Mixed(Load):
+    """A load of `MIX`; `latencies` by operation."""
+
+    def __init__(self, data_dir: Path) -> None:
+        options = argparse.Namespace(
+            data_dir=str(data_dir), endpoint=None, bucket="bench", operation="mixed",
+            connections=CONNECTIONS, seconds=0.0, objects=OBJECTS, ca_file=None, key_id=None,
+            secret_file=None,
+        )  # fmt: skip
+        super().__init__(options, parse_size("4K"))
+
+    async def closed(self, seconds: float) -> float:
+        """Requests per second of a closed loop."""
+        end = time.perf_counter() + seconds
+        count = 0
+
+        async def worker(number: int) -> None:
+            nonlocal count
+            client = self.client()
+            while time.perf_counter() < end:
+                await self.one(client, MIX[number % len(MIX)], number)
+                number += CONNECTIONS
+                count += 1
+            await client.close()
+
+        await asyncio.gather(*[worker(n) for n in range(CONNECTIONS)])
+        return count / seconds
+
+    async def open(self, rate: float, seconds: float) -> dict[str, list[float]]:
+        """Latencies in seconds from the time at which each request was due."""
+        took: dict[str, list[float]] = {name: [] for name in dict.fromkeys(MIX)}
+        began = time.perf_counter()
+        numbers = iter(range(int(rate * seconds)))
+
+        async def worker() -> None:
+            client = self.client()
+            for number in numbers:
+                due = began + number / rate
+                ahead = due - time.perf_counter()
+                if ahead > 0:
+                    await asyncio.sleep(ahead)
+                operation = MIX[number % len(MIX)]
+                # 7,919 is prime: keys are spread, and each operation meets all of them.
+                await self.one(client, operation, number * 7_919)
+                took[operation].append(time.perf_counter() - due)
+            await client.close()
+
+        await asyncio.gather(*[worker() for _ in range(CONNECTIONS)])
+        return took
+
+    def errors(self) -> dict[str, int]:
+        return {text: n for found in self.samples.values() for text, n in found.errors.items()}
+
+
+def scrape(url: str) -> dict[str, float]:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+    return {name: float(value) for name, value in pairs}
+
+
+class Watch:
+    """What happens in the server meanwhile."""
+
+    def __init__(self, url: str, data_dir: Path) -> None:
+        self._url = url
+        self._index = data_dir / "index"
+        self.stalls_s: list[float] = []
+        self.merged_tables = 0
+        self.first: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.first = self.last = await loop.run_in_executor(None, scrape, self._url)
+        tables: set[str] = set()
+        next_scrape = loop.time() + SCRAPE_S
+        while True:
+            await asyncio.sleep(TABLE_S)
+            now = {name for name in os.listdir(self._index) if name.endswith(".table")}
+            self.merged_tables += len(tables - now)
+            tables = now
+            if loop.time() >= next_scrape:
+                next_scrape += SCRAPE_S
+                await self.look()
+
+    async def look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.last = await loop.run_in_executor(None, scrape, self._url)
+        self.stalls_s.append(self.last["o3_loop_longest_step_seconds"])
+
+    def grown(self, name: str) -> float:
+        return self.last[name] - self.first[name]
+
+
+async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
+    found = read_running(data_dir)
+    assert found is not None
+    load = Mixed(data_dir)
+    with open(os.devnull, "w") as quiet:
+        await load.prepare(Progress("", 1, quiet))
+    peak = await load.closed(min(PEAK_SECONDS, seconds or PEAK_SECONDS))
+    load.samples.clear()
+    rate = SHARE_OF_PEAK * peak
+    watch = Watch(found.url, data_dir)
+    watching = asyncio.create_task(watch.run())
+    await asyncio.sleep(0.5)
+    cpu_before = cpu_s(pid)
+    own_before = resource.getrusage(resource.RUSAGE_SELF)
+    began = time.perf_counter()
+    took = await load.open(rate, seconds or SECONDS)
+    length_s = time.perf_counter() - began
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    own_s = own.ru_utime + own.ru_stime - own_before.ru_utime - own_before.ru_stime
+    server_s = cpu_s(pid) - cpu_before
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    await watch.look()
+    errors = load.errors()
+    assert not errors, errors
+
+    print(
+        f"peak {peak:,.0f} requests/s (closed loop, {CONNECTIONS} connections); then {rate:,.0f}/s "
+        f"for {length_s:.0f} s: server {server_s / length_s * 100:.0f} % of a core, this client "
+        f"{own_s / length_s * 100:.0f} %, server's peak memory {peak_rss_mib(pid):.0f} MiB"
+    )
+    print(
+        f"inside: {watch.grown('o3_flushes_total'):.0f} flushes, {watch.merged_tables} tables "
+        f"merged away, {watch.grown('o3_compactions_total'):.0f} compactions, "
+        f"{watch.grown('o3_batches_total'):,.0f} batches, "
+        f"{watch.grown('o3_loop_slow_steps_total'):.0f} steps of the loop over 20 ms"
+    )
+    rows = []
+    results = []
+    for operation, latencies in took.items():
+        ordered = sorted(latencies)
+        p50, p99, p999 = (percentile(ordered, f) * 1e3 for f in (0.5, 0.99, 0.999))
+        rows.append(
+            [operation, f"{len(ordered):,}"]
+            + [f"{value:.2f}" for value in (p50, p99, p999, ordered[-1] * 1e3, p99 / p50)]
+        )
+        results.append(Result(f"sustained: {operation} p99 / p50", p99 / p50, GOAL_P99_OVER_P50))
+    print(table(["4 KiB", "requests", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "p99 / p50"], rows))
+    results.append(
+        Result(
+            "sustained: longest step of the loop", max(watch.stalls_s) * 1e3, GOAL_STALL_MS, "ms"
+        )
+    )
+    for name, value in (
+        ("flushes", watch.grown("o3_flushes_total")),
+        ("tables merged away", watch.merged_tables),
+        ("compactions", watch.grown("o3_compactions_total")),
+    ):
+        results.append(Result(f"sustained: {name} inside", value, 1, at_least=True))
+    return results
+
+
+def main(seconds: float | None = None) -> list[Result]:
+    with running_store() as (data_dir, pid):
+        return asyncio.run(run(data_dir, pid, seconds))
