@@ -229,7 +229,8 @@ class MachineFaults:
         if len(names) < 4:
             return
         path = dice.choice(names[:-3])
-        size = len(machine.disk.image.lookup(path).durable)
+        node = machine.disk.image.lookup(path)
+        size = min(len(node.durable), len(node.cached))
         machine.rotten = True
         machine.disk.rot(path, dice.randrange(8192, size), 1 << dice.randrange(8))
 

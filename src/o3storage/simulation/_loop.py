@@ -23,6 +23,9 @@ OWNER: contextvars.ContextVar[object] = contextvars.ContextVar("owner", default=
 """Whose code is running: the simulated process, which can be paused. Tasks and callbacks inherit it
 from where they are made."""
 
+MAX_TURNS = 2_000_000
+"""Turns of the loop after which a run counts as hung: the longest test of today takes a tenth. It
+finds what is busy for ever without time passing."""
 DEFAULT_LIMIT_S = 7 * 24 * 3600.0
 """Virtual seconds after which a run counts as hung: nothing that is simulated waits a week."""
 
@@ -42,6 +45,9 @@ class _Selector:
         self._loop = loop
 
     def select(self, timeout: float | None) -> list[Any]:
+        self._loop.turns += 1
+        if self._loop.turns > MAX_TURNS:
+            raise SimTimeoutError(f"{MAX_TURNS} turns of the loop: {self._loop.describe_stall()}")
         if timeout is None:
             raise SimDeadlockError(self._loop.describe_stall())
         if timeout > 0:
@@ -57,6 +63,7 @@ class SimLoop(base_events.BaseEventLoop):
         super().__init__()
         self.seed = seed
         self.limit_s = limit_s
+        self.turns = 0
         self._now_s = 0.0
         self._selector = _Selector(self)
         self._task_count = 0

@@ -14,13 +14,22 @@ import contextvars
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from o3storage.catalog import prefix_length
-from o3storage.cluster import ClusterError
+from o3storage.catalog import Catalog, prefix_length
+from o3storage.cluster import Clustered, ClusterError, ClusterOptions, open_clustered
 from o3storage.crypto import NodeKeys
 from o3storage.runtime.disk import DiskError
+from o3storage.runtime.network import Address
 from o3storage.s3 import Service, ServiceConfig
 from o3storage.server import ROOT_OWNER, Credentials, Housekeeping, OpenedNode, RootKey, open_node
-from o3storage.storage import Problem, StoreError, StoreFull, StoreOptions, VerifyReport, verify
+from o3storage.storage import (
+    Problem,
+    Store,
+    StoreError,
+    StoreFull,
+    StoreOptions,
+    VerifyReport,
+    verify,
+)
 
 from ._clock import SimEntropy
 from ._disk import SimDisk
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
     from ._world import World
 
 CAPACITY_BYTES = 96 << 20
+PEER_PORT = 9001
 BURY_S = 1.0
 """How long the tasks of a dead process may take to end."""
 MAX_STARTS = 12
@@ -52,6 +62,13 @@ def small_options() -> StoreOptions:
         reserve_bytes=2 << 20,
         scrub_every_s=12.0,
     )
+
+
+@dataclass(slots=True)
+class Member(OpenedNode):
+    """A node among others."""
+
+    clustered: Clustered
 
 
 @dataclass(slots=True)
@@ -113,14 +130,17 @@ class Machine:
             disk = self.disk
             network = world.network_of(self)
             try:
-                opened = await open_node(
-                    disk,
-                    keys=self.keys,
-                    jobs=SimJobs(f"{world.seed}/{self.deaths}"),
-                    clock=self.clock,
-                    entropy=self.entropy,
-                    options=self.options,
-                )
+                if network is None:
+                    opened = await open_node(
+                        disk,
+                        keys=self.keys,
+                        jobs=SimJobs(f"{world.seed}/{self.deaths}"),
+                        clock=self.clock,
+                        entropy=self.entropy,
+                        options=self.options,
+                    )
+                else:
+                    opened = await self._open_member(disk, network)
             except (StoreError, ClusterError, DiskError) as error:
                 self.trace(f"start failed: {type(error).__name__}: {error}")
                 if network is not None:
@@ -133,6 +153,45 @@ class Machine:
             self.serve(opened, network)
             return
         raise GaveUp(f"{MAX_STARTS} starts failed")
+
+    async def _open_member(self, disk: SimDisk, network: SimNetwork) -> OpenedNode:
+        """A node among others: the first machine's makes the cluster, the others' join it."""
+        jobs = SimJobs(f"{self.world.seed}/{self.number}/{self.deaths}")
+        store = await Store.open(
+            disk,
+            disk_key=self.keys.disk_key,
+            jobs=jobs,
+            clock=self.clock,
+            entropy=self.entropy,
+            options=self.options,
+            prefix_length=prefix_length,
+        )
+        machines = self.world.machines
+        others = [Address(each.host, PEER_PORT) for each in machines if each is not self]
+        cluster = ClusterOptions(
+            disk,
+            Address(self.host, PEER_PORT),
+            peers=tuple(others) if self.number > 1 else (),
+            secret=self.world.secret,
+            replicas=len(machines),
+            system_replicas=len(machines),
+            say=self.trace,
+        )
+        try:
+            clustered = await open_clustered(
+                store,
+                Catalog(),
+                keys=self.keys,
+                jobs=jobs,
+                clock=self.clock,
+                entropy=self.entropy,
+                network=network,
+                options=cluster,
+            )
+        except BaseException:
+            await store.close()
+            raise
+        return Member(store, clustered.node, clustered)
 
     def serve(self, opened: OpenedNode, network: SimNetwork | None) -> None:
         service = Service(
@@ -218,7 +277,9 @@ class Machine:
     async def _bury(self, opened: OpenedNode) -> None:
         """End the tasks of a dead process; nothing of this reaches its disk any more, so it may
         well wait for ever."""
-        for room in (opened.store, opened.node):
+        rooms: list[Any] = [opened.store]
+        rooms.append(opened.clustered if isinstance(opened, Member) else opened.node)
+        for room in rooms:
             with contextlib.suppress(StoreError, ClusterError, DiskError, TimeoutError):
                 await asyncio.wait_for(room.close(), BURY_S)
 
@@ -232,8 +293,9 @@ class Machine:
         await asyncio.gather(*life.requests, return_exceptions=True)
         await life.housekeeping.stop()
         with contextlib.suppress(StoreError, ClusterError, DiskError):
-            await life.opened.node.close()
-            await life.opened.store.close()
+            opened = life.opened
+            await (opened.clustered if isinstance(opened, Member) else opened.node).close()
+            await opened.store.close()
         if life.network is not None:
             await life.network.close()
 
@@ -251,6 +313,13 @@ class Machine:
 
     def refusal(self) -> str | None:
         return self.life.opened.node.write_refusal() if self.life else None
+
+    def debt(self, group: int) -> int:
+        """Entries whose frames are not all here, as the replica knows."""
+        if self.life is None:
+            return 0
+        team = self.life.opened.node._replicas[group].team
+        return 0 if team is None else len(team.gaps) + len(team.debt) + (not team.complete)
 
     # --- the offline check
 

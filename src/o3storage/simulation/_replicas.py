@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FIRST_ROW = b"\x10"
 """Tables below it are the disk's own: placement is no replica's state."""
 END_OF_ROWS = b"\xff"
+CONFIGURATION_ROWS = b"\xfe\x01"
+"""They begin with an index that each replica sets for itself: where it learned of the members, by
+an entry or by a snapshot."""
 PAGE_ROWS = 1000
 SHOWN_ROWS = 4
 """Rows that differ, shown in a violation."""
@@ -37,7 +40,8 @@ async def rows_of(machine: Machine) -> Rows:
     low = FIRST_ROW
     while True:
         found = await store.scan(low, END_OF_ROWS, PAGE_ROWS)
-        rows.update(found)
+        for key, value in found:
+            rows[key] = value[8:] if key.startswith(CONFIGURATION_ROWS) else value
         if len(found) < PAGE_ROWS:
             return rows
         low = found[-1][0] + b"\x00"
