@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import BadBlock, FrameMissing
+from o3storage.storage import BadBlock, FrameMissing, Miss
 
 from .support import entry, frame, hard, stream_id
 from .test_verify import opened
@@ -116,3 +118,74 @@ def test_some_of_these_bits_do_meet_a_bad_block():
         await store.close()
 
     run(main(), 2)
+
+
+def test_a_large_span_is_repaired_in_steps_while_the_store_is_used():
+    """No step of the loop handles more than 1,000 rows; what is read meanwhile is right, or the
+    bad block; what is written meanwhile stays."""
+    total = 5200
+
+    async def main():
+        disk = SimDisk(3)
+        store = await opened(disk)
+        await store.append(1, hard(1), [entry(i) for i in range(1, 27)])
+        for i in range(26):
+            changes = [(b"\x10%05d" % (i * 200 + n), b"v%d" % i * 20) for n in range(200)]
+            store.apply(1, i + 1, changes)
+        await store.flush()
+        await store.close()
+        (path,) = tables(disk)
+        disk.rot(path, len(disk.image.lookup(path).cached) - 20, 0x10)  # the whole table is bad
+        store = await opened(disk)
+        await store.append(1, None, [entry(i) for i in range(27, 60)])
+        with pytest.raises(BadBlock):
+            await store.get(b"\x10%05d" % 7)
+        expected = {b"\x10%05d" % n: b"v%d" % (n // 200) * 20 for n in range(total)}
+        sizes, write, index = [], store._core.index.write, 27
+        drops = []
+        drop = store._core.index.drop_range
+        right = 0
+
+        def between():
+            """Runs between two steps of the repair."""
+            nonlocal index, right
+            for n in (5, 999, 1001, 3000, total - 1):
+                try:
+                    value = store.get_now(b"\x10%05d" % n)
+                except BadBlock:
+                    continue
+                if value is not Miss.MISS:
+                    right += 1
+                    assert value == expected.get(b"\x10%05d" % n), n
+            changed = [(b"\x10%05d" % (index * 170), b"new"), (b"\x10%05d" % (index * 7), None)]
+            store.apply(1, index, changed)
+            index += 1
+            expected[changed[0][0]] = b"new"
+            expected.pop(changed[1][0], None)
+
+        def dropping(low, high):
+            drops.append(low)
+            asyncio.get_running_loop().call_soon(between)
+            return drop(low, high)
+
+        store._core.index.write = lambda rows: (sizes.append(len(rows)), write(rows))[1]
+        store._core.index.drop_range = dropping
+        await store.repair_index()
+        await asyncio.sleep(0)
+        assert index > 30 and right
+        assert len(drops) > 5 and max(sizes) <= 1000
+        found = {}
+        low = b"\x10"
+        while rows := await store.scan(low, b"\x11", 1000):
+            found.update(rows)
+            low = rows[-1][0] + b"\0"
+        assert found == expected
+        await store.flush()
+        while await store._core.index.merge():
+            pass
+        await store.close()
+        store = await opened(disk)
+        assert await store.get(b"\x10%05d" % 4999) == expected[b"\x10%05d" % 4999]
+        await store.close()
+
+    run(main(), 1)

@@ -36,7 +36,7 @@ from o3storage.runtime import (
     tune_memory,
 )
 from o3storage.s3 import Service, ServiceConfig
-from o3storage.storage import Store, StoreError
+from o3storage.storage import BadFrame, Store, StoreError
 
 from . import _admin, _health, _peering, _root_key, _running, _screen
 from ._config import RootKey, ServerConfig
@@ -161,6 +161,7 @@ class Application:
         self.store.on_out_of_service(
             lambda error: _log.error("disk.out_of_service", reason=str(error))
         )
+        self.store.on_bad_frame(_log_bad_frame)
 
     async def _open_node(self) -> None:
         """The store, the network and the node among others. Raises StartError, with all of it
@@ -459,6 +460,19 @@ def run_server(config: ServerConfig, show: Callable[[list[str]], None]) -> int:
 
     with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
         return runner.run(main())
+
+
+def _log_bad_frame(bad: BadFrame) -> None:
+    """What scrub found. All are counted in o3_scrub_bad_total."""
+    _log.error(
+        "scrub.bad",
+        volume=bad.volume,
+        offset=bad.offset,
+        stream=bad.stream.hex(),
+        frame=bad.number,
+        reason=bad.reason,
+        hint="stop the store and run o3storage verify: it says whose bytes these are",
+    )
 
 
 def _reachable(host: str) -> str:

@@ -44,7 +44,7 @@ from o3storage.storage._log_batch import (
     QueuedOutcome,
     runs_bytes,
 )
-from o3storage.storage._rows import RESTATED_KEY, bulk_key, encode_u64
+from o3storage.storage._rows import RESTATED_KEY, SCRUB_KEY, bulk_key, encode_u64
 from o3storage.storage._types import (
     MIB,
     Entry,
@@ -94,7 +94,7 @@ class LogWriter:
         self._runs: list[PlacedRun] = []
         self._held: list[Volume] = []
         self._notes: dict[bytes, bytes | None] = {}
-        """Rows of tables 04 and 07 for the next batch."""
+        """Rows of tables 04, 07 and 08 for the next batch."""
         self._reaped: Container[bytes] = ()
         self.cuts = 0
         """Runs that were placed over parts of others (repair)."""
@@ -239,6 +239,10 @@ class LogWriter:
         """So much of a bulk volume is synced; or (None) it was freed. Said with the next batch:
         before, or together with, the placement of any frame below `end`."""
         self._notes[bulk_key(volume)] = None if end is None else encode_u64(end)
+
+    def note_scrub(self, value: bytes) -> None:
+        """How far the scrub is. Said with the next batch."""
+        self._notes[SCRUB_KEY] = value
 
     def note_restated(self, sequence: int) -> None:
         """All rows were written anew with this sequence: older changes in the volumes are void.

@@ -156,7 +156,7 @@ class Infos:
 
 
 def runs_bytes(runs: Sequence[PlacedRun], notes: Mapping[bytes, bytes | None]) -> int:
-    """Upper bound of the body of the LOCAL record for these runs and rows of tables 04 and 07."""
+    """Upper bound of the body of the LOCAL record for these runs, and rows of 04, 07 and 08."""
     return 8 + sum(128 if cuts else 64 for _, _, _, cuts in runs) + 32 * len(notes)
 
 

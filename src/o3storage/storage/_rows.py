@@ -7,6 +7,7 @@ The tables 0x01..0x0F belong to this room:
     0x04 | bulk volume, big-endian 4                       ->  u64 end of what was synced of it
     0x07                                                   ->  u64 sequence S: all rows were
         written anew by a repair; changes in the volumes that are older than S are void
+    0x08                                                   ->  how far the scrub is (`_scrub`)
 
 Frame numbers are stored inverted, so that the run that holds frame n is the first row at or after
 the key of n.
@@ -28,6 +29,7 @@ RowChange = tuple[bytes, bytes | None]
 PLACEMENT_TABLE = b"\x01"
 RELEASED_TABLE = b"\x03"
 BULK_TABLE = b"\x04"
+SCRUB_KEY = b"\x08"
 RESTATED_KEY = b"\x07"
 FIRST_CATALOG_BYTE = 0x10
 """Rows of the catalog start at this table byte."""

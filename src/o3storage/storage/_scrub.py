@@ -1,6 +1,6 @@
 """Scrub: everything stored is read again at a bounded rate, without keys (DESIGN 4).
 
-Interface: `scrub`, `BadFrame`.
+Interface: `scrub`, `BadFrame`, `ScrubState`.
 
 Invariant: a scrub changes nothing; what is bad is handed to the caller, who repairs it.
 """
@@ -8,6 +8,7 @@ Invariant: a scrub changes nothing; what is bad is handed to the caller, who rep
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ PAUSE_BYTES = 256 * KIB
 
 @dataclass(frozen=True, slots=True)
 class BadFrame:
-    """A placed frame that cannot be served from here."""
+    """A placed frame that cannot be served from here, or (stream b"") something else in a volume
+    that cannot be read."""
 
     stream: bytes
     number: int
@@ -33,45 +35,81 @@ class BadFrame:
     record_bytes: int = 0
 
 
+_STATE = struct.Struct("<QQ")
+
 OnBad = Callable[[BadFrame], None]
 
 
-async def scrub(core: Core, on_bad: OnBad | None = None) -> int:
-    """One pass over all sealed volumes, from the medium; returns the count of bad frames.
+@dataclass(slots=True)
+class ScrubState:
+    """How far the scrub of everything is; kept over restarts in the row SCRUB_KEY."""
+
+    next_volume: int = 0
+    """The pass under way goes on at this volume; 0: none is."""
+    ended_ns: int = 0
+    """Wall clock of the end of the last pass, or of the first start."""
+
+    def encode(self) -> bytes:
+        return _STATE.pack(self.next_volume, self.ended_ns)
+
+    @classmethod
+    def decode(cls, value: bytes) -> ScrubState:
+        return cls(*_STATE.unpack(value))
+
+    def due(self, now_ns: int, every_s: float) -> bool:
+        """A pass is under way, or the last one ended long ago (or in the future: the clock was
+        set back)."""
+        return bool(self.next_volume) or not 0 <= now_ns - self.ended_ns < every_s * 1e9
+
+
+async def scrub(
+    core: Core,
+    on_bad: OnBad | None = None,
+    *,
+    start: int = 0,
+    on_volume: Callable[[int], None] | None = None,
+) -> int:
+    """One pass over all sealed volumes from number `start` on, from the medium; returns the count
+    of what is bad. `on_volume` hears the number of each before it is read.
 
     Volumes are read in order; only for one that shows damage are its placed frames looked up.
     """
     bad = 0
     for number in sorted(core.volumes):
         volume = core.volumes.get(number)
-        if volume is None or not volume.sealed or core.out_of_service:
+        if number < start or volume is None or not volume.sealed or core.out_of_service:
             continue
-        if await _is_clean(core, volume):
+        if on_volume is not None:
+            on_volume(number)
+        reason = await _damage(core, volume)
+        if not reason:
             continue
-        for found in await placed_bad_frames(core, number):
+        found = await placed_bad_frames(core, number)
+        for one in found or [BadFrame(b"", 0, number, 0, reason)]:
             bad += 1
             core.stats.scrub_bad += 1
             if on_bad is not None:
-                on_bad(found)
+                on_bad(one)
     return bad
 
 
-async def _is_clean(core: Core, volume: Volume) -> bool:
-    """Every record's checksum holds and nothing lies between them that should not."""
+async def _damage(core: Core, volume: Volume) -> str:
+    """What is wrong first: every record's checksum must hold, and nothing lie between them that
+    should not."""
     since = 0
     volume.in_use += 1
     try:
         async for found in scan_records(core, volume):
             if found.header is None:
-                return False
+                return f"{found.size_bytes} bytes at {found.offset} are no record"
             since += found.size_bytes
             core.stats.scrubbed_bytes += found.size_bytes
             if since >= PAUSE_BYTES:
                 await asyncio.sleep(since / core.options.scrub_bytes_per_s)
                 since = 0
-        return True
-    except DiskError:
-        return False
+        return ""
+    except DiskError as error:
+        return f"cannot be read: {error}"
     finally:
         volume.in_use -= 1
         await core.release(volume)

@@ -1,14 +1,15 @@
 """Repair of a span of index rows that cannot be trusted, while the rest serves (DESIGN 4, "Index").
 
 A read that met a bad block told its key span. The rows of the span are gathered from the volumes,
-as a rebuild would, and put in place of the bad ones in one step.
+as a rebuild would, and put in place of the bad ones in steps of STEP_ROWS rows.
 
 Interface: `SpanRepair.wanted`, `repair`, `close`.
 
 Invariants
 - What is written to the span while the volumes are read is seen too (`Core.write_rows` tells), and
   counts more than anything that is read.
-- Readers see the bad span or the whole repaired one, never a part.
+- Each step drops a part of the span and writes its rows at once: a reader meets the bad block, or
+  what is right, never a row that is missing for a while.
 - Compaction rests meanwhile: no change is on its way from one volume to another.
 """
 
@@ -16,7 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 from o3storage.runtime.disk import DiskError
 from o3storage.storage._compaction import Compactor
@@ -50,6 +53,8 @@ from o3storage.storage._types import MIB, StoreError
 from o3storage.storage.index import BadBlock
 
 PAUSE_BYTES = 1 * MIB
+STEP_ROWS = 1000
+"""Rows that one step on the event loop handles (DESIGN 6)."""
 MAX_SPAN_ROWS = 400_000
 """Rows of one span in memory: a whole table of small rows. Beyond it only a rebuild helps."""
 RETRY_S = 5.0
@@ -105,27 +110,46 @@ class SpanRepair:
                 gather = _Span(low, high)
                 for number in sorted(self.core.volumes):
                     await self._gather(number, gather)
-                rows = self._standing(gather)
-                # from here to the write nothing waits: no reader comes in between
-                for key, value in overlay.items():
-                    if value is None:
-                        rows.pop(key, None)
-                    else:
-                        rows[key] = value
-                self.core.index.drop_range(low, high)
-                if rows:
-                    self._write(sorted(rows.items()))
+                written = await self._replace(gather, overlay)
             finally:
                 self.core.watch = None
         self._wanted.pop(0)
         self.core.stats.spans_repaired += 1
         # streams whose release was met by the bad span, too
         await self.frames.reap_left_over()
-        return len(rows)
+        return written
 
-    def _write(self, rows: Sequence[RowChange]) -> None:
-        for at in range(0, len(rows), 1000):
-            self.core.index.write(rows[at : at + 1000])
+    async def _replace(self, gather: _Span, overlay: dict[bytes, bytes | None]) -> int:
+        """Put what was gathered in place of the span, part by part; returns the rows written."""
+        written = 0
+        low = gather.low
+        keys = await _sorted(gather.rows)
+        part = list(itertools.islice(keys, STEP_ROWS))
+        while True:
+            following = list(itertools.islice(keys, STEP_ROWS))
+            high = following[0] if following else gather.high
+            # from here to the write nothing waits: no reader comes in between
+            rows: dict[bytes, bytes] = {}
+            for key in part:
+                value = self._standing(gather, key)
+                if value is not None:
+                    rows[key] = value
+            for key, changed in overlay.items():
+                if key < low or (high is not None and key >= high):
+                    continue
+                if changed is None:
+                    rows.pop(key, None)
+                else:
+                    rows[key] = changed
+            self.core.index.drop_range(low, high)
+            if rows:
+                changes: list[RowChange] = sorted(rows.items())
+                self.core.index.write(changes)
+                written += len(rows)
+            if not following:
+                return written
+            part, low = following, following[0]
+            await asyncio.sleep(0)
 
     async def _gather(self, number: int, gather: _Span) -> None:
         volume = self.core.volumes.get(number)
@@ -162,22 +186,25 @@ class SpanRepair:
                     "its index directory, start it"
                 )
 
-    def _standing(self, gather: _Span) -> dict[bytes, bytes]:
-        """Rows that count: deleted ones and runs of released streams are gone."""
-        rows = {
-            key: value
-            for key, (sequence, value) in gather.rows.items()
-            if value is not None and sequence >= gather.void_below
-        }
-        for stream in gather.released:
-            low = PLACEMENT_TABLE + stream
-            if not any(key.startswith(low) for key in gather.runs.get(stream, ())):
-                continue
-            if self.frames.is_pinned(stream):
-                continue  # not reaped yet
-            for key in gather.runs[stream]:
-                rows.pop(key, None)
-        return rows
+    def _standing(self, gather: _Span, key: bytes) -> bytes | None:
+        """The row, if it counts: deleted ones and runs of released streams are gone."""
+        sequence, value = gather.rows[key]
+        if sequence < gather.void_below:
+            return None
+        released = key[:1] == PLACEMENT_TABLE and key[1:17] in gather.released
+        if released and not self.frames.is_pinned(key[1:17]):  # (else it is not reaped yet)
+            return None
+        return value
+
+
+async def _sorted(keys: Iterable[bytes]) -> Iterator[bytes]:
+    """In order, sorted in steps."""
+    parts: list[list[bytes]] = []
+    every = iter(keys)
+    while part := sorted(itertools.islice(every, STEP_ROWS)):
+        parts.append(part)
+        await asyncio.sleep(0)
+    return heapq.merge(*parts)
 
 
 class _Span:
@@ -187,7 +214,6 @@ class _Span:
         self.low = low
         self.high = high
         self.rows: dict[bytes, tuple[int, bytes | None]] = {}
-        self.runs: dict[bytes, set[bytes]] = {}
         self.released: set[bytes] = set()
         self.void_below = 0
         """Changes with a lower sequence were restated by a repair."""
@@ -206,8 +232,6 @@ class _Span:
             old = self.rows.get(key)
             if old is None or old[0] < sequence:
                 self.rows[key] = (sequence, value)
-            if key[:1] == PLACEMENT_TABLE:
-                self.runs.setdefault(key[1:17], set()).add(key)
 
     def _note_release(self, key: bytes) -> None:
         low = PLACEMENT_TABLE + key[1:]

@@ -35,10 +35,11 @@ from o3storage.storage._records import check_frame, check_rows, encode_rows
 from o3storage.storage._replay import Replay
 from o3storage.storage._rows import (
     FIRST_CATALOG_BYTE,
+    SCRUB_KEY,
     Row,
     RowChange,
 )
-from o3storage.storage._scrub import BadFrame, scrub
+from o3storage.storage._scrub import BadFrame, ScrubState, scrub
 from o3storage.storage._set_aside import set_aside
 from o3storage.storage._space import REFRESH_S, SpaceAccount
 from o3storage.storage._span_repair import SpanRepair
@@ -88,6 +89,8 @@ class Store:
         self._frames.on_bad_block = self._spans.wanted
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+        self._scrubbed = ScrubState()
+        self._bad_listeners: list[Callable[[BadFrame], None]] = []
 
     # --- life
 
@@ -206,20 +209,49 @@ class Store:
         core = self._core
         with contextlib.suppress(StoreError, DiskError):
             await self._frames.reap_left_over()
-        last_scrub_s = core.clock.boot_s()
+        await self._load_scrub()
         while not core.out_of_service:
             await asyncio.sleep(COMPACT_EVERY_S)
             try:
                 freed = 1
                 while freed:
                     freed = await self.compact()
-                if core.clock.boot_s() - last_scrub_s >= core.options.scrub_every_s:
-                    last_scrub_s = core.clock.boot_s()
-                    await self.scrub()
+                if self._scrubbed.due(core.clock.wall_ns(), core.options.scrub_every_s):
+                    await self._go_on_scrubbing()
             except (StoreError, DiskError):
                 continue  # full: later; out of service: the loop ends
             except BadBlock as bad:
                 self._spans.wanted(bad)
+
+    async def _load_scrub(self) -> None:
+        found: bytes | None = None
+        with contextlib.suppress(BadBlock):  # (then it begins anew)
+            found = await self._core.index.get(SCRUB_KEY)
+        if found is not None:
+            self._scrubbed = ScrubState.decode(found)
+            return
+        self._scrubbed = ScrubState(0, self._core.clock.wall_ns())
+        self._log.note_scrub(self._scrubbed.encode())
+
+    async def _go_on_scrubbing(self) -> None:
+        """The pass that an earlier run began, or a new one."""
+
+        def at(volume: int) -> None:
+            self._scrubbed.next_volume = volume
+            self._log.note_scrub(self._scrubbed.encode())
+
+        def bad(found: BadFrame) -> None:
+            for listener in self._bad_listeners:
+                listener(found)
+
+        await scrub(self._core, bad, start=self._scrubbed.next_volume, on_volume=at)
+        if not self._core.out_of_service:
+            self._scrubbed = ScrubState(0, self._core.clock.wall_ns())
+            self._log.note_scrub(self._scrubbed.encode())
+
+    def on_bad_frame(self, listener: Callable[[BadFrame], None]) -> None:
+        """`listener` hears of what the background's scrub finds bad."""
+        self._bad_listeners.append(listener)
 
     def on_out_of_service(self, listener: Callable[[StoreOutOfService], None]) -> None:
         """`listener` is called once, on the loop, when a write or sync of this disk failed: give

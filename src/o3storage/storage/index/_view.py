@@ -65,14 +65,13 @@ class Level:
 
 
 def covers(drops: Sequence[Drop], table: Table, low: bytes, high: bytes | None) -> bool:
-    """Whether one drop took every row of `table` with low <= key < high."""
+    """Whether one drop, or several that follow each other, took every row of `table` with
+    low <= key < high."""
     for drop_low, drop_high, sequence in drops:
-        if (
-            table.max_sequence <= sequence
-            and drop_low <= low
-            and (drop_high is None or (high is not None and high <= drop_high))
-        ):
-            return True
+        if table.max_sequence <= sequence and drop_low <= low:
+            if drop_high is None or (high is not None and high <= drop_high):
+                return True
+            low = max(low, drop_high)  # from here on: a repair drops a span in steps, ascending
     return False
 
 

@@ -1,0 +1,74 @@
+"""Scrub goes on over restarts, and says what it finds."""
+
+from __future__ import annotations
+
+import asyncio
+
+from o3storage.simulation import SimDisk, run
+from o3storage.storage._frames import frame_place
+from o3storage.storage._scrub import ScrubState
+
+from .support import entry, frame, hard, stream_id
+from .test_verify import opened
+
+EVERY_S = 100.0
+
+
+async def life(disk, seconds, found, clock):
+    """A run of the store with its background work; what its scrub finds goes to `found`."""
+    store = await opened(disk, background=True, scrub_every_s=EVERY_S, scrub_bytes_per_s=20_000)
+    store._core.clock = clock
+    store.on_bad_frame(found.append)
+    await asyncio.sleep(seconds)
+    read = store.stats().scrubbed_bytes
+    await store.close()
+    return read
+
+
+class Wall:
+    """A wall clock that goes on over restarts."""
+
+    def wall_ns(self):
+        return int(asyncio.get_running_loop().time() * 1e9) + (1 << 60)
+
+    def boot_s(self):
+        return asyncio.get_running_loop().time()
+
+
+async def filled(disk):
+    store = await opened(disk)
+    await store.append(1, hard(1), [entry(1)])
+    for stream in range(1, 9):
+        writer = store.open_stream(stream_id(stream))
+        for n in range(8):
+            await writer.write(frame(stream, n, 20_000, last=n == 7))
+        await writer.sync()
+    held, first = await store._frames.find(stream_id(8), 7)
+    await store.close()
+    return f"volumes/{held.volume:010d}.bulk", frame_place(held, 7 - first)[0] + 300
+
+
+def test_a_store_that_is_restarted_often_is_scrubbed_all_the_same():
+    async def main():
+        disk = SimDisk(1)
+        path, offset = await filled(disk)
+        disk.rot(path, offset)
+        found, reads, clock = [], [], Wall()
+        for _ in range(30):  # none of these lives is as long as the interval, or as a whole pass
+            reads.append(await life(disk, 20, found, clock))
+        assert reads[0] == 0, "not before it is due"
+        assert {(bad.stream, bad.number) for bad in found} == {(stream_id(8), 7)}
+        assert sum(read > 0 for read in reads) > 3, "a pass takes several lives"
+
+    run(main(), 1)
+
+
+def test_when_a_pass_is_due():
+    day_s = 86_400.0
+    now = 1_000_000 * 10**9
+    assert not ScrubState(0, now).due(now, day_s)
+    assert not ScrubState(0, now).due(now + int(day_s * 1e9) - 1, day_s)
+    assert ScrubState(0, now).due(now + int(day_s * 1e9), day_s)
+    assert ScrubState(7, now).due(now, day_s), "one is under way"
+    assert ScrubState(0, now).due(now - 1, day_s), "the clock was set back"
+    assert ScrubState.decode(ScrubState(7, now).encode()) == ScrubState(7, now)
