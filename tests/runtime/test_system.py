@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
+import socket
 import time
+from collections import Counter
 
 from o3storage.runtime import StallMeter, SystemClock, SystemEntropy, new_event_loop
+from o3storage.runtime._stall import EVENTS_PER_STEP
 
 
 def test_clock() -> None:
@@ -48,3 +52,58 @@ def test_stall_meter() -> None:
 
     with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
         runner.run(main())
+
+
+def test_a_step_serves_a_bounded_number_of_sockets_and_all_in_turn() -> None:
+    """However many clients are ready at once, one step of the loop takes on few of them."""
+    meter = StallMeter()
+    loop = new_event_loop(meter)
+    pairs = [socket.socketpair() for _ in range(200)]
+    served: list[int] = []
+    steps: list[int] = []
+
+    def ready(number: int) -> None:
+        served.append(number)  # and what came stays unread: it is ready in the next step as well
+
+    async def main() -> None:
+        for number, (here, there) in enumerate(pairs):
+            loop.add_reader(here, ready, number)
+            there.send(b"x")
+        while len(set(served)) < len(pairs):
+            before = len(served)
+            await asyncio.sleep(0)
+            steps.append(len(served) - before)
+        for here, _ in pairs:
+            loop.remove_reader(here)
+
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+        for pair in pairs:
+            for end in pair:
+                end.close()
+    assert max(steps) <= EVENTS_PER_STEP
+    # In turn: nobody is served a third time before the last one was served once.
+    assert max(Counter(served).values()) <= 2
+
+
+def test_events_of_both_directions_and_timeouts() -> None:
+    meter = StallMeter()
+    here, there = socket.socketpair()
+    try:
+        assert meter.select(0) == []
+        key = meter.register(here, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        assert meter.select(None) == [(key, selectors.EVENT_WRITE)]
+        there.send(b"x")
+        assert meter.select(0.1) == [(key, selectors.EVENT_READ | selectors.EVENT_WRITE)]
+        key = meter.modify(here, selectors.EVENT_READ)
+        assert meter.select(-1) == [(key, selectors.EVENT_READ)]
+        here.recv(1)
+        assert meter.select(0.001) == []
+        there.close()
+        assert meter.select(0) == [(key, selectors.EVENT_READ)]
+    finally:
+        meter.close()
+        here.close()
+        there.close()
