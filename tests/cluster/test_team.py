@@ -12,7 +12,7 @@ from o3storage import catalog
 from o3storage.cluster import Unavailable, _records
 from o3storage.crypto import wrap_epoch_key
 from o3storage.raft.core import Append
-from o3storage.simulation import run
+from o3storage.simulation import SimDisk, run
 from tests.cluster.support import body_of
 from tests.cluster.team_support import Member, Team, team
 
@@ -315,3 +315,57 @@ def test_members_are_changed_from_one_to_three_and_a_learner_follows() -> None:
         await group.stop()
 
     run(main(), 11)
+
+
+async def forget(member: Member, last: int) -> None:
+    """Until the member's log no longer has the entry."""
+    for _ in range(200):
+        await member.store.flush()
+        await member.store.compact()
+        if member.store.log_state(1).first_index > last:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(member.store.log_state(1))
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_member_whose_entries_are_gone_gets_a_snapshot(fresh: bool) -> None:
+    """One that was away, or that comes back with an empty disk as a learner would."""
+
+    async def main() -> None:
+        async with team(seed=12, reload_log_bytes=0, keep_log_bytes=0) as group:
+            bucket = await group.members[0].bucket()
+            bodies = {b"early-%d" % n: body_of(n, 9_000 * n + 1) for n in range(8)}
+            for key, body in bodies.items():
+                await group.members[0].put(bucket, key, body)
+            away = group.follower()
+            await group.level()
+            last = away.store.log_state(1).last_index
+            await group.kill(away)
+            await group.settled()
+            member = group.up[0]
+            for number in range(60):
+                key = b"late-%d" % number
+                bodies[key] = body_of(number, 400 + number * (number % 7) * 900)
+                await member.put(bucket, key, bodies[key])
+            for key in (b"early-1", b"early-5"):
+                await member.put(bucket, key, b"over")
+                bodies[key] = b"over"
+            for other in group.up:
+                await forget(other, last)
+            if fresh:
+                away.disk = SimDisk(9912)
+                away.bootstrap = False
+            await group.restart(away)
+            await equal(group)
+            leader = group.leader()
+            assert leader.replica().team.snapshots.sent >= 1
+            await everywhere(group, bucket, bodies)
+            # It is a whole member: the other two need not be there.
+            for number in range(3):
+                await away.put(bucket, b"then-%d" % number, b"body")
+            await group.kill(next(m for m in group.up if m is not away))
+            await away.put(bucket, b"key", b"body")
+            assert await away.get(bucket, b"early-7") == bodies[b"early-7"]
+
+    run(main(), 12)

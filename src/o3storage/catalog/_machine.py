@@ -9,9 +9,11 @@ from . import _apply_objects as objects
 from . import _apply_uploads as uploads
 from . import _commands as c
 from ._apply_system import APPLIES
-from ._keys import TABLE_VERSION, bucket_prefix, keyed, split_keyed
+from ._keys import TABLE_PART, TABLE_VERSION, bucket_prefix, keyed, split_keyed
 from ._queries import FIRST_KEY_RANGE
 from ._range import Apply, Range
+from ._rows import part_body
+from ._versions import version_body
 from ._wire import FORMAT, PUT_OBJECT, PUT_PART, decode, encode
 
 _APPLIES: Final[dict[type[Any], Callable[[Range, Any], Apply]]] = {
@@ -67,6 +69,16 @@ class Catalog:
         """The command that gives up a stream opened under `route` (of `stream_route`)."""
         bucket_id, key, _ = split_keyed(route)
         return c.AbandonStream(bucket_id, key, stream, proposed_ns)
+
+    def bodies(self, key: bytes, value: bytes) -> tuple[bytes, ...]:
+        """Packed references of the bodies that a row names."""
+        if key[0] == TABLE_VERSION:
+            body = version_body(value)
+        elif key[0] == TABLE_PART:
+            body = part_body(value)
+        else:
+            return ()
+        return (body,) if body else ()
 
     def adds(self, command: c.Command) -> bool:
         """See `runtime.state_machine.StateMachine.adds`."""

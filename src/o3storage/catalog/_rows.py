@@ -105,6 +105,11 @@ def part_size(value: bytes) -> int:
     return int.from_bytes(value[2:10], "big")
 
 
+def part_body(value: bytes) -> bytes:
+    """A part's packed stream reference; b"" for a part of no bytes."""
+    return value[67 : 67 + STREAM_REF_BYTES] if value[1] & HAS_BODY else b""
+
+
 def part_stream(value: bytes) -> bytes:
     """The id of a part's stream; b"" for a part of no bytes."""
     return value[67 : 67 + STREAM_ID_BYTES] if value[1] & HAS_BODY else b""

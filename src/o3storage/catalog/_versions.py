@@ -225,6 +225,11 @@ def version_etag(value: bytes) -> str:
     return join_etag(value[28:44], int.from_bytes(value[26:28], "big"))
 
 
+def version_body(value: bytes) -> bytes:
+    """The packed stream reference of a version's body; b"" if it has none of its own."""
+    return value[78 : 78 + STREAM_REF_BYTES] if value[1] & HAS_BODY else b""
+
+
 def version_stream(value: bytes) -> bytes:
     """The id of the one stream of a version; b"" if it has none."""
     return value[78 : 78 + STREAM_ID_BYTES] if value[1] & HAS_BODY else b""

@@ -92,7 +92,7 @@ class Fetcher:
             team, index, wanted = self._queue.popleft()
             pause_s = RETRY_S
             while team.wants(index, wanted):
-                if await self._fetch(team, index, wanted):
+                if await self._fetch(team, wanted):
                     team.fetched(index, wanted)
                     break
                 if self._queue:
@@ -103,14 +103,14 @@ class Fetcher:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_RETRY_S)
 
-    async def _fetch(self, team: Team, index: int, wanted: Wanted) -> bool:
+    async def _fetch(self, team: Team, wanted: Wanted) -> bool:
         """Whether they are all here now, or superseded."""
         try:
             missing = await self.missing(wanted.stream, wanted.frames)
             if not missing:
                 return True
             for node in team.holders(wanted.session):
-                superseded = await self._fetch_from(node, team.group, index, wanted, missing)
+                superseded = await self._fetch_from(node, team.group, wanted, missing)
                 if superseded:
                     return True
                 missing = await self.missing(wanted.stream, wanted.frames)
@@ -133,7 +133,7 @@ class Fetcher:
         return gaps
 
     async def _fetch_from(
-        self, node: int, group: int, index: int, wanted: Wanted, missing: list[tuple[int, int]]
+        self, node: int, group: int, wanted: Wanted, missing: list[tuple[int, int]]
     ) -> bool:
         """Store what that node has of the missing frames. True: nobody needs them any more."""
         writer = None
@@ -141,7 +141,8 @@ class Fetcher:
             for first, count in missing:
                 at, end = first, first + count
                 while at < end:
-                    request = _REQUEST.pack(group, index, wanted.stream, at, min(end - at, 0xFFFF))
+                    count = min(end - at, 0xFFFF)
+                    request = _REQUEST.pack(group, wanted.at, wanted.stream, at, count)
                     answer = await self._call(node, request)
                     if answer[:1] == bytes((SUPERSEDED,)):
                         return True

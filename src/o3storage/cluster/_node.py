@@ -113,7 +113,15 @@ class Node:
         self.replication: Replication | None = None
         """Dealings with other nodes; None for a node that has no network."""
         if peers is not None:
-            self.replication = Replication(self.id, peers, store, entropy, self._replicas)
+            self.replication = Replication(
+                self.id,
+                peers,
+                store,
+                entropy,
+                self._replicas,
+                spans=self._ranges.row_spans,
+                bodies=machine.bodies,
+            )
         self._founders = founders or (Founder(keys.identity, keys.exchange),)
         self._records_task: asyncio.Task[None] | None = None
         self._records_due = asyncio.Event()

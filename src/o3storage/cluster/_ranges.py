@@ -8,6 +8,9 @@ from __future__ import annotations
 from bisect import bisect_right
 
 SYSTEM_GROUP = 0
+KEYED_TABLES = range(0x20, 0x30)
+"""Tables of the state machine that begin with bucket and key."""
+OPEN_STREAM_TABLE = 0xFD
 FIRST_KEY_GROUP = 1
 
 
@@ -38,6 +41,20 @@ class RangeTable:
     def groups(self) -> list[int]:
         """All groups that hold keys, in key order."""
         return list(self._groups)
+
+    def row_spans(self, group: int) -> list[tuple[bytes, bytes]]:
+        """(low, high) of every table's rows that belong to the group, ascending; of this disk's
+        own rows none."""
+        own = b"\x10" + group.to_bytes(8, "big")
+        spans = [(own, own[:8] + bytes((own[8] + 1,)))] if group % 256 != 255 else []
+        assert spans, "group numbers that end in 255 are not given out"
+        if group == SYSTEM_GROUP:
+            return [*spans, (b"\x11", b"\x20"), (b"\xfe\x02", b"\xff")]
+        low, high = self.span(group)
+        for table in (*KEYED_TABLES, OPEN_STREAM_TABLE):
+            end = bytes((table,)) + high if high is not None else bytes((table + 1,))
+            spans.append((bytes((table,)) + low, end))
+        return spans
 
     def span(self, group: int) -> tuple[bytes, bytes | None]:
         """(low, high) of a group; high None: to the end."""

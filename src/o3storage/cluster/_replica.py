@@ -33,6 +33,7 @@ from o3storage.raft.core import (
     Apply,
     ChangeConfiguration,
     Core,
+    DropMissing,
     Entry,
     Fetch,
     Fetched,
@@ -47,11 +48,15 @@ from o3storage.raft.core import (
     ReadRefused,
     Refusal,
     Refused,
+    Restore,
+    Restored,
     Retire,
     Role,
     RoleChanged,
     Send,
+    SnapshotNeeded,
     Start,
+    StorePiece,
 )
 from o3storage.runtime.state_machine import Outcome, Read, StateMachine
 from o3storage.storage import Entry as StoredEntry
@@ -133,6 +138,7 @@ class Replica:
         self.applied = core.applied
         self._target = core.applied
         self._applying = False  # a task waits for the disk
+        self._held_back = False  # a snapshot is being installed
         self._apply_due = False
         self._task: asyncio.Task[None] | None = None
         self._reads: dict[int, asyncio.Future[int]] = {}
@@ -156,6 +162,7 @@ class Replica:
         replica = cls(group, core, store, machine, replication)
         if replica.team is not None:
             replica.team.recover(carries)
+            await replica.team.remember()
         return replica
 
     async def start(self) -> None:
@@ -395,9 +402,16 @@ class Replica:
                     read.set_exception(Unavailable("leadership of the range is moving"))
         elif isinstance(output, Fetch):
             self._fetch(output)
+        elif isinstance(output, RoleChanged):
+            pass
+        elif isinstance(output, DropMissing):
+            self._store.drop_missing(self.group, output.low)
         else:
-            # Snapshots and dropped entries concern groups with other members.
-            assert isinstance(output, RoleChanged), f"{output} in a group of one"
+            assert self.team is not None, f"{output} in a group of one"
+            if isinstance(output, SnapshotNeeded):
+                self.team.snapshots.needed(output)
+            elif isinstance(output, StorePiece | Restore):
+                self.team.snapshots.arrived(output)
 
     def _accepted(self, output: Accepted) -> None:
         if output.token != self._proposing:
@@ -432,6 +446,9 @@ class Replica:
                 frames,
                 use_reserve=True,
             )
+            if output.fills:
+                # Both are in one batch, or the second in a later one, whose ticket counts.
+                future = self._store.fill(self.group, cast("list[StoredEntry]", output.fills))
         except StoreFull:
             if not self._held:
                 self._loop.call_later(RETRY_S, self._retry_held)
@@ -496,7 +513,32 @@ class Replica:
 
     # --- applying
 
+    async def hold_applying(self) -> None:
+        """Nothing is applied until `restored`: a snapshot takes the place of what stands."""
+        self._held_back = True
+        task = self._task
+        if self._applying and task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._queue.clear()
+
+    def restored(self, index: int) -> None:
+        """Everything up to `index` is applied, through a snapshot."""
+        self._held_back = False
+        self._queue.clear()
+        self.applied = self._target = index
+        for at in [at for at in self._waiting if at <= index]:
+            self._forget(at, Unavailable(OVERTAKEN, uncertain=True))
+        if self.team is not None:
+            self.team.restored(index)
+        self._wake_behind()
+        if self.on_records is not None:
+            self.on_records()
+        self.step(Restored(index))
+
     def _release(self, output: Apply) -> None:
+        if self._held_back:
+            return
         if self._target == output.low - 1 and self._target == self.applied + len(self._queue):
             found = self.core.log.slice(output.low, output.high, 1 << 62)
             if found is not None and len(found) == output.high - output.low + 1:
@@ -508,7 +550,7 @@ class Replica:
     def _apply_ready(self) -> None:
         """Apply what is in memory; leave the rest to a task."""
         self._apply_due = False
-        if self._applying or self.fault:
+        if self._applying or self.fault or self._held_back:
             return
         queue = self._queue
         left = APPLY_STEP

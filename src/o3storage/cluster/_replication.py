@@ -92,8 +92,14 @@ class Replication:
         store: Store,
         entropy: Entropy,
         replicas: dict[int, Replica],
+        *,
+        spans: Callable[[int], list[tuple[bytes, bytes]]],
+        bodies: Callable[[bytes, bytes], Sequence[bytes]],
     ) -> None:
-        """`replicas` by group: the node's own table, which may grow."""
+        """`replicas` by group: the node's own table, which may grow. `spans`: of a group's rows.
+        `bodies(key, value)`: packed references of the bodies that a row names."""
+        self.spans = spans
+        self.bodies = bodies
         self.id = node
         self.peers = peers
         self.store = store

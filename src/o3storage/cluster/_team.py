@@ -18,14 +18,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from o3storage.cluster import _records
+from o3storage.cluster._audit import look_through
 from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import in_order
 from o3storage.cluster._forwarding import Answer, Status, decode_answer, encode_batch
 from o3storage.cluster._peer_types import Code, PeerError
+from o3storage.cluster._snapshots import Snapshots
 from o3storage.raft.core import (
     COMMAND,
     NOBODY,
     Append,
+    Compact,
     DataGap,
     Entry,
     Message,
@@ -51,6 +54,10 @@ STUCK_TICKS = 300
 """What waits for its entry in a group that does have a leader is given up after so long."""
 ASK_AGAIN_TICKS = 5
 """A question for a read index that got no answer was lost on its way: it is asked again."""
+HOUSEKEEPING_TICKS = 10
+DEBT_LOOK_S = 1.0
+CLEAN_LOOKS = 5
+"""So many looks without anything missing, and the disk need not remember that there was."""
 MESSAGE_BYTES = 1 << 20
 """Entries and frames of one Append on the wire; a larger one is sent as several."""
 MAX_FORWARDING = 32_768
@@ -109,6 +116,8 @@ class Wanted(NamedTuple):
     stream: bytes
     frames: int
     session: int
+    at: int
+    """Index of the entry, or of one that was applied after it."""
 
 
 class Team:
@@ -121,6 +130,12 @@ class Team:
         """Committed entries whose frames are missing: repair debt."""
         self.complete = True
         """All that is applied here was looked through for missing frames."""
+        self.snapshots = Snapshots(replica, node)
+        self._marked = False
+        """This disk remembers that something may be missing, should it start again."""
+        self._clean_ticks = 0
+        self._audit: asyncio.Task[None] | None = None
+        self._owed = 0
         self._replica = replica
         self._node = node
         self._core = replica.core
@@ -157,6 +172,8 @@ class Team:
             self._expire_waiting()
         if self._asked or self._gathered:
             self._tend_reads()
+        if self._now % HOUSEKEEPING_TICKS == 0:
+            self._keep_house()
         if self._replica.behind:
             limit = REFUSE_TICKS if self._lost_ticks else STUCK_TICKS
             self._replica.expire_behind(self._now - limit, self.why())
@@ -174,7 +191,9 @@ class Team:
             and not self._deadlines
             and not self._asked
             and not self._gathered
+            and not self._marked
             and not self._replica.behind
+            and self.snapshots.idle
         )
 
     @property
@@ -229,6 +248,71 @@ class Team:
             "repair_debt": progress.debt,
             "state": progress.state.value,
         }
+
+    def _keep_house(self) -> None:
+        """Now and then: what of the log is gone, what others still need of it."""
+        core, store, group = self._core, self._node.store, self._replica.group
+        self.snapshots.prune()
+        floor = store.log_state(group).first_index - 1
+        if floor > core.log.floor:
+            self._replica.step(Compact(floor))
+        lowest = min([p.match for p in core.progress.values()], default=core.log.last)
+        store.keep_entries_from(group, lowest + 1 if lowest < core.log.last else None)
+        if self._marked and not self._replica.fault:
+            clean = self.complete and not self.gaps and not self.debt
+            self._clean_ticks = self._clean_ticks + 1 if clean else 0
+            if self._clean_ticks >= CLEAN_LOOKS:
+                self._marked = False
+                store.note(self._note_name(), None)
+
+    def _note_name(self) -> bytes:
+        return b"incomplete" + self._replica.group.to_bytes(4, "big")
+
+    def mark_incomplete(self) -> None:
+        """Durable with whatever is appended next: frames may be missing here."""
+        self._clean_ticks = 0
+        if not self._marked:
+            self._marked = True
+            self._node.store.note(self._note_name(), b"")
+
+    async def remember(self) -> None:
+        """At the start: did the last run leave something missing?"""
+        if await self._node.store.noted(self._note_name()) is not None:
+            self._marked = True
+            self.look_through()
+
+    def look_through(self) -> None:
+        """Find what is missing of all that is applied; until then it is not known."""
+        self.complete = False
+        if self._audit is not None:
+            self._audit.cancel()
+        self._audit = self._loop.create_task(self._look_through())
+
+    async def _look_through(self) -> None:
+        await look_through(self, self._node)
+        self.complete = True
+        self.settle()
+
+    async def debt_below(self, limit: int) -> None:
+        """Return once fewer bodies than that are missing."""
+        for _ in iter(lambda: len(self.debt) >= limit, False):
+            await asyncio.sleep(DEBT_LOOK_S)
+
+    def owe(self, stream: bytes, frames: int) -> None:
+        """A row that is applied here names these frames, and they are not here."""
+        self._owed -= 1
+        wanted = Wanted(stream, frames, 0, self._replica.applied)
+        self.debt[self._owed] = wanted
+        self._node.fetcher.want(self, self._owed, wanted)
+        self.settle()
+
+    def restored(self, index: int) -> None:
+        """A snapshot took the place of everything up to `index`."""
+        for missing in (self.gaps, self.debt):
+            for at in [at for at in missing if at <= index]:
+                del missing[at]
+        self.look_through()
+        self.settle()
 
     # --- messages
 
@@ -311,8 +395,9 @@ class Team:
         if frame is not None and carried.rides and frame.number == 0:
             entry.riding_bytes = len(frame.data)
         elif not self._node.holds_now(carried.stream, carried.frames):
-            wanted = Wanted(carried.stream, carried.frames, carried.session)
+            wanted = Wanted(carried.stream, carried.frames, carried.session, index)
             self.gaps[index] = wanted
+            self.mark_incomplete()
             self._node.fetcher.want(self, index, wanted)
 
     def frames_for(self, entries: Sequence[Entry]) -> list[SealedFrame]:
@@ -613,7 +698,10 @@ class Team:
 
     async def close(self) -> None:
         """No batch is under way any more."""
+        await self.snapshots.close()
         tasks = list(self._tasks)
+        if self._audit is not None:
+            tasks.append(self._audit)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

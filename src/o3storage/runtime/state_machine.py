@@ -13,7 +13,7 @@ imports the other.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -81,6 +81,10 @@ class StateMachine(Protocol):
 
     def stream_route(self, bucket_id: int, key: bytes) -> bytes:
         """The row key that routes every command which may name a stream of this (bucket, key)."""
+        ...
+
+    def bodies(self, key: bytes, value: bytes) -> Sequence[bytes]:
+        """Packed references of the bodies that a row names: their frames belong to it."""
         ...
 
     def abandon(self, route: bytes, stream: bytes, proposed_ns: int) -> Any:

@@ -6,6 +6,7 @@ One disk is one `Store`. It knows groups, entries, frames and rows, and no S3.
 from __future__ import annotations
 
 from o3storage.storage._bulk import StreamWriter
+from o3storage.storage._install import MAX_PIECE_BYTES, Span, encode_piece
 from o3storage.storage._lock import DataDirLock
 from o3storage.storage._offline import (
     FramePlace,
@@ -49,6 +50,7 @@ __all__ = [
     "FRAME_PLAIN_BYTES",
     "MAX_APPEND_BYTES",
     "MAX_ENTRY_BYTES",
+    "MAX_PIECE_BYTES",
     "SEAL_TAG_BYTES",
     "SMALL_FRAME_BYTES",
     "BadBlock",
@@ -71,6 +73,7 @@ __all__ = [
     "RecordSummary",
     "SealedFrame",
     "Snapshot",
+    "Span",
     "Store",
     "StoreDamaged",
     "StoreError",
@@ -84,5 +87,6 @@ __all__ = [
     "StreamWriter",
     "VerifyReport",
     "VolumeSummary",
+    "encode_piece",
     "verify",
 ]

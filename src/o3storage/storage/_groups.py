@@ -209,6 +209,21 @@ class GroupLog:
             self.places[at] = pack_place(volume, offset)
             self.sizes[at] = size
 
+    def fill(self, index: int, term: int, volume: int, offset: int, size: int) -> None:
+        """A missing entry stands there now (unless the log was cut meanwhile)."""
+        at = index - self.first_index
+        if not 0 <= at < len(self.terms) or not self.is_missing(index):
+            return
+        self.terms[at] = term
+        self.place(index, volume, offset, size)
+        parts: list[tuple[int, int]] = []
+        for lo, hi in self.missing:
+            if lo <= index <= hi:
+                parts += [(lo, index - 1), (index + 1, hi)]
+            else:
+                parts.append((lo, hi))
+        self.missing = [(lo, hi) for lo, hi in parts if lo <= hi]
+
     # --- shrinking
 
     def forget_below(self, index: int) -> None:
@@ -233,6 +248,16 @@ class GroupLog:
         self.previous_term = term
         self.missing = []
         self.durable_index = index
+        self.applied_index = index
+
+    def install(self, index: int, term: int, *, keep: bool) -> None:
+        """All up to (index, term) is applied, through a snapshot. `keep`: what lies above stays."""
+        if not keep or index >= self.last_index:
+            self.reset(index, term)
+            return
+        self.forget_below(index + 1)
+        self.previous_term = term
+        self.durable_index = max(self.durable_index, index)
         self.applied_index = index
 
     # --- reading

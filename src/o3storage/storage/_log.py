@@ -44,7 +44,8 @@ from o3storage.storage._log_batch import (
     QueuedOutcome,
     runs_bytes,
 )
-from o3storage.storage._rows import RESTATED_KEY, SCRUB_KEY, bulk_key, encode_u64
+from o3storage.storage._records import encode_rows
+from o3storage.storage._rows import RESTATED_KEY, RowChange, bulk_key, encode_u64
 from o3storage.storage._types import (
     MIB,
     Entry,
@@ -197,14 +198,30 @@ class LogWriter:
         previous_term: int = 0,
         replaces: bool = False,
         reset: tuple[int, int] | None = None,
+        keep: bool = False,
+        rows: Sequence[RowChange] = (),
+        fills: Sequence[Entry] = (),
     ) -> asyncio.Future[None]:
-        """Queue for the next batch; the future resolves when it is durable."""
+        """Queue for the next batch; the future resolves when it is durable. `rows`: changes of
+        rows that are this disk's alone, visible with the batch."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.core.out_of_service:
             future.set_exception(self.core.refusal())
             return future
         self._queue.append(
-            Append(group, hard, entries, frames, future, previous_term, replaces, reset)
+            Append(
+                group,
+                hard,
+                entries,
+                frames,
+                future,
+                previous_term,
+                replaces,
+                reset,
+                keep,
+                encode_rows(rows) if rows else b"",
+                fills,
+            )
         )
         wake = self._wake
         if wake is not None:
@@ -212,6 +229,10 @@ class LogWriter:
             if not wake.done():
                 wake.set_result(None)
         return future
+
+    def write_rows(self, rows: Sequence[RowChange]) -> asyncio.Future[None]:
+        """Changes of rows that no entry of the log says: this disk's alone, or a snapshot's."""
+        return self.submit(None, None, (), (), rows=rows)
 
     def queue_outcome(self, group: GroupLog, index: int, sequence: int, body: bytes) -> None:
         """Rides in the next batch, without a sync of its own."""

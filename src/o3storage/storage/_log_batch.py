@@ -23,10 +23,12 @@ from o3storage.storage._core import Core, Volume
 from o3storage.storage._groups import NO_CUT, GroupLog
 from o3storage.storage._records import (
     ENTRY,
+    FLAG_KEEP,
     GROUP,
     LOCAL,
     OUTCOME,
     PREFIX_BYTES,
+    decode_rows,
     encode_group_reset,
     encode_rows,
     frame_parts,
@@ -62,14 +64,17 @@ class Append:
     __slots__ = (
         "buffers",
         "entries",
+        "fills",
         "first",
         "frames",
         "future",
         "group",
         "hard",
+        "keep",
         "previous_term",
         "replaces",
         "reset",
+        "rows",
         "size",
     )
 
@@ -83,6 +88,9 @@ class Append:
         previous_term: int = 0,
         replaces: bool = False,
         reset: tuple[int, int] | None = None,
+        keep: bool = False,
+        rows: bytes = b"",
+        fills: Sequence[Entry] = (),
     ) -> None:
         self.group = group
         self.hard = hard
@@ -94,10 +102,20 @@ class Append:
         self.replaces = replaces
         """The entries replace some that were appended before."""
         self.reset = reset
+        self.keep = keep
+        """The reset leaves the entries above it."""
+        self.rows = rows
+        """Encoded changes of rows that belong to this disk alone."""
+        self.fills = fills
+        """Entries that were missing; they replace nothing."""
         self.first = entries[0].index if entries else 0
         self.size = RECORD_OVERHEAD * (len(entries) + (reset is not None) * 2)
+        if rows:
+            self.size += RECORD_OVERHEAD + len(rows)
         for entry in entries:
             self.size += len(entry.data)
+        for entry in fills:
+            self.size += RECORD_OVERHEAD + len(entry.data)
         for frame in frames:
             self.size += PREFIX_BYTES + len(frame.data)
         self.buffers = len(entries) + len(frames)
@@ -254,25 +272,39 @@ class Payload:
         return [(placement_key(stream, end), encode_run(rest))]
 
     def put_append(self, append: Append) -> None:
+        if append.rows:
+            self._put_rows(append.rows)
         group = append.group
         if group is not None:
             a0 = group.group | group.incarnation << 32
             if append.reset is not None:
-                self._put_reset(group, a0, append.reset)
+                self._put_reset(group, a0, append.reset, append.keep)
             volume = self._volume.volume
             for entry in append.entries:
                 offset = self._offset
                 size = self._seal(ENTRY, entry.kind, a0, entry.term, entry.index, 0, entry.data)
                 group.place(entry.index, volume, offset, size)
+            for entry in append.fills:
+                offset = self._offset
+                size = self._seal(ENTRY, entry.kind, a0, entry.term, entry.index, 0, entry.data)
+                group.fill(entry.index, entry.term, volume, offset, size)
             _note(group, append)
         for frame in append.frames:
             self._put_frame(frame)
 
-    def _put_reset(self, group: GroupLog, a0: int, reset: tuple[int, int]) -> None:
+    def _put_rows(self, body: bytes) -> None:
+        core = self._core
+        core.sequence += 1
+        self._volume.change_bytes += self._seal(LOCAL, 0, 0, 0, 0, core.sequence, body)
+        self.rows += decode_rows(body)[0]
+
+    def _put_reset(self, group: GroupLog, a0: int, reset: tuple[int, int], keep: bool) -> None:
         index, term = reset
         body = encode_group_reset(index, term)
-        self._seal(GROUP, 0, a0, term, index, self._core.sequence, body)
-        group.written_last, group.written_term = reset
+        flags = FLAG_KEEP if keep else 0
+        self._seal(GROUP, flags, a0, term, index, self._core.sequence, body)
+        if not keep or group.written_last < index:
+            group.written_last, group.written_term = reset
         group.written_applied = index
 
     def _put_frame(self, frame: SealedFrame) -> None:

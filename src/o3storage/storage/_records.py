@@ -63,6 +63,9 @@ KEY_CUSTOMER = 3
 FLAG_LAST = 1
 """FRAME: the stream's last frame."""
 
+FLAG_KEEP = 1
+"""GROUP: entries above the index stay; without it the log is empty behind it."""
+
 MAX_BODY_BYTES = MAX_APPEND_BYTES + SEAL_TAG_BYTES
 """No record is larger than one append; a length beyond it is damage."""
 

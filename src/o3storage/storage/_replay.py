@@ -29,6 +29,7 @@ from o3storage.storage._groups import GroupLog
 from o3storage.storage._mark import Mark
 from o3storage.storage._records import (
     ENTRY,
+    FLAG_KEEP,
     FRAME,
     GROUP,
     LOCAL,
@@ -118,7 +119,9 @@ class Replay:
             elif kind == GROUP:
                 index, term = decode_group_reset(open_body(data, header, sealer, offset, offset))
                 group = self._group(header.group)
-                group.reset(index, term)
+                applied = group.applied_index
+                group.install(index, term, keep=bool(header.flags & FLAG_KEEP))
+                group.applied_index = max(index, applied)
         for summary in info.groups:
             group = self._group(summary.group)
             group.incarnation = summary.incarnation
@@ -200,7 +203,9 @@ class Replay:
         group = self._group(header.group)
         index = header.b
         if index <= group.last_index:
-            return  # a batch holds an index once
+            # A batch holds an index once; this one was lost to rot, and came back.
+            group.fill(index, header.term, volume, offset, header.size_bytes)
+            return
         if index > group.last_index + 1:
             self._pad(group, index - 1)
         group.terms.append(header.term)

@@ -4,6 +4,8 @@ The tables 0x01..0x0F belong to this room:
 
     0x01 | stream 16 | 2^32-1 - first frame, big-endian 4  ->  a run of frames (`Run`)
     0x03 | stream 16                                       ->  b"": released, not yet reaped
+    0x05 | group 4 | number 4                              ->  a piece of a snapshot (`_install`)
+    0x06 | name                                            ->  what `Store.note` was told
     0x04 | bulk volume, big-endian 4                       ->  u64 end of what was synced of it
     0x07                                                   ->  u64 sequence S: all rows were
         written anew by a repair; changes in the volumes that are older than S are void
@@ -29,6 +31,7 @@ RowChange = tuple[bytes, bytes | None]
 PLACEMENT_TABLE = b"\x01"
 RELEASED_TABLE = b"\x03"
 BULK_TABLE = b"\x04"
+NOTE_TABLE = b"\x06"
 SCRUB_KEY = b"\x08"
 RESTATED_KEY = b"\x07"
 FIRST_CATALOG_BYTE = 0x10

@@ -28,6 +28,7 @@ from o3storage.storage._flush import Flusher
 from o3storage.storage._frames import Frames
 from o3storage.storage._groups import GroupLog
 from o3storage.storage._index_open import IndexFactory, open_index_factory
+from o3storage.storage._install import Installer, Span
 from o3storage.storage._log import NO_LOG_SPACE, LogWriter
 from o3storage.storage._mark import Mark
 from o3storage.storage._rebuild import open_or_rebuild
@@ -35,6 +36,7 @@ from o3storage.storage._records import check_frame, check_rows, encode_rows
 from o3storage.storage._replay import Replay
 from o3storage.storage._rows import (
     FIRST_CATALOG_BYTE,
+    NOTE_TABLE,
     SCRUB_KEY,
     Row,
     RowChange,
@@ -87,6 +89,7 @@ class Store:
         self._compactor = Compactor(core, log, bulk, self._frames, self._flusher)
         self._spans = SpanRepair(core, log, self._frames, self._compactor)
         self._frames.on_bad_block = self._spans.wanted
+        self._installer = Installer(core, log)
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
         self._scrubbed = ScrubState()
@@ -158,6 +161,7 @@ class Store:
         core.options = store._space.fitted(core.options)
         await log.start()
         store._bulk.start()
+        await store._installer.redo()
         if not core.options.background:
             await store._frames.reap_left_over()
         else:
@@ -333,6 +337,24 @@ class Store:
             log, hard, entries, frames, previous_term=previous_term, replaces=replaces
         )
 
+    def fill(self, group: GroupId, entries: Sequence[Entry]) -> asyncio.Future[None]:
+        """Entries that were known missing came back from another node: they take their places and
+        replace nothing. The future as of `append`. Raises StoreOutOfService, ValueError."""
+        self._check_open()
+        log = self._core.groups[group]
+        for entry in entries:
+            if not log.is_missing(entry.index):
+                raise ValueError(f"group {group}: entry {entry.index} is not missing")
+        return self._log.submit(log, None, (), (), fills=entries)
+
+    def drop_missing(self, group: GroupId, low: int) -> None:
+        """The entries from `low` on, which are missing, were never committed: the log ends before
+        them. (An open that finds them missing again asks again.)"""
+        log = self._core.groups[group]
+        log.truncate(low - 1)
+        log.durable_index = min(log.durable_index, low - 1)
+        log.written_last, log.written_term = log.last_index, log.last_term
+
     def _create_group(self, group: GroupId) -> GroupLog:
         groups = self._core.groups
         if len(groups) >= MAX_GROUPS or not 0 <= group < 1 << 32:
@@ -376,6 +398,40 @@ class Store:
         log = self._core.groups.get(group) or self._create_group(group)
         log.reset(index, term)
         return self._log.submit(log, None, (), (), reset=(index, term))
+
+    async def stage_piece(self, group: GroupId, number: int, piece: bytes) -> None:
+        """Keep a piece (of `encode_piece`) of a snapshot that is being received; durable on
+        return. Piece 0 drops what was staged before. Raises ValueError, StoreError."""
+        self._check_open()
+        await self._installer.stage(group, number, piece)
+
+    async def install(  # noqa: PLR0917
+        self,
+        group: GroupId,
+        index: int,
+        term: int,
+        pieces: int,
+        spans: Sequence[Span],
+        hard_state: HardState,
+        keep: bool,
+        rows: Sequence[RowChange] = (),
+    ) -> None:
+        """Make the staged pieces 0..pieces - 1 the rows of `spans`, and of the group's log what
+        follows (`index`, `term`): nothing, or (`keep`) what lies above. `rows` are written with
+        it. All or nothing, over a crash too. Nobody may read or apply in the spans meanwhile.
+        Raises StoreError."""
+        self._check_open()
+        await self._installer.install(group, index, term, pieces, spans, hard_state, keep, rows)
+
+    def note(self, name: bytes, value: bytes | None) -> asyncio.Future[None]:
+        """Remember something on this disk alone; durable with the future, and with any append that
+        is made after this call. None forgets it."""
+        self._check_open()
+        return self._log.write_rows([(NOTE_TABLE + name, value)])
+
+    async def noted(self, name: bytes) -> bytes | None:
+        """What `note` said last."""
+        return await self._core.index.get(NOTE_TABLE + name)
 
     def clear_uncertain(self, group: GroupId) -> asyncio.Future[None]:
         """The group found a way on (it became a learner and caught up, or a sole voter took

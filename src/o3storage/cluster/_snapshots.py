@@ -1,0 +1,236 @@
+"""Snapshots of a group: plain rows, from a leader to a member whose entries are not in the log any
+more. Consensus decides who needs one and keeps the pieces in order (`raft.core._snapshots`).
+
+The leader reads the rows of the group's spans at one instant; the receiver stages each piece
+durably and installs all of them in one step (`Store.install`). Frames are not in a snapshot: what
+the rows name and is not here becomes repair debt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from o3storage.cluster import _records
+from o3storage.cluster._reading import READ_FAULTS
+from o3storage.raft.core import (
+    Configuration,
+    PieceStored,
+    ProgressState,
+    Restore,
+    Role,
+    SnapshotData,
+    SnapshotFailed,
+    SnapshotNeeded,
+    StorePiece,
+)
+from o3storage.storage import HardState, Snapshot, StoreOutOfService, encode_piece
+
+if TYPE_CHECKING:
+    from o3storage.cluster._replica import Replica
+    from o3storage.cluster._replication import Replication
+
+PIECE_BYTES = 256 << 10
+"""Rows of one piece: heartbeats share the link with a few of them."""
+PAGE_ROWS = 500
+RETRY_S = 0.5
+"""A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
+
+
+@dataclass(slots=True)
+class _Source:
+    """A snapshot on its way to one member."""
+
+    snapshot: Snapshot
+    index: int
+    term: int
+    configuration: Configuration
+    starts: list[tuple[int, bytes]] = field(default_factory=list)
+    """Where piece n begins: (number of the span, row key)."""
+
+
+class Snapshots:
+    """One replica's, in both directions."""
+
+    def __init__(self, replica: Replica, node: Replication) -> None:
+        self.sent = 0
+        """Pieces, since the start."""
+        self._replica = replica
+        self._node = node
+        self._sources: dict[int, _Source] = {}
+        self._wanted: deque[SnapshotNeeded] = deque()
+        self._arrived: deque[StorePiece | Restore] = deque()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._pieces = 0
+
+    # --- to others
+
+    def needed(self, output: SnapshotNeeded) -> None:
+        self._wanted.append(output)
+        if "send" not in self._tasks:
+            self._start("send", self._send())
+
+    def prune(self) -> None:
+        """Let go of snapshots that nobody waits for."""
+        core = self._replica.core
+        for peer in list(self._sources):
+            progress = core.progress.get(peer)
+            if progress is None or progress.state is not ProgressState.SNAPSHOT:
+                self._sources.pop(peer).snapshot.release()
+
+    @property
+    def idle(self) -> bool:
+        return not self._sources and not self._tasks
+
+    async def _send(self) -> None:
+        replica = self._replica
+        while self._wanted:
+            wanted = self._wanted.popleft()
+            peer, number = wanted.peer, wanted.number
+            if replica.core.role is not Role.LEADER or replica.fault:
+                continue
+            if number == 0:
+                self._begin(peer)
+            source = self._sources.get(peer)
+            if source is None or number >= len(source.starts):
+                replica.step(SnapshotFailed(peer))
+                continue
+            try:
+                data, last = await self._read(source, number)
+            except READ_FAULTS:
+                replica.step(SnapshotFailed(peer))
+                continue
+            if self._sources.get(peer) is not source:
+                continue
+            self.sent += 1
+            replica.step(
+                SnapshotData(
+                    peer, source.index, source.term, source.configuration, number, data, last
+                )
+            )
+
+    def _begin(self, peer: int) -> None:
+        """The newest state there is: what is applied now."""
+        old = self._sources.pop(peer, None)
+        if old is not None:
+            old.snapshot.release()
+        replica = self._replica
+        index = replica.applied
+        core = replica.core
+        configuration = core.configurations[0][1]
+        for at, found in core.configurations:
+            if at <= index:
+                configuration = found
+        term = core.log.term(index)
+        if term > 0:
+            snapshot = self._node.store.snapshot()
+            self._sources[peer] = _Source(snapshot, index, term, configuration, [(0, b"")])
+
+    async def _read(self, source: _Source, number: int) -> tuple[bytes, bool]:
+        """Piece `number`, and whether it is the last."""
+        spans = self._node.spans(self._replica.group)
+        at, low = source.starts[number]
+        rows: list[tuple[bytes, bytes]] = []
+        size = 0
+        while at < len(spans) and size < PIECE_BYTES:
+            low = low or spans[at][0]
+            page = await self._node.store.scan(low, spans[at][1], PAGE_ROWS, at=source.snapshot)
+            for row in page:
+                rows.append(row)
+                size += len(row[0]) + len(row[1])
+                if size >= PIECE_BYTES:
+                    break
+            if size >= PIECE_BYTES:
+                low = rows[-1][0] + b"\0"
+            elif len(page) == PAGE_ROWS:
+                low = page[-1][0] + b"\0"
+            else:
+                at, low = at + 1, b""
+        if number + 1 == len(source.starts):
+            source.starts.append((at, low))
+        return encode_piece(rows), at >= len(spans)
+
+    # --- from others
+
+    def arrived(self, output: StorePiece | Restore) -> None:
+        self._arrived.append(output)
+        if "receive" not in self._tasks:
+            self._start("receive", self._receive())
+
+    async def _receive(self) -> None:
+        while self._arrived:
+            output = self._arrived.popleft()
+            if isinstance(output, Restore):
+                await self._restore(output)
+            elif not await self._stage(output):
+                return
+
+    async def _stage(self, output: StorePiece) -> bool:
+        replica = self._replica
+        while not replica.fault:
+            incoming = replica.core.incoming
+            if incoming is None or incoming.session != output.session:
+                return True  # of no use any more
+            try:
+                await self._node.store.stage_piece(replica.group, output.number, output.data)
+            except StoreOutOfService as error:
+                replica.on_disk_fault(str(error))
+                return False
+            except ValueError as error:
+                replica.fail(f"range {replica.group}: a snapshot cannot be used: {error}")
+                return False
+            except READ_FAULTS:
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._pieces = output.number + 1
+                replica.step(PieceStored(output.session, output.number))
+                return True
+        return False
+
+    async def _restore(self, output: Restore) -> None:
+        replica, store = self._replica, self._node.store
+        group = replica.group
+        await replica.hold_applying()
+        if replica.team is not None:
+            replica.team.mark_incomplete()
+        hard = output.hard_state
+        row = output.index.to_bytes(8, "big") + output.configuration.encode()
+        while not replica.fault:
+            try:
+                await store.install(
+                    group,
+                    output.index,
+                    output.index_term,
+                    self._pieces,
+                    self._node.spans(group),
+                    HardState(hard.term, hard.vote, hard.commit),
+                    output.keep,
+                    [(_records.configuration_key(group), row)],
+                )
+            except StoreOutOfService as error:
+                replica.on_disk_fault(str(error))
+                return
+            except READ_FAULTS:
+                await asyncio.sleep(RETRY_S)
+            else:
+                replica.restored(output.index)
+                return
+
+    # --- life
+
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[name] = task
+        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+
+    async def close(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        sources, self._sources = self._sources, {}
+        for source in sources.values():
+            source.snapshot.release()

@@ -1,0 +1,226 @@
+"""Installing a snapshot of a group: its pieces are staged, and become the group's rows in one step
+that a crash cannot divide (DESIGN 5, "A snapshot ships plain rows").
+
+Interface: `Installer.stage`, `install`, `redo`; `encode_piece`, `Span`.
+
+    0x05 | group u32 | number u32       a staged piece: rows as in a LOCAL record
+    0x05 | group u32 | 2^32-1           the decision to install: see `_MARK`
+
+1. Pieces are written to rows of table 0x05 through the log, each durable before it is answered.
+2. The decision is one such row. From its sync on the snapshot is this disk's state of the group:
+   an open that finds it goes on from here before anything else is done.
+3. What differs between the pieces and the rows that stand in the group's spans is written, in
+   steps; rows that are in no piece are deleted. Repeating this changes nothing.
+4. One batch holds the end: the log's new beginning, the hard state, the caller's own rows, and the
+   decision's deletion. Then the pieces go.
+
+Invariant: between 2 and 4 nobody reads or applies in the spans (the replica waits for 4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Sequence
+
+from o3storage.storage._core import Core
+from o3storage.storage._groups import GroupLog
+from o3storage.storage._log import LogWriter
+from o3storage.storage._records import RecordBad, decode_rows, encode_rows
+from o3storage.storage._rows import Row, RowChange
+from o3storage.storage._types import KIB, GroupId, HardState, StoreDamaged
+
+STAGING_TABLE = b"\x05"
+DECISION = 0xFFFFFFFF
+MAX_PIECE_BYTES = 1000 * KIB
+"""A piece is the value of one row of the index."""
+STEP_ROWS = 500
+STEP_BYTES = 256 * KIB
+"""Changes of one record, and of one turn of the loop."""
+
+Span = tuple[bytes, bytes]
+"""Row keys low <= key < high."""
+
+_KEY = struct.Struct(">II")
+_MARK = struct.Struct("<QQQQQBIHH")
+"""index, term, hard term, vote, commit, keep, pieces, spans, rows; then (size u16, bytes) for low
+and high of each span, then the caller's rows as in a LOCAL record."""
+_U16 = struct.Struct("<H")
+
+
+def encode_piece(rows: Sequence[Row]) -> bytes:
+    """Rows, ascending by key, as `Installer.stage` takes them."""
+    return encode_rows(list(rows))
+
+
+def _key(group: GroupId, number: int) -> bytes:
+    return STAGING_TABLE + _KEY.pack(group, number)
+
+
+class Installer:
+    """One snapshot of a group at a time."""
+
+    def __init__(self, core: Core, log: LogWriter) -> None:
+        self.core = core
+        self.log = log
+
+    async def stage(self, group: GroupId, number: int, piece: bytes) -> None:
+        """Durable on return. Piece 0 drops what was staged before. Raises ValueError (nobody
+        encoded this), StoreFull, StoreOutOfService."""
+        if len(piece) > MAX_PIECE_BYTES or number >= DECISION:
+            raise ValueError("a piece of a snapshot breaks a limit")
+        try:
+            decode_rows(piece)
+        except RecordBad as error:
+            raise ValueError(str(error)) from error
+        if number == 0:
+            await self._drop(group, 0)
+        await self.log.write_rows([(_key(group, number), piece)])
+
+    async def install(  # noqa: PLR0917
+        self,
+        group: GroupId,
+        index: int,
+        term: int,
+        pieces: int,
+        spans: Sequence[Span],
+        hard: HardState,
+        keep: bool,
+        rows: Sequence[RowChange],
+    ) -> None:
+        """Make pieces 0..pieces - 1 the rows of `spans`, and (`index`, `term`) what the group's
+        log has applied. `keep`: entries above `index` stay. Raises StoreFull, StoreOutOfService:
+        then it is done at the next open, if it was decided."""
+        fixed = (index, term, hard.term, hard.vote, hard.commit, keep)
+        parts = [_MARK.pack(*fixed, pieces, len(spans), len(rows))]
+        for low, high in spans:
+            parts += (_U16.pack(len(low)), low, _U16.pack(len(high)), high)
+        parts.append(encode_rows(list(rows)))
+        mark = b"".join(parts)
+        await self.log.write_rows([(_key(group, DECISION), mark)])
+        await self._carry_out(group, mark)
+
+    async def redo(self) -> None:
+        """At the open: finish what was decided."""
+        low, high = STAGING_TABLE, bytes([STAGING_TABLE[0] + 1])
+        while True:
+            rows = await self.core.index.scan(low, high, 1)
+            if not rows:
+                return
+            group, _ = _KEY.unpack(rows[0][0][1:])
+            mark = await self.core.index.get(_key(group, DECISION))
+            if mark is not None:
+                await self._carry_out(group, mark)
+            # What was staged without a decision is of no use: the sender begins again.
+            await self._drop(group, 0)
+
+    async def _carry_out(self, group: GroupId, mark: bytes) -> None:
+        core = self.core
+        fields = _MARK.unpack_from(mark)
+        index, term, hard_term, vote, commit, keep, pieces, span_count, _ = fields
+        at = _MARK.size
+        bounds: list[bytes] = []
+        for _number in range(2 * span_count):
+            (size,) = _U16.unpack_from(mark, at)
+            bounds.append(mark[at + 2 : at + 2 + size])
+            at += 2 + size
+        own, _ = decode_rows(mark[at:])
+        log = core.groups.get(group)
+        if log is None:
+            log = core.groups[group] = GroupLog(group, core.entry_account)
+        if index > log.applied_index:
+            staged = _Staged(core, group, pieces)
+            for low, high in zip(bounds[::2], bounds[1::2], strict=True):
+                await self._replace(low, high, staged)
+            await staged.end()
+            log.install(index, term, keep=bool(keep))
+            # A vote that was given meanwhile stands.
+            hard = log.hard_state
+            if hard.term < hard_term:
+                hard = HardState(hard_term, vote, commit)
+            hard = log.hard_state = HardState(hard.term, hard.vote, max(hard.commit, index))
+            await self.log.submit(
+                log,
+                HardState(hard.term, hard.vote, hard.commit),
+                (),
+                (),
+                reset=(index, term),
+                keep=bool(keep),
+                rows=[*own, (_key(group, DECISION), None)],
+            )
+        await self._drop(group, 0)
+
+    async def _replace(self, low: bytes, high: bytes, staged: _Staged) -> None:
+        """Make the rows of [low, high) those that are staged for it."""
+        index = self.core.index
+        changes: list[RowChange] = []
+        size = 0
+        at: bytes | None = low
+        new = await staged.peek()
+        while at is not None or (new is not None and new[0] < high):
+            page: list[Row] = []
+            if at is not None:
+                page = await index.scan(at, high, STEP_ROWS)
+                at = page[-1][0] + b"\0" if len(page) == STEP_ROWS else None
+            end = at if at is not None else high
+            old = dict(page)
+            while new is not None and new[0] < end:
+                if old.pop(new[0], None) != new[1]:
+                    changes.append(new)
+                    size += len(new[0]) + len(new[1])
+                staged.take()
+                new = await staged.peek()
+                if size >= STEP_BYTES or len(changes) >= STEP_ROWS:
+                    await self.log.write_rows(changes)
+                    changes, size = [], 0
+            changes += [(key, None) for key in old]
+            if len(changes) >= STEP_ROWS:
+                await self.log.write_rows(changes)
+                changes, size = [], 0
+        if changes:
+            await self.log.write_rows(changes)
+
+    async def _drop(self, group: GroupId, first: int) -> None:
+        """Staged pieces from `first` on, and a decision, go."""
+        low, high = _key(group, first), STAGING_TABLE + struct.pack(">II", group, DECISION) + b"\0"
+        while True:
+            rows = await self.core.index.scan(low, high, 16)
+            if rows:
+                await self.log.write_rows([(key, None) for key, _ in rows])
+            if len(rows) < 16:
+                return
+            await asyncio.sleep(0)
+
+
+class _Staged:
+    """The rows of all pieces, in order."""
+
+    def __init__(self, core: Core, group: GroupId, pieces: int) -> None:
+        self._rows = self._read(core, group, pieces)
+        self._next: Row | None = None
+
+    @staticmethod
+    async def _read(core: Core, group: GroupId, pieces: int) -> AsyncIterator[Row]:
+        for number in range(pieces):
+            piece = await core.index.get(_key(group, number))
+            if piece is None:
+                raise StoreDamaged(
+                    f"piece {number} of a snapshot of group {group} is lost: empty this node's "
+                    "data directory and let it join again"
+                )
+            for key, value in decode_rows(piece)[0]:
+                assert value is not None, "a snapshot holds rows that are there"
+                yield key, value
+
+    async def peek(self) -> Row | None:
+        if self._next is None:
+            self._next = await anext(self._rows, None)
+        return self._next
+
+    def take(self) -> None:
+        self._next = None
+
+    async def end(self) -> None:
+        left = await self.peek()
+        if left is not None:
+            raise StoreDamaged(f"a snapshot brings a row of another group: {left[0][:9].hex()}")
