@@ -45,7 +45,7 @@ from o3storage.storage._log_batch import (
     runs_bytes,
 )
 from o3storage.storage._records import encode_rows
-from o3storage.storage._rows import RESTATED_KEY, RowChange, bulk_key, encode_u64
+from o3storage.storage._rows import RESTATED_KEY, SCRUB_KEY, RowChange, bulk_key, encode_u64
 from o3storage.storage._types import (
     MIB,
     Entry,
