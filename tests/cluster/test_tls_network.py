@@ -24,6 +24,7 @@ from o3storage.runtime import SystemEntropy
 from o3storage.runtime.network import MAX_FRAME_BYTES, Address, Link, LinkClosed
 from o3storage.simulation import SimEntropy
 from o3storage.storage import SealedFrame
+from tests.fuzz import tls_frames
 
 LOOPBACK = Address("127.0.0.1", 0)
 LIMIT_S = 30.0
@@ -589,3 +590,8 @@ def test_peers_over_tls() -> None:
             await node.stop()
 
     play(main())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_frames_over_a_pipe_that_cuts_delays_stalls_and_damages(seed: int) -> None:
+    assert tls_frames.step(random.Random(seed)) is None
