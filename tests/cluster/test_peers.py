@@ -113,6 +113,28 @@ def test_a_message_larger_than_a_frame_comes_whole() -> None:
     play(main())
 
 
+def test_pieces_of_snapshots_have_the_bulk_link() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, two = await cluster(net, 2)
+        net.set_quality(host(1), host(2), Quality(bytes_per_s=4e6, spike_share=0.0))
+        members = raft.Configuration((1, 2))
+        for number in range(4):
+            piece = raft.SnapshotPiece(1, 2, 1, 9, 1, members, number, bytes(256 << 10), False)
+            one.peers.send(2, 1, piece)
+        one.peers.send(2, 1, heartbeat(1, 2))
+        await until(lambda: len(two.heard) == 1, 0.05)
+        assert isinstance(two.heard[0][2], raft.Heartbeat)
+        await until(lambda: len(two.heard) == 5)
+        numbers = [message.number for _, _, message, _ in two.heard[1:]]  # type: ignore[attr-defined]
+        assert numbers == [0, 1, 2, 3]
+        one.links(2)[Lane.BULK].close("for the test")
+        one.peers.send(2, 1, piece)
+        assert one.peers.stats.messages_dropped == 1
+
+    play(main())
+
+
 def test_too_many_frames_ride_in_part() -> None:
     async def main() -> None:
         one, two = await cluster(SimNet(1), 2)

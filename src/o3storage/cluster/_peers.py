@@ -191,10 +191,12 @@ class Peers:
         self, node: int, group: int, message: Message, frames: Sequence[SealedFrame] = ()
     ) -> None:
         """Best effort, in order while the link lives. Dropped while it is down, or while too much
-        waits; messages without entries still go then. Of more than MAX_RIDING_BYTES of frames only
-        the first go along: the receiver fetches what it lacks.
-        Raises ValueError for a message too large."""
+        waits; messages without entries still go then. Pieces of snapshots take the bulk link. Of
+        more than MAX_RIDING_BYTES of frames only the first go along: the receiver fetches what it
+        lacks. Raises ValueError for a message too large."""
         link = self._ready.get(node)
+        if link is not None and type(message) is SnapshotPiece:
+            link = self._peers[node].links[Lane.BULK]
         if link is None or not self._has_room(link, message):
             self.stats.messages_dropped += 1
             return
