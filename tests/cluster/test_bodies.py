@@ -226,9 +226,28 @@ def test_an_upload_in_progress_is_not_collected() -> None:
             other.discard()
             await r.settle()
             await upload.write(body[FRAME_BYTES:], True)
+            await r.bucket("another")  # its batch takes the placement along
             assert await r.read(upload.ref) == body
 
     run(main(), 8)
+
+
+def test_a_large_put_waits_for_two_syncs_of_the_log() -> None:
+    """One announces the stream; the placement rides with the entry."""
+
+    async def main() -> None:
+        async with rig(12) as r:
+            b = await r.bucket()
+            await r.settle()
+            before = r.store.stats().batches
+            await r.put(b, b"k", body_of(12, 2 * FRAME_BYTES))
+            assert r.store.stats().batches - before == 2
+            assert await r.get(b, b"k") == body_of(12, 2 * FRAME_BYTES)
+            await r.crash()
+            await r.start()
+            assert await r.get(b, b"k") == body_of(12, 2 * FRAME_BYTES)
+
+    run(main(), 12)
 
 
 def test_a_reader_keeps_what_it_reads_until_it_ends() -> None:

@@ -26,6 +26,7 @@ from o3storage.storage import (
 )
 
 if TYPE_CHECKING:
+    from o3storage.cluster._data import Fanout
     from o3storage.cluster._node import Node
 
 JOB_BYTES = 64 * 1024
@@ -65,6 +66,7 @@ class StreamUpload:
     __slots__ = (
         "_announced",
         "_ended",
+        "_fanout",
         "_frames",
         "_node",
         "_number",
@@ -88,6 +90,7 @@ class StreamUpload:
         self._frames: tuple[SealedFrame, ...] = ()
         self._announced: asyncio.Future[Outcome] | None = None
         self._writer: StreamWriter | None = None
+        self._fanout: Fanout | None = None
         self.ref = StreamRef(stream, salt, epoch, 0)
         """What a command names; whole once the last block was written."""
         self.route = route
@@ -110,7 +113,8 @@ class StreamUpload:
     async def write(self, block: Buffer, last: bool, digester: Digester | None = None) -> None:
         """Seal and store a block of exactly 256 KiB, fewer only with `last` (not none). With
         `digester` its plaintext is digested in the same pass. The block may be reused on return;
-        with `last`, everything is durable then, but a small body, which becomes so with its entry.
+        with `last`, all frames are durable then. A small body becomes so with its entry, as the
+        placement of a large one does.
 
         Raises StorageFull, Unavailable."""
         size = len(block)
@@ -141,9 +145,19 @@ class StreamUpload:
                 await announced
             if self._writer is None:
                 self._writer = self._node.store.open_stream(ref.stream)
-            await self._writer.write(SealedFrame(ref.stream, number, last, size, data))
+                self._fanout = self._node.fan_out(self)
+            frame = SealedFrame(ref.stream, number, last, size, data)
+            if self._fanout is not None:
+                await self._fanout.write(frame)
+            await self._writer.write(frame)
             if last:
-                await self._writer.sync()
+                # In a group of one the placement may ride in the batch of the entry that will name
+                # the stream, or before it. Others ask for the frames as soon as they hear of the
+                # entry, so theirs must be placed by then.
+                core = self._node.replica_of(self.route).core
+                await self._writer.sync(wait_placement=not core.sole or bool(core.progress))
+                if self._fanout is not None:
+                    await self._fanout.durable()
         except StoreFull as error:
             raise StorageFull(str(error)) from error
         except StoreError as error:
@@ -153,6 +167,8 @@ class StreamUpload:
         """The body is not wanted. What was stored of it goes, by committed commands only; nothing
         may name it any more. Idempotent."""
         self._ended = True
+        if self._fanout is not None and not self.submitted:
+            self._fanout.abort()
         announced, self._announced = self._announced, None
         if announced is not None:
             announced.add_done_callback(_seen)
