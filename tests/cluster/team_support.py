@@ -67,6 +67,7 @@ class PlainPeers:
         self.on_down: Callable[[int], None] = _nothing
         self.net = net
         self.me = me
+        self.stream_handlers: dict[int, Any] = {}
         self.handlers: dict[int, Callable[[int, memoryview], Awaitable[bytes]]] = {}
         net.peers[me] = self
 
@@ -117,8 +118,65 @@ class PlainPeers:
         assert kind not in self.handlers
         self.handlers[kind] = handler
 
+    def serve_stream(self, kind: int, handler: Any) -> None:
+        self.stream_handlers[kind] = handler
+
+    async def open_stream(
+        self, node: int, kind: int, head: bytes, *, timeout_s: float = 5.0
+    ) -> PlainStream:
+        await asyncio.sleep(DELAY_S)
+        if not self.is_up(node):
+            raise PeerUnreachable("no link")
+        stream = PlainStream(self, node)
+        handler = self.net.peers[node].stream_handlers[kind]
+        stream.task = asyncio.ensure_future(handler(self.me, head, stream))
+        return stream
+
     def is_up(self, node: int) -> bool:
         return self.net.reaches(self.me, node) and self.net.reaches(node, self.me)
+
+
+class PlainStream:
+    """Both ends of a stream."""
+
+    def __init__(self, peers: PlainPeers, node: int) -> None:
+        self.peers = peers
+        self.node = node
+        self.pieces: asyncio.Queue[Any] = asyncio.Queue(32)
+        self.task: asyncio.Future[bytes]
+        self.ended = False
+
+    def _check(self) -> None:
+        if not self.peers.is_up(self.node):
+            self.abort()
+            raise PeerLost("the link broke")
+
+    async def write(self, piece: Any, last: bool = False) -> None:
+        self._check()
+        while self.pieces.full():
+            await asyncio.sleep(DELAY_S)
+            self._check()
+        self.pieces.put_nowait((bytes(piece), last))
+
+    async def finish(self, timeout_s: float) -> bytes:
+        for _ in range(int(timeout_s / DELAY_S)):
+            self._check()
+            if self.task.done():
+                return self.task.result()
+            await asyncio.sleep(DELAY_S)
+        raise PeerLost("too slow")
+
+    def abort(self) -> None:
+        self.task.cancel()
+
+    def __aiter__(self) -> PlainStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self.ended:
+            raise StopAsyncIteration
+        piece, self.ended = await self.pieces.get()
+        return bytes(piece)
 
 
 def _nothing(*_: Any) -> None:

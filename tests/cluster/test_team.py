@@ -10,9 +10,11 @@ import pytest
 
 from o3storage import catalog
 from o3storage.cluster import Unavailable, _records
+from o3storage.cluster._kinds import BODY
 from o3storage.crypto import wrap_epoch_key
 from o3storage.raft.core import Append
 from o3storage.simulation import SimDisk, run
+from o3storage.storage import SealedFrame
 from tests.cluster.support import body_of
 from tests.cluster.team_support import Member, Team, team
 
@@ -369,3 +371,71 @@ def test_a_member_whose_entries_are_gone_gets_a_snapshot(fresh: bool) -> None:
             assert await away.get(bucket, b"early-7") == bodies[b"early-7"]
 
     run(main(), 12)
+
+
+def test_a_large_body_goes_to_all_while_it_is_uploaded() -> None:
+    async def main() -> None:
+        async with team(seed=13) as group:
+            bucket = await group.members[0].bucket()
+            bodies = {b"key-%d" % n: body_of(n, 900_000) for n in range(3)}
+            for member, (key, body) in zip(group.members, bodies.items(), strict=True):
+                await member.put(bucket, key, body)
+            await equal(group)
+            await everywhere(group, bucket, bodies)
+            assert [m.node.replication.fetcher.fetched_frames for m in group.members] == [0, 0, 0]
+
+    run(main(), 13)
+
+
+def test_a_member_that_is_too_far_behind_is_left_and_fetches_later() -> None:
+    async def main() -> None:
+        async with team(seed=14, bulk_volume_bytes=32 << 20) as group:
+            bucket = await group.members[0].bucket()
+            leader = group.leader()
+            slow, other = (m for m in group.members if m is not leader)
+            handlers = group.net.peers[slow.id].stream_handlers
+
+            async def stuck(*_: Any) -> bytes:
+                await asyncio.sleep(1e6)
+                return b""
+
+            handlers[BODY] = stuck
+            body = body_of(1, 20 << 20)
+            await leader.put(bucket, b"key", body)
+            assert await other.get(bucket, b"key") == body
+            assert other.node.replication.fetcher.fetched_frames == 0
+            await equal(group)
+            assert slow.node.replication.fetcher.fetched_frames == 80
+            assert await slow.get(bucket, b"key") == body
+
+    run(main(), 14)
+
+
+def test_frames_that_come_after_their_stream_was_released_are_not_kept() -> None:
+    async def main() -> None:
+        async with team(seed=15) as group:
+            bucket = await group.members[0].bucket()
+            one, two, _ = group.members
+            upload, _command = await one.upload(bucket, b"key", body_of(1, 600_000))
+            await group.level()
+            stream = upload.ref.stream
+            assert await two.store.stream_frames(stream)
+            upload.discard()
+            for _ in range(400):
+                if not any([await m.store.stream_frames(stream) for m in group.members]):
+                    break
+                await asyncio.sleep(0.05)
+            assert two.node.replication.was_released(stream)
+            late = await one.node.replication.peers.open_stream(
+                two.id, BODY, (1).to_bytes(4, "big") + stream
+            )
+            await late.write((0).to_bytes(4, "big") + b"\x01" + bytes(range(1, 200)), True)
+            await late.finish(5.0)
+            writer = two.store.open_stream(stream)  # one that was on its way already
+            await writer.write(SealedFrame(stream, 0, True, 100, bytes(range(1, 117))))
+            await writer.sync()
+            two.node.replication.stored_late(stream)
+            await two.store.flush()
+            assert not await two.store.stream_frames(stream)
+
+    run(main(), 15)

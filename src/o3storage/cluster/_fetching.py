@@ -155,8 +155,9 @@ class Fetcher:
                         await writer.write(frame)
                     at += len(frames)
                     self.fetched_frames += len(frames)
-            if writer is not None:
+            if writer is not None and not self._node.was_released(wanted.stream):
                 await writer.sync()
+                self._node.stored_late(wanted.stream)
         except (ClusterError, StoreError, ValueError):
             return False
         finally:

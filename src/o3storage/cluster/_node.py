@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from o3storage.cluster import _bodies, _records
 from o3storage.cluster._collector import Collector
+from o3storage.cluster._data import Fanout
 from o3storage.cluster._errors import ClusterError, Unavailable
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
 from o3storage.cluster._reading import MISS, READ_FAULTS, read_now, read_row
@@ -411,6 +412,13 @@ class Node:
             upload.route, self.session, upload.started_ns, upload.ref.stream
         )
         return self.replica_of(upload.route).submit(command, adds=True)
+
+    def fan_out(self, upload: StreamUpload) -> Fanout | None:
+        """The way of a large body to the other members, if there are any."""
+        team = self.replica_of(upload.route).team
+        if team is None or self.replication is None or len(team.core.configuration.members()) < 2:
+            return None
+        return Fanout(self.replication, team, upload.ref.stream)
 
     def give_up(self, row_key: bytes) -> None:
         """See that an open stream that nothing will name is collected, some time."""

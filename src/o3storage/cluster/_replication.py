@@ -11,9 +11,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from o3storage.cluster import _kinds
+from o3storage.cluster._data import BodyReceiver
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Fetcher
 from o3storage.cluster._forwarding import Answer, Status, decode_batch, encode_answer
+from o3storage.cluster._peer_streams import InStream, OutStream
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.cluster._team import Batch, small_frame
 from o3storage.raft.core import NOBODY, Message, PeerLost, TransferLeadership
@@ -29,6 +31,8 @@ TICK_S = 0.1
 of the loop stay far below, and a lost leader is replaced within 2 s."""
 HAND_OVER_S, HAND_OVER_LOOKS = 0.5, 50
 """A node that stops hands its leaderships over so quickly, or the others elect."""
+MAX_RELEASED = 65_536
+"""Streams remembered as released while frames of theirs may be on their way."""
 RIDING_BYTES = 16 << 20
 """Small frames kept in memory for followers of all groups; older ones are read again."""
 
@@ -54,6 +58,14 @@ class Peers(Protocol):
         handler: Callable[[int, memoryview], Coroutine[Any, Any, bytes]],
         *,
         guests: bool = False,
+    ) -> None: ...
+
+    async def open_stream(
+        self, node: int, kind: int, head: bytes, *, timeout_s: float = ...
+    ) -> OutStream: ...
+
+    def serve_stream(
+        self, kind: int, handler: Callable[[int, bytes, InStream], Coroutine[Any, Any, bytes]]
     ) -> None: ...
 
     def is_up(self, node: int) -> bool: ...
@@ -108,6 +120,8 @@ class Replication:
         self.replicas = replicas
         self.up_listeners: list[Callable[[int], None]] = []
         self.down_listeners: list[Callable[[int], None]] = []
+        self._released: dict[bytes, None] = {}
+        self._bodies: dict[asyncio.Task[None], None] = {}
         self._entropy = entropy
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -116,6 +130,7 @@ class Replication:
     def start(self) -> None:
         self.peers.serve(_kinds.PROPOSE, self._serve_propose)
         self.peers.serve(_kinds.FRAMES, self.fetcher.serve)
+        self.peers.serve_stream(_kinds.BODY, BodyReceiver(self).serve)
         self.peers.on_message = self._on_message
         self.peers.on_up = self._on_up
         self.peers.on_down = self._on_down
@@ -139,6 +154,10 @@ class Replication:
         if self._timer is not None:
             self._timer.cancel()
         await self.fetcher.close()
+        bodies = list(self._bodies)
+        for task in bodies:
+            task.cancel()
+        await asyncio.gather(*bodies, return_exceptions=True)
         for replica in list(self.replicas.values()):
             if replica.team is not None:
                 await replica.team.close()
@@ -200,6 +219,26 @@ class Replication:
         return encode_answer(Answer(Status.TAKEN, low, term))
 
     # --- frames
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """A body on its way to a member; it ends with the node at the latest."""
+        self._bodies[task] = None
+        task.add_done_callback(lambda done: self._bodies.pop(done, None))
+
+    def note_released(self, streams: Sequence[bytes]) -> None:
+        """An entry released them; frames of theirs that still come are of no use."""
+        for stream in streams:
+            self._released[stream] = None
+        while len(self._released) > MAX_RELEASED:
+            del self._released[next(iter(self._released))]
+
+    def was_released(self, stream: bytes) -> bool:
+        return stream in self._released
+
+    def stored_late(self, stream: bytes) -> None:
+        """Frames were placed: not for ever, if their stream was released meanwhile."""
+        if stream in self._released:
+            self.store.release_again(stream)
 
     def holds_now(self, stream: bytes, frames: int) -> bool:
         """All frames of the stream are placed here, as far as memory says."""

@@ -29,6 +29,7 @@ from o3storage.raft.core import (
     NOBODY,
     Append,
     Compact,
+    Core,
     DataGap,
     Entry,
     Message,
@@ -50,7 +51,7 @@ RETRY_S = 0.05
 """A leader is looked for again so often."""
 REFUSE_TICKS = 45
 """REFUSE_S in ticks of the node (`_replication.TICK_S`)."""
-STUCK_TICKS = 300
+STUCK_TICKS = 3000
 """What waits for its entry in a group that does have a leader is given up after so long."""
 ASK_AGAIN_TICKS = 5
 """A question for a read index that got no answer was lost on its way: it is asked again."""
@@ -195,6 +196,10 @@ class Team:
             and not self._replica.behind
             and self.snapshots.idle
         )
+
+    @property
+    def core(self) -> Core:
+        return self._core
 
     @property
     def group(self) -> int:
@@ -622,6 +627,8 @@ class Team:
 
     def applied(self, index: int, term: int, outcome: Outcome) -> None:
         """An entry was applied here; perhaps one that this node proposed without knowing yet."""
+        if outcome.released:
+            self._node.note_released(outcome.released)
         if self._tasks:
             recent = self._recent
             recent[index] = (term, outcome)

@@ -477,6 +477,13 @@ class Store:
         """
         return self._frames.held_now(stream)
 
+    def release_again(self, stream: bytes) -> None:
+        """Frames of a stream that an entry had released were placed after that: they go, too."""
+        self._check_open()
+        rows = self._frames.released([stream])
+        if rows:
+            self._log.write_rows(rows)
+
     def pin(self, stream: bytes) -> None:
         """Frames of the stream stay readable until `unpin`. Counted; a restart drops pins."""
         self._frames.pin(stream)

@@ -1,0 +1,213 @@
+"""A body on its way to the other members while it is uploaded: each gets its frames by a stream of
+its own, in parallel, and the upload waits for a majority only.
+
+    head    group u32, stream 16
+    piece   number u32, last u8, sealed
+
+A member that is too far behind, or fails, is dropped from the stream: it fetches what it lacks when
+the entry comes. The entry is proposed when a majority holds the frames durably; if no majority can
+be had so, it is proposed all the same, and commits when enough have fetched them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from typing import TYPE_CHECKING
+
+from o3storage.cluster import _kinds
+from o3storage.cluster._errors import ClusterError
+from o3storage.cluster._peer_streams import InStream
+from o3storage.cluster._peer_types import PeerError
+from o3storage.storage import SEAL_TAG_BYTES, SealedFrame, StoreError
+
+if TYPE_CHECKING:
+    from o3storage.cluster._replication import Replication
+    from o3storage.cluster._team import Team
+
+BEHIND_BYTES = 8 << 20
+"""What waits in memory for one member; one that is further behind than a majority is dropped."""
+OPEN_S = 2.0
+FINISH_S = 20.0
+"""The slowest sync and placement of a member that is waited for."""
+CODE_STORAGE = 64
+"""PeerError: the member cannot store the frames."""
+
+_HEAD = struct.Struct(">I16s")
+_PIECE = struct.Struct(">IB")
+
+
+class Fanout:
+    """The coordinator's side of one body. `write` its frames in order, then `durable`; or
+    `abort`."""
+
+    def __init__(self, node: Replication, team: Team, stream: bytes) -> None:
+        self._node = node
+        self._core = team.core
+        self._head = _HEAD.pack(team.group, stream)
+        self._changed: deque[asyncio.Future[None]] = deque()
+        self._branches = {
+            member: _Branch(self, member)
+            for member in self._core.configuration.members()
+            if member != node.id and node.peers.is_up(member)
+        }
+        for branch in self._branches.values():
+            branch.start()
+
+    async def write(self, frame: SealedFrame) -> None:
+        """Hand it to every member; waits while a majority is behind."""
+        while True:
+            late = [b for b in self._branches.values() if b.open and b.bytes >= BEHIND_BYTES]
+            if not late:
+                break
+            behind = {branch.member for branch in late}
+            able = [b.member for b in self._branches.values() if b.open and b.member not in behind]
+            if self._core.configuration.decided([self._node.id, *able]):
+                for branch in late:
+                    branch.drop()
+                break
+            await self._change()
+        for branch in self._branches.values():
+            if branch.open:
+                branch.put(frame)
+
+    async def durable(self) -> None:
+        """Return when a majority, this node included, holds all frames durably, or when no more
+        members will."""
+        while True:
+            done = [b.member for b in self._branches.values() if b.done]
+            if self._core.configuration.decided([self._node.id, *done]):
+                return
+            if not any(branch.open for branch in self._branches.values()):
+                return
+            await self._change()
+
+    def abort(self) -> None:
+        for branch in self._branches.values():
+            branch.drop()
+
+    async def _change(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changed.append(future)
+        await future
+
+    def changed(self) -> None:
+        while self._changed:
+            future = self._changed.popleft()
+            if not future.done():
+                future.set_result(None)
+
+    @property
+    def node(self) -> Replication:
+        return self._node
+
+    @property
+    def head(self) -> bytes:
+        return self._head
+
+
+class _Branch:
+    """One member's stream."""
+
+    def __init__(self, fanout: Fanout, member: int) -> None:
+        self.member = member
+        self.open = True
+        """It may still come to hold all frames."""
+        self.done = False
+        self.bytes = 0
+        self._fanout = fanout
+        self._queue: deque[SealedFrame] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._fanout.node.keep(self._task)
+
+    def put(self, frame: SealedFrame) -> None:
+        self._queue.append(frame)
+        self.bytes += len(frame.data)
+        self._kick()
+
+    def drop(self) -> None:
+        if self.open:
+            self.open = False
+            self._queue.clear()
+            if self._task is not None:
+                self._task.cancel()
+
+    def _kick(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    async def _run(self) -> None:
+        peers = self._fanout.node.peers
+        out = None
+        try:
+            out = await peers.open_stream(
+                self.member, _kinds.BODY, self._fanout.head, timeout_s=OPEN_S
+            )
+            last = False
+            while not last:
+                while not self._queue:
+                    self._wake = asyncio.get_running_loop().create_future()
+                    await self._wake
+                frame = self._queue.popleft()
+                last = frame.last
+                head = _PIECE.pack(frame.number, frame.last)
+                await out.write(b"".join((head, frame.data)), last)
+                self.bytes -= len(frame.data)
+                self._fanout.changed()
+            await out.finish(FINISH_S)
+            self.done = True
+        except ClusterError:
+            pass  # it fetches what it lacks
+        finally:
+            self.open = False
+            self._queue.clear()
+            if out is not None and not self.done:
+                out.abort()
+            self._fanout.changed()
+
+
+class BodyReceiver:
+    """The members' side."""
+
+    def __init__(self, node: Replication) -> None:
+        self._node = node
+
+    async def serve(self, _: int, head: bytes, pieces: InStream) -> bytes:
+        if len(head) != _HEAD.size:
+            raise ValueError("a stream of a body with a bad head")
+        _group, stream = _HEAD.unpack(head)
+        store = self._node.store
+        writer = None
+        try:
+            expected = 0
+            async for piece in pieces:
+                if writer is None:
+                    writer = store.open_stream(stream)
+                await writer.write(decode_piece(stream, piece, expected))
+                expected += 1
+            if writer is not None and not self._node.was_released(stream):
+                await writer.sync()
+                self._node.stored_late(stream)
+        except StoreError as error:
+            raise PeerError(CODE_STORAGE, str(error)) from error
+        finally:
+            if writer is not None:
+                writer.discard()
+        return b""
+
+
+def decode_piece(stream: bytes, piece: bytes, expected: int) -> SealedFrame:
+    """The frame of a piece. Raises ValueError."""
+    if len(piece) <= _PIECE.size + SEAL_TAG_BYTES:
+        raise ValueError("a piece of a body is cut short")
+    number, last = _PIECE.unpack_from(piece)
+    if number != expected or last > 1:
+        raise ValueError("a piece of a body that nobody sent")
+    data = bytes(piece[_PIECE.size :])
+    return SealedFrame(stream, number, bool(last), len(data) - SEAL_TAG_BYTES, data)
