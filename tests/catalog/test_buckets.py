@@ -214,7 +214,7 @@ def test_access_keys() -> None:
         node.submit_now(c.PutAccessKey("x", b"", "owner", NOW))
     node.submit_now(c.PutAccessKey("k2", b"new", "owner", NOW))
     page = node.query_now(c.list_access_keys("owner"))
-    assert [(k.key_id, k.secret_sealed) for k in page.keys] == [("k1", b"sealed"), ("k2", b"new")]
+    assert [(k.key_id, k.secret) for k in page.keys] == [("k1", b"sealed"), ("k2", b"new")]
     page = node.query_now(c.list_access_keys(None, limit=2))
     assert ([k.key_id for k in page.keys], page.next_after) == (["k1", "k2"], "k2")
     page = node.query_now(c.list_access_keys(None, after="k2"))

@@ -495,6 +495,26 @@ def test_a_flipped_bit_anywhere_in_the_log_is_never_an_unnoticed_change():
     run(main(), 1)
 
 
+def test_a_defect_in_the_bulk_writer_lets_nobody_wait():
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        store = await open_store(SimDisk(1))
+        told = []
+        store.on_out_of_service(told.append)
+        stream = store.open_stream(stream_id(1))
+        store._bulk._encode = lambda *_: 1 // 0
+        await stream.write(frame(1, 0, 30_000))
+        with pytest.raises(StoreOutOfService, match="internal error"):
+            await asyncio.wait_for(stream.sync(), 5)
+        with pytest.raises(StoreOutOfService):
+            await store.append(1, hard(1), [entry(1)])
+        assert len(told) == 1 and "internal error" in store.stats().out_of_service
+        assert "OUT_OF_SERVICE" not in await store._core.disk.list_dir("")
+        await store.close()
+
+    run(main(), 1)
+
+
 def test_a_defect_in_the_writer_lets_nobody_wait():
     async def main():
         disk = SimDisk(1)

@@ -75,7 +75,7 @@ def pack_access_key(key: AccessKey) -> bytes:
             u64(key.created_ns),
             text8(key.owner),
             text8(key.status),
-            bytes32(key.secret_sealed),
+            bytes32(key.secret),
         )
     )
 
@@ -238,7 +238,7 @@ def put_access_key(_: Range, command: c.PutAccessKey) -> Apply:
     if value is not None and unpack_access_key(command.key_id, value).owner != command.owner:
         return refused(AccessKeyExists(command.key_id))
     key = AccessKey(
-        command.key_id, command.secret_sealed, command.owner, command.created_ns, command.status
+        command.key_id, command.secret, command.owner, command.created_ns, command.status
     )
     owner_row = owned(TABLE_OWNER_KEY, command.owner.encode(), command.key_id.encode())
     return Outcome(None, None, [(row_key, pack_access_key(key)), (owner_row, b"")])

@@ -87,7 +87,7 @@ class PutAccessKey:
     """Create an access key, or replace the same owner's. -> None. AccessKeyExists."""
 
     key_id: str
-    secret_sealed: bytes = field(repr=False)
+    secret: bytes = field(repr=False)
     owner: str
     created_ns: int
     status: str = "Active"

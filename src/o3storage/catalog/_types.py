@@ -160,10 +160,11 @@ class CompletedUpload:
 
 @dataclass(slots=True)
 class AccessKey:
-    """An access key. The secret is sealed by the S3 layer; the catalog never sees it in clear."""
+    """An access key. The row holds the secret itself: signatures cannot be checked with less. On
+    a disk it lies sealed like all rows, by each node's own disk key."""
 
     key_id: str
-    secret_sealed: bytes = field(repr=False)
+    secret: bytes = field(repr=False)
     owner: str
     created_ns: int
     status: str = "Active"

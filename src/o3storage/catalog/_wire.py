@@ -263,7 +263,7 @@ _LAYOUTS: Final[dict[type[Any], _Layout]] = {
         8,
         (
             ("key_id", _NAME),
-            ("secret_sealed", _limited(MAX_SECRET_BYTES)),
+            ("secret", _limited(MAX_SECRET_BYTES)),
             ("owner", _TEXT),
             ("created_ns", _TIME),
             ("status", _KEY_STATUS),

@@ -68,7 +68,11 @@ def env(options: argparse.Namespace) -> int:
 
 
 def key(options: argparse.Namespace) -> int:
-    """Make, list or remove access keys."""
+    """Make, list or remove access keys; exchange the root key or the master key."""
+    if options.action == "rotate-master":
+        from ._master import rotate  # (opens the store's files; the others only ask the server)
+
+        return rotate(options)
     admin = Admin(options)
     if options.action == "create":
         made = asyncio.run(admin.call("POST", "/keys", body={"owner": options.owner}))

@@ -210,6 +210,15 @@ examples:
     _add_endpoint(listing)
     rotate = actions.add_parser("rotate-root", help="a new root key, on all nodes")
     _add_endpoint(rotate)
+    master = actions.add_parser(
+        "rotate-master", help="exchange the master key of a stopped store; data stays as it is"
+    )
+    master.add_argument(
+        "--to",
+        metavar="FILE",
+        help="where the new one goes, if it is not kept in the data directory",
+    )
+    _add_data_dir(master)
     remove = actions.add_parser("remove", help="a key stops working at once")
     remove.add_argument("key_id")
     _add_endpoint(remove)

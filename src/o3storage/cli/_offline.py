@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def _stopped_store(options: argparse.Namespace) -> AsyncIterator[tuple[DataDir, NativeJobs]]:
+async def stopped_store(options: argparse.Namespace) -> AsyncIterator[tuple[DataDir, NativeJobs]]:
     """The locked data directory of a stopped store. Raises CommandError."""
     pool = JobPool()
     await pool.start()
@@ -92,7 +92,7 @@ def verify(options: argparse.Namespace) -> int:
     """Check everything; exit 0 when all is good, 1 when something was not (repaired or not)."""
 
     async def check() -> int:
-        async with _stopped_store(options) as (opened, jobs):
+        async with stopped_store(options) as (opened, jobs):
             steps = _Steps()
             started = time.monotonic()
             report = await verify_store(
@@ -151,7 +151,7 @@ def inspect(options: argparse.Namespace) -> int:
     }
 
     async def run() -> int:
-        async with _stopped_store(options) as (opened, jobs):
+        async with stopped_store(options) as (opened, jobs):
             store = await OfflineStore.open(
                 opened.disk,
                 disk_key=opened.keys.node.disk_key,

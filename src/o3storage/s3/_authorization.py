@@ -58,8 +58,9 @@ def has_query_credentials(request: S3Request) -> bool:
         if name in ("AWSAccessKeyId", "Signature"):
             raise S3Error(
                 "InvalidRequest",
-                "The authorization mechanism you have provided is not supported. Please use "
-                f"{ALGORITHM}.",
+                "This URL is signed with Signature V2 (AWSAccessKeyId, Signature), which is not "
+                f"supported. Presign it with Signature V4 ({ALGORITHM}): X-Amz-Signature in place "
+                "of Signature; in boto3 Config(signature_version='s3v4').",
             )
     return False
 

@@ -45,4 +45,4 @@ class Credentials:
             return None
         if found.status != "Active":
             return None
-        return Credential(found.key_id, found.secret_sealed, found.owner)
+        return Credential(found.key_id, found.secret, found.owner)

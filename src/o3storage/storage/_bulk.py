@@ -287,6 +287,8 @@ class BulkWriter:
             wake.set_result(None)
 
     def _fail(self, error: StoreError) -> None:
+        for item in self._queue:
+            item.owner.error = error
         waiting = [*(future for _, future in self._syncs), *self._room_waiters]
         self._syncs.clear()
         self._room_waiters.clear()
@@ -322,6 +324,8 @@ class BulkWriter:
                 self.core.fault(error)
             except StoreError as error:
                 self._fail(error)
+            except Exception as error:
+                self._fail(self.core.defect("bulk writer", error))
 
     def _refuse(self, error: StoreFull) -> None:
         """No room: the streams in the queue end here, what was written before stays good."""

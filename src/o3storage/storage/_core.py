@@ -165,6 +165,20 @@ class Core:
             self.mark_task = asyncio.get_running_loop().create_task(self._leave_mark())
         return self.refusal()
 
+    def defect(self, who: str, error: Exception) -> StoreOutOfService:
+        """A defect of the program ended a writer: what waits for it must not wait for ever. The
+        disk is not to blame, so it is not marked. Returns what to raise."""
+        if not self.out_of_service:
+            self.out_of_service = f"internal error: {error!r}; restart the store"
+            self.stats.out_of_service = self.out_of_service
+            refusal = self.refusal()
+            for listener in self.fault_listeners:
+                listener(refusal)
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": f"the {who} met a defect", "exception": error}
+        )
+        return self.refusal()
+
     def refusal(self) -> StoreOutOfService:
         return StoreOutOfService(
             f"the disk is out of service ({self.out_of_service}); replace it, or run "

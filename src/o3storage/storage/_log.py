@@ -311,15 +311,8 @@ class LogWriter:
             self._fail_all(self.core.fault(error))
         except (StoreFull, StoreOutOfService) as error:
             self._fail_all(error)
-        except Exception as error:  # a defect of the program
-            # appends must not wait for ever; the disk is not to blame, so it is not marked
-            self.core.out_of_service = f"internal error: {error!r}; restart the store"
-            for listener in self.core.fault_listeners:
-                listener(self.core.refusal())
-            self._fail_all(self.core.refusal())
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "the log writer met a defect", "exception": error}
-            )
+        except Exception as error:
+            self._fail_all(self.core.defect("log writer", error))
 
     def _fail_all(self, error: StoreError) -> None:
         """Nothing that waits here will be written."""
