@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from o3storage import catalog
-from o3storage.cluster import Unavailable, _records
+from o3storage.cluster import BodyDamaged, Unavailable, _records
 from o3storage.cluster._kinds import BODY
-from o3storage.crypto import wrap_epoch_key
+from o3storage.crypto import FRAME_BYTES, wrap_epoch_key
 from o3storage.raft.core import Append
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import SealedFrame
+from o3storage.storage import BadFrame, SealedFrame
+from o3storage.storage._frames import frame_place
 from tests.cluster.support import body_of
 from tests.cluster.team_support import Member, Team, team
 
@@ -439,3 +440,64 @@ def test_frames_that_come_after_their_stream_was_released_are_not_kept() -> None
             assert not await two.store.stream_frames(stream)
 
     run(main(), 15)
+
+
+async def spoil(member: Member, stream: bytes, number: int) -> None:
+    """A bit of a frame turns over on one node's disk."""
+    run_at, first = await member.store._frames.find(stream, number)
+    offset, size = frame_place(run_at, number - first)
+    volume = member.store._core.volumes[run_at.volume]
+    member.disk.rot(volume.path, offset + size // 2, 0x10)
+
+
+@pytest.mark.parametrize("size", [5_000, 700_000])
+def test_a_damaged_frame_is_taken_from_another_replica_and_stored_again(size: int) -> None:
+    async def main() -> None:
+        async with team(seed=16) as group:
+            bucket = await group.members[0].bucket()
+            body = body_of(1, size)
+            upload, command = await group.members[0].upload(bucket, b"key", body)
+            await group.members[0].node.submit(command, upload.frames)
+            await equal(group)
+            member = group.members[1]
+            last = max(0, -(-size // FRAME_BYTES) - 1)
+            for number in {0: None, last: None}:
+                await spoil(member, upload.ref.stream, number)
+            assert await member.get(bucket, b"key") == body
+            repair = member.node.replication.repair
+            assert repair.repaired_frames == (2 if last else 1)
+            for other in (group.members[0], group.members[2]):
+                await spoil(other, upload.ref.stream, last)
+            assert await member.get(bucket, b"key") == body, "from its own disk again"
+            assert repair.repaired_frames == (2 if last else 1)
+            assert member.node.status()["frames_repaired"] == repair.repaired_frames
+
+    run(main(), 16)
+
+
+def test_what_scrub_finds_is_repaired_and_what_nobody_has_is_an_error() -> None:
+    async def main() -> None:
+        async with team(seed=17) as group:
+            bucket = await group.members[0].bucket()
+            upload, command = await group.members[0].upload(bucket, b"key", body_of(1, 700_000))
+            await group.members[0].node.submit(command, upload.frames)
+            await equal(group)
+            member = group.members[2]
+            await spoil(member, upload.ref.stream, 1)
+            repair = member.node.replication.repair
+            repair.wanted(BadFrame(upload.ref.stream, 1, 0, 0, "as scrub says"))
+            for _ in range(100):
+                if repair.repaired_frames:
+                    break
+                await asyncio.sleep(0.05)
+            assert repair.repaired_frames == 1
+            assert bytes(await member.store.read_frame(upload.ref.stream, 1))
+            for other in group.members:
+                await spoil(other, upload.ref.stream, 2)
+            with pytest.raises(BodyDamaged):
+                await member.get(bucket, b"key")
+            repair.wanted(BadFrame(upload.ref.stream, 2, 0, 0, "as scrub says"))
+            await asyncio.sleep(10.0)
+            assert repair.unrepaired_frames == 1
+
+    run(main(), 17)

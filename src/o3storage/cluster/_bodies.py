@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from o3storage.cluster._errors import BodyDamaged, BodyMissing, Unavailable
 from o3storage.cluster._reading import READ_FAULTS
@@ -13,6 +15,9 @@ from o3storage.crypto import FRAME_BYTES, TAG_BYTES, SealError, StreamRef, Strea
 from o3storage.runtime.disk import Buffer
 from o3storage.runtime.jobs import Jobs
 from o3storage.storage import FrameBad, FrameMissing, Store
+
+if TYPE_CHECKING:
+    from o3storage.cluster._repair import Repair
 
 READ_AHEAD_FRAMES = 2
 """Frames read and unsealed beyond the one being sent: hides the disk; 768 KiB for each reader."""
@@ -69,10 +74,33 @@ def _refusal(error: Exception, ref: StreamRef, number: int) -> Exception:
     return Unavailable(str(error))
 
 
-async def _read_frame(
+async def _read_frame(  # noqa: PLR0917
+    store: Store,
+    jobs: Jobs,
+    sealer: StreamSealer,
+    ref: StreamRef,
+    number: int,
+    repair: Repair | None,
+) -> bytes:
+    """One frame's plaintext, checked twice: BLAKE3 of what is stored, then its seal. One that is
+    bad here, or not here, is asked of the other replicas."""
+    try:
+        return await _read_own(store, jobs, sealer, ref, number)
+    except (BodyMissing, BodyDamaged) as error:
+        frames = frame_count(ref)
+        frame = await repair.fetch(ref.stream, number, frames) if repair is not None else None
+        if repair is None or frame is None:
+            raise
+        plain = _unseal_now(sealer, ref, number, frame.data)
+        if isinstance(error, BodyDamaged):
+            with contextlib.suppress(*READ_FAULTS):
+                await repair.store_again(frame)
+        return plain
+
+
+async def _read_own(
     store: Store, jobs: Jobs, sealer: StreamSealer, ref: StreamRef, number: int
 ) -> bytes:
-    """One frame's plaintext, checked twice: BLAKE3 of what is stored, then its seal."""
     try:
         sealed = store.read_frame_now(ref.stream, number)
         if sealed is None:
@@ -91,7 +119,14 @@ async def _read_frame(
 
 
 async def read_stream(
-    store: Store, jobs: Jobs, sealer: StreamSealer, ref: StreamRef, *, offset: int, length: int
+    store: Store,
+    jobs: Jobs,
+    sealer: StreamSealer,
+    ref: StreamRef,
+    *,
+    offset: int,
+    length: int,
+    repair: Repair | None = None,
 ) -> AsyncIterator[Buffer]:
     """Plaintext bytes [offset, offset + length), cut at the end of the body, in pieces of at most
     a frame, each verified before it is yielded. The stream is pinned while the iterator lives.
@@ -109,7 +144,7 @@ async def read_stream(
     try:
         if number == final:
             # One frame: no task, no read-ahead.
-            plain = await _read_frame(store, jobs, sealer, ref, number)
+            plain = await _read_frame(store, jobs, sealer, ref, number, repair)
             base = number * FRAME_BYTES
             yield _cut(plain, offset - base, end - base)
             return
@@ -117,7 +152,7 @@ async def read_stream(
         next_number = number
         while number <= final:
             while next_number <= final and len(ahead) <= READ_AHEAD_FRAMES:
-                read = _read_frame(store, jobs, sealer, ref, next_number)
+                read = _read_frame(store, jobs, sealer, ref, next_number, repair)
                 ahead.append(loop.create_task(read))
                 next_number += 1
             plain = await ahead[0]

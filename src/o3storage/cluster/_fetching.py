@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from o3storage.cluster import _kinds
 from o3storage.cluster._errors import ClusterError
@@ -32,7 +32,7 @@ from o3storage.storage import (
 
 if TYPE_CHECKING:
     from o3storage.cluster._replication import Replication
-    from o3storage.cluster._team import Team, Wanted
+    from o3storage.cluster._team import Team
 
 WORKERS = 4
 """Streams fetched at a time: they hide each other's round trips."""
@@ -48,6 +48,16 @@ _REQUEST = struct.Struct(">IQ16sIH")
 _FRAME = struct.Struct(">II")
 
 FRAMES_FOLLOW, NONE_HERE, SUPERSEDED = 0, 1, 2
+
+
+class Wanted(NamedTuple):
+    """Frames that an entry names and that are not all here."""
+
+    stream: bytes
+    frames: int
+    session: int
+    at: int
+    """Index of the entry, or of one that was applied after it."""
 
 
 class Fetcher:
@@ -164,6 +174,17 @@ class Fetcher:
             if writer is not None:
                 writer.discard()
         return False
+
+    async def fetch_one(
+        self, node: int, stream: bytes, number: int, frames: int
+    ) -> SealedFrame | None:
+        """One frame of a stream of `frames`, if that node has it."""
+        try:
+            answer = await self._call(node, _REQUEST.pack(0, 0, stream, number, 1))
+            found = decode_frames(Wanted(stream, frames, 0, 0), answer, number)
+        except (ClusterError, ValueError):
+            return None
+        return found[0] if found else None
 
     async def _call(self, node: int, request: bytes) -> bytes:
         return await self._node.peers.call(

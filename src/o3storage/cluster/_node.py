@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from o3storage.cluster import _bodies, _records
 from o3storage.cluster._collector import Collector
 from o3storage.cluster._data import Fanout
-from o3storage.cluster._errors import ClusterError, Unavailable
+from o3storage.cluster._errors import BodyDamaged, BodyMissing, ClusterError, Unavailable
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
 from o3storage.cluster._reading import MISS, READ_FAULTS, read_now, read_row
 from o3storage.cluster._replica import Replica
@@ -435,7 +435,12 @@ class Node:
     def read_small_now(self, ref: StreamRef) -> bytes | None:
         """The whole body of at most one frame, verified, if it needs no disk I/O; else None.
         Raises BodyMissing, BodyDamaged, Unavailable."""
-        return _bodies.read_small_now(self.store, self._sealer(ref), ref)
+        try:
+            return _bodies.read_small_now(self.store, self._sealer(ref), ref)
+        except (BodyMissing, BodyDamaged):
+            if self.replication is None:
+                raise
+            return None  # `read_stream` asks the others
 
     def read_stream(
         self, ref: StreamRef, offset: int = 0, length: int | None = None
@@ -445,7 +450,13 @@ class Node:
         its end. Raises BodyMissing, BodyDamaged, Unavailable."""
         size = ref.size_bytes if length is None else length
         return _bodies.read_stream(
-            self.store, self.jobs, self._sealer(ref), ref, offset=offset, length=size
+            self.store,
+            self.jobs,
+            self._sealer(ref),
+            ref,
+            offset=offset,
+            length=size,
+            repair=self.replication.repair if self.replication is not None else None,
         )
 
     # --- facts
@@ -467,6 +478,7 @@ class Node:
             "active_nodes": 1,
             "total_replicas": len(self._replicas),
             "epoch": self._epochs.newest if len(self._epochs) else 0,
+            **(self.replication.status() if self.replication is not None else {}),
             "open_streams_to_collect": self._collector.waiting,
             "streams_collected": self._collector.collected,
             "groups": [replica.status() for replica in self._replicas.values()],

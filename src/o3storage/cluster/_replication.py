@@ -17,6 +17,7 @@ from o3storage.cluster._fetching import Fetcher
 from o3storage.cluster._forwarding import Answer, Status, decode_batch, encode_answer
 from o3storage.cluster._peer_streams import InStream, OutStream
 from o3storage.cluster._reading import READ_FAULTS
+from o3storage.cluster._repair import Repair
 from o3storage.cluster._team import Batch, small_frame
 from o3storage.raft.core import NOBODY, Message, PeerLost, TransferLeadership
 from o3storage.runtime.clock import Entropy
@@ -117,6 +118,7 @@ class Replication:
         self.store = store
         self.riding = RidingFrames()
         self.fetcher = Fetcher(self)
+        self.repair = Repair(self)
         self.replicas = replicas
         self.up_listeners: list[Callable[[int], None]] = []
         self.down_listeners: list[Callable[[int], None]] = []
@@ -135,6 +137,7 @@ class Replication:
         self.peers.on_up = self._on_up
         self.peers.on_down = self._on_down
         self.fetcher.start()
+        self.store.on_bad_frame(self.repair.wanted)
         self._timer = self._loop.call_later(TICK_S, self._tick)
 
     async def hand_over(self) -> None:
@@ -154,6 +157,7 @@ class Replication:
         if self._timer is not None:
             self._timer.cancel()
         await self.fetcher.close()
+        await self.repair.close()
         bodies = list(self._bodies)
         for task in bodies:
             task.cancel()
@@ -219,6 +223,23 @@ class Replication:
         return encode_answer(Answer(Status.TAKEN, low, term))
 
     # --- frames
+
+    def status(self) -> dict[str, Any]:
+        """Counters for `Node.status`."""
+        return {
+            "frames_fetched": self.fetcher.fetched_frames,
+            "frames_repaired": self.repair.repaired_frames,
+            "frames_not_repaired": self.repair.unrepaired_frames,
+        }
+
+    def everyone(self) -> list[int]:
+        """All other members of this node's groups that can be reached."""
+        found: dict[int, None] = {}
+        for replica in self.replicas.values():
+            for member in replica.core.configuration.members():
+                if member != self.id and self.peers.is_up(member):
+                    found[member] = None
+        return list(found)
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """A body on its way to a member; it ends with the node at the latest."""

@@ -15,12 +15,12 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _records
 from o3storage.cluster._audit import look_through
 from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavailable
-from o3storage.cluster._fetching import in_order
+from o3storage.cluster._fetching import Wanted, in_order
 from o3storage.cluster._forwarding import Answer, Status, decode_answer, encode_batch
 from o3storage.cluster._peer_types import Code, PeerError
 from o3storage.cluster._snapshots import Snapshots
@@ -109,16 +109,6 @@ class Batch:
         self.futures = [self.futures[number] for number in keep]
         self.adds = [False] * len(keep)
         self.framed = []
-
-
-class Wanted(NamedTuple):
-    """Frames that an entry names and that are not all here."""
-
-    stream: bytes
-    frames: int
-    session: int
-    at: int
-    """Index of the entry, or of one that was applied after it."""
 
 
 class Team:
