@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from o3storage.catalog import Catalog, Command, prefix_length
-from o3storage.cluster import Node
+from o3storage.catalog import Catalog, Command, DeleteObject, get_bucket, prefix_length
+from o3storage.cluster import BodyMissing, Node
 from o3storage.crypto import open_keys
 from o3storage.runtime import JobPool, NativeJobs, RealDisk, SystemEntropy
 from o3storage.s3 import Service, ServiceConfig
+from o3storage.server import Housekeeping
 from o3storage.storage import Store as DiskStore
 from tests.s3 import (
     test_buckets,
@@ -189,3 +190,50 @@ def test_a_refused_body_leaves_no_frames_behind(real: RealStore) -> None:
 
     real.runner.run(collected())
     assert real.node.status()["open_streams_to_collect"] == 0
+
+
+@pytest.mark.parametrize("room", [50_000, 3], ids=["room for all", "no room"])
+def test_an_answer_under_way_keeps_its_parts_though_the_object_goes(
+    real: RealStore, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """With no room to hold so many parts it is cut; never is a wrong byte sent."""
+    monkeypatch.setattr("o3storage.s3._complete.MIN_PART_BYTES", 1)
+    monkeypatch.setattr("o3storage.s3._bodies.MAX_HELD_PARTS", room)
+    real.bucket()
+    upload = real.upload("/bucket/k")
+    parts = [bytes((n,)) * 300_000 for n in range(1, 6)]
+    etags = [
+        test_multipart.put_part(real, "/bucket/k", upload, n, part)
+        for n, part in enumerate(parts, 1)
+    ]
+    assert real.complete("/bucket/k", upload, list(enumerate(etags, 1))).status == 200
+    inner, calls = real.node.read_stream, 0
+
+    async def remove() -> None:
+        bucket = await real.node.query(get_bucket("bucket"))
+        now_ns = real.clock.wall_ns()
+        await real.node.submit(DeleteObject(bucket.bucket_id, bucket.epoch, b"k", now_ns, OWNER))
+        assert await Housekeeping(real.node, real.clock).round()
+
+    def reading(ref: Any, offset: int, length: int) -> Any:
+        nonlocal calls
+        calls += 1
+        at = calls
+
+        async def pieces() -> Any:
+            if at == 2:
+                await remove()
+            async for piece in inner(ref, offset, length):
+                yield piece
+
+        return pieces()
+
+    monkeypatch.setattr(real.node, "read_stream", reading, raising=False)
+    if room > len(parts):
+        assert real.get("/bucket/k").body == b"".join(parts)
+    else:
+        with pytest.raises(BodyMissing):
+            real.get("/bucket/k")
+    assert calls >= 2 and real.service.held_parts == 0
+    assert not real._disk_store._frames._pins
+    assert real.get("/bucket/k").code == "NoSuchKey"

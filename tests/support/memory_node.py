@@ -73,6 +73,7 @@ class MemoryNode:
         self.streams: dict[bytes, bytes] = {}
         """Plaintext by stream id."""
         self.released: list[bytes] = []
+        self.pins: dict[bytes, int] = {}
         self.now_ns = now_ns
         self.submitted: list[Command] = []
         self._streams_made = 0
@@ -86,7 +87,8 @@ class MemoryNode:
         outcome = self.rows.apply(self.catalog.apply(self.catalog.encode(command)))
         for stream in outcome.released:
             self.released.append(stream)
-            self.streams.pop(stream, None)
+            if not self.pins.get(stream):
+                self.streams.pop(stream, None)
         if outcome.error is not None:
             raise outcome.error
         return outcome.result
@@ -142,6 +144,22 @@ class MemoryNode:
             stop = min(end, (offset // FRAME_BYTES + 1) * FRAME_BYTES)
             yield data[offset:stop]
             offset = stop
+
+    def hold(self, bodies: Sequence[bytes]) -> Callable[[], None]:
+        """As `cluster.Node.hold`."""
+        streams = [StreamRef.unpack(body).stream for body in bodies]
+        for stream in streams:
+            self.pins[stream] = self.pins.get(stream, 0) + 1
+
+        def let_go() -> None:
+            for stream in streams:
+                self.pins[stream] -= 1
+                if not self.pins[stream]:
+                    del self.pins[stream]
+                    if stream in self.released:
+                        self.streams.pop(stream, None)
+
+        return let_go
 
     def status(self) -> dict[str, Any]:
         return {"rows": len(self.rows.keys), "streams": len(self.streams)}

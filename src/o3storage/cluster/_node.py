@@ -7,7 +7,7 @@ node among others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from o3storage.cluster import _bodies, _records
@@ -458,6 +458,19 @@ class Node:
             length=size,
             repair=self.replication.repair if self.replication is not None else None,
         )
+
+    def hold(self, bodies: Sequence[bytes]) -> Callable[[], None]:
+        """What packed references name stays readable on this node until the returned function is
+        called, once, though it is released meanwhile."""
+        streams = [StreamRef.unpack(body).stream for body in bodies if body]
+        for stream in streams:
+            self.store.pin(stream)
+
+        def let_go() -> None:
+            for stream in streams:
+                self.store.unpin(stream)
+
+        return let_go
 
     # --- facts
 

@@ -7,7 +7,7 @@ leaves nothing behind. Out: the first piece is read, and with it verified, befor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 WHOLE_ANSWER_BYTES: Final = 256 * 1024
 """Up to one frame an answer is sent as one piece."""
 
+MAX_HELD_PARTS: Final = 50_000
+"""Parts that all answers under way hold together, at about 400 bytes each. An answer for which
+there is no room finds its parts as it goes; it is cut if its object is overwritten meanwhile."""
 PARTS_PER_STEP: Final = 100
 """Parts of a multipart version looked up at a time while it is read."""
 
@@ -137,21 +140,76 @@ async def read_version(
             yield piece
         return
     end = offset + length
-    while offset < end:
-        spans = await ctx.query(parts_from(bucket_id, version, offset, PARTS_PER_STEP))
-        if not spans:
-            raise S3Error("InternalError", "A part of the object is missing.")
-        for span in spans:
-            if span.offset >= end:
-                break
-            inner = offset - span.offset
-            count = min(end, span.offset + span.size_bytes) - offset
-            if count <= 0:
-                continue
-            stream = ctx.service.node.read_stream(StreamRef.unpack(span.body), inner, count)
-            async for piece in stream:
-                yield piece
-            offset += count
+    held = HeldParts(ctx)
+    try:
+        if not await held.take(bucket_id, version, offset, end):
+            held.release()
+        while offset < end:
+            parts = held.parts or await _parts(ctx, bucket_id, version, offset)
+            for start, size, body in parts:
+                if start >= end:
+                    break
+                inner = offset - start
+                count = min(end, start + size) - offset
+                if count <= 0:
+                    continue
+                stream = ctx.service.node.read_stream(StreamRef.unpack(body), inner, count)
+                async for piece in stream:
+                    yield piece
+                offset += count
+    finally:
+        held.release()
+
+
+Part = tuple[int, int, bytes]
+"""(first byte in the object, bytes, packed stream)."""
+
+
+async def _parts(ctx: Context, bucket_id: int, version: VersionInfo, offset: int) -> list[Part]:
+    """A page of parts from the one that holds byte `offset` on."""
+    spans = await ctx.query(parts_from(bucket_id, version, offset, PARTS_PER_STEP))
+    if not spans:
+        raise S3Error("InternalError", "A part of the object is missing.")
+    return [(span.offset, span.size_bytes, span.body) for span in spans]
+
+
+class HeldParts:
+    """The parts of an answer, kept readable from its start to its end though the object is
+    overwritten or deleted meanwhile."""
+
+    __slots__ = ("_ctx", "_release", "parts")
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._release: list[Callable[[], None]] = []
+        self.parts: list[Part] = []
+
+    async def take(self, bucket_id: int, version: VersionInfo, offset: int, end: int) -> bool:
+        """Find and hold all parts of [offset, end); False if there are too many. Raises what the
+        query does, NoSuchVersion among it."""
+        service = self._ctx.service
+        at = offset
+        while at < end:
+            page = await _parts(self._ctx, bucket_id, version, at)
+            page = [part for part in page if part[0] < end]
+            if service.held_parts + len(page) > MAX_HELD_PARTS:
+                return False
+            service.held_parts += len(page)
+            self.parts += page
+            self._release.append(service.node.hold([body for _, _, body in page]))
+            at = page[-1][0] + page[-1][1]
+        if len(self.parts) > 1:
+            # That the version stands now shows that nothing was let go before it was held.
+            await _parts(self._ctx, bucket_id, version, offset)
+        return True
+
+    def release(self) -> None:
+        """Idempotent."""
+        self._ctx.service.held_parts -= len(self.parts)
+        self.parts = []
+        release, self._release = self._release, []
+        for let_go in release:
+            let_go()
 
 
 class Prefetched:

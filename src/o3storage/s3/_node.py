@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from o3storage._native import Digester
@@ -54,6 +54,8 @@ class Node(Protocol):
     def read_small_now(self, ref: StreamRef) -> bytes | None: ...
 
     def read_stream(self, ref: StreamRef, offset: int, length: int) -> AsyncIterator[Buffer]: ...
+
+    def hold(self, bodies: Sequence[bytes]) -> Callable[[], None]: ...
 
 
 __all__ = ["Buffer", "Digester", "Node", "StreamUpload"]

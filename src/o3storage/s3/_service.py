@@ -82,6 +82,8 @@ class Service:
     ) -> None:
         config = config or ServiceConfig()
         self.node = node
+        self.held_parts = 0
+        """Parts that answers under way keep readable (`_bodies.HeldParts`)."""
         self.clock = clock
         self.entropy = entropy
         self.region = config.region

@@ -110,6 +110,15 @@ class Application:
             config.data_dir, self.pool, self.entropy, master, create=True
         )
         await self._open_node()
+        try:
+            return await self._begin()
+        except BaseException:
+            await self._close_rooms()
+            raise
+
+    async def _begin(self) -> list[str]:
+        """Over the open node: what serves requests. Raises StartError."""
+        config = self.config
         self._tell_of_faults()
         new_store = self.data_dir.keys.created
         root_keys = self._with_environment(await self._stored_root_key())
@@ -416,10 +425,17 @@ class Application:
         if self.admin_http is not None:
             await self.admin_http.drain(1.0)
         await self.housekeeping.stop()
+        await self._close_rooms()
+        _running.remove(self.config.data_dir)
+
+    async def _close_rooms(self) -> None:
+        """Node, network, store, lock: after a start that failed too, whatever it came to."""
+        for server in (getattr(self, "http", None), self.admin_http):
+            if server is not None:
+                await server.drain(0.0)  # (nothing is in flight: `stop` waited for it)
         await self.clustered.close()
         await self.network.close()
         await self.store.close()
-        _running.remove(self.config.data_dir)
         self.data_dir.release()
 
 
