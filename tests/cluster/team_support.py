@@ -151,12 +151,12 @@ class PlainStream:
             self.abort()
             raise PeerLost("the link broke")
 
-    async def write(self, piece: Any, last: bool = False) -> None:
+    async def write(self, piece: Any, last: bool = False, *, head: bytes = b"") -> None:
         self._check()
         while self.pieces.full():
             await asyncio.sleep(DELAY_S)
             self._check()
-        self.pieces.put_nowait((bytes(piece), last))
+        self.pieces.put_nowait((head + bytes(piece), last))
 
     async def finish(self, timeout_s: float) -> bytes:
         for _ in range(int(timeout_s / DELAY_S)):

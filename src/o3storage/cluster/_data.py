@@ -157,7 +157,7 @@ class _Branch:
                 frame = self._queue.popleft()
                 last = frame.last
                 head = _PIECE.pack(frame.number, frame.last)
-                await out.write(b"".join((head, frame.data)), last)
+                await out.write(frame.data, last, head=head)
                 self.bytes -= len(frame.data)
                 self._fanout.changed()
             await out.finish(FINISH_S)
@@ -209,5 +209,5 @@ def decode_piece(stream: bytes, piece: bytes, expected: int) -> SealedFrame:
     number, last = _PIECE.unpack_from(piece)
     if number != expected or last > 1:
         raise ValueError("a piece of a body that nobody sent")
-    data = bytes(piece[_PIECE.size :])
+    data = memoryview(piece)[_PIECE.size :]
     return SealedFrame(stream, number, bool(last), len(data) - SEAL_TAG_BYTES, data)

@@ -66,11 +66,11 @@ class OutStream:
         """Whether a piece of this size fits the window now."""
         return not self.unconsumed_bytes or self.unconsumed_bytes + size_bytes <= self._window_bytes
 
-    async def write(self, piece: Buffer, last: bool = False) -> None:
-        """Send one piece (at most MAX_PIECE_BYTES), once the window and the link have room. It may
-        not change until the stream ended. After an early answer of the peer it does nothing.
-        Raises PeerError (the peer's handler failed), PeerLost."""
-        size = len(piece)
+    async def write(self, piece: Buffer, last: bool = False, *, head: bytes = b"") -> None:
+        """Send one piece, `head` and `piece` together (at most MAX_PIECE_BYTES), once window and
+        link have room. It may not change until the stream ended. After an early answer of the
+        peer it does nothing. Raises PeerError (the peer's handler failed), PeerLost."""
+        size = len(head) + len(piece)
         if size > _wire.MAX_PIECE_BYTES:
             raise ValueError(f"a piece of {size} bytes; at most {_wire.MAX_PIECE_BYTES}")
         if self._finished:
@@ -90,7 +90,7 @@ class OutStream:
         self._finished = last
         self.unconsumed_bytes += size
         self.sent_bytes += size
-        await self._streams.take_turn(self, piece, last)
+        await self._streams.take_turn(self, head, piece, last)
 
     async def finish(self, timeout_s: float) -> bytes:
         """The peer's answer, after the last piece (which it sends, empty, if none was written as
@@ -235,7 +235,7 @@ class Streams:
         self._out: dict[int, OutStream] = {}
         self._in: dict[int, InStream] = {}
         self._number = 0
-        self._turns: deque[tuple[OutStream, Buffer, bool, asyncio.Future[None]]] = deque()
+        self._turns: deque[tuple[OutStream, bytes, Buffer, bool, asyncio.Future[None]]] = deque()
         self._pumping = False
 
     def __len__(self) -> int:
@@ -258,13 +258,13 @@ class Streams:
         link.queue((unit, head), len(unit) + len(head))
         return stream
 
-    async def take_turn(self, stream: OutStream, piece: Buffer, last: bool) -> None:
+    async def take_turn(self, stream: OutStream, head: bytes, piece: Buffer, last: bool) -> None:
         """Send the piece when the link has room and those before had their turn."""
         if not self._turns and self._link.unsent_bytes < self._link.host.options.bulk_unsent_bytes:
-            self._send_piece(stream, piece, last)
+            self._send_piece(stream, head, piece, last)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns.append((stream, piece, last, turn))
+        self._turns.append((stream, head, piece, last, turn))
         if not self._pumping:
             self._pumping = True
             self._link.host.spawn(self._pump())
@@ -281,9 +281,9 @@ class Streams:
                     link.flush()
                     await link.link.drain(limit // 2)
                     continue
-                stream, piece, last, turn = self._turns.popleft()
+                stream, head, piece, last, turn = self._turns.popleft()
                 if not stream.answered:
-                    self._send_piece(stream, piece, last)
+                    self._send_piece(stream, head, piece, last)
                 if not turn.done():
                     turn.set_result(None)
         except LinkClosed:
@@ -293,14 +293,14 @@ class Streams:
             if link.ended:
                 self._release_turns()
 
-    def _send_piece(self, stream: OutStream, piece: Buffer, last: bool) -> None:
-        size = len(piece)
-        head = _wire.PIECE.pack(Unit.PIECE, 5 + size, stream.number, last)
-        self._link.queue((head, piece), len(head) + size)
+    def _send_piece(self, stream: OutStream, head: bytes, piece: Buffer, last: bool) -> None:
+        size = len(head) + len(piece)
+        unit = _wire.PIECE.pack(Unit.PIECE, 5 + size, stream.number, last)
+        self._link.queue((unit, head, piece), len(unit) + size)
 
     def _release_turns(self) -> None:
         while self._turns:
-            turn = self._turns.popleft()[3]
+            turn = self._turns.popleft()[-1]
             if not turn.done():
                 turn.set_result(None)
 
