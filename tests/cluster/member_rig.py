@@ -9,7 +9,14 @@ from typing import Any
 
 from o3storage import catalog
 from o3storage.catalog import Catalog
-from o3storage.cluster import ClusterError, ClusterOptions, ClusterSecret, Node, parse_peers
+from o3storage.cluster import (
+    ClusterError,
+    ClusterOptions,
+    ClusterSecret,
+    Node,
+    node_id,
+    parse_peers,
+)
 from o3storage.cluster._clustered import Clustered, open_clustered
 from o3storage.cluster._membership import Membership
 from o3storage.crypto import NodeKeys
@@ -83,6 +90,10 @@ class Place(Rig):
     def membership(self) -> Membership:
         assert self.clustered is not None
         return self.clustered.membership
+
+    def number_of(self) -> int:
+        """Its id, also while it is down."""
+        return node_id(self.keys)
 
     @property
     def id(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from o3storage.cluster import (
     node_id,
 )
 from o3storage.cluster._join import NEVER, encode_request, encode_welcome
+from o3storage.cluster._membership import Membership
 from o3storage.cluster._node_records import NodeRecord
 from o3storage.cluster._peer_types import Admission, Code, PeerError, PeerRefused, Verdict
 from o3storage.cluster._peers import Peers
@@ -332,6 +334,54 @@ def test_a_node_that_moved_is_found_at_its_new_address() -> None:
     run(main(), 17)
 
 
+def test_all_nodes_moved_at_once_and_find_each_other_by_name() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            places.net.name("store.example", [p.host for p in places.all])
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            for place in places.all:
+                await place.down()
+                place.host = place.host.replace("10.0.0.", "10.0.7.")
+            places.net.name("store.example", [p.host for p in places.all])
+            for place in places.all:
+                await place.up("store.example")
+            await places.until(
+                lambda: set(places[2].states()) == {"10.0.7.1", "10.0.7.2", "10.0.7.3"}, 60
+            )
+            bucket = await patiently(places[3].bucket)
+            assert bucket.name == "bucket"
+
+    run(main(), 26)
+
+
+def test_the_version_rises_once_every_node_speaks_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            await places[3].down()
+            monkeypatch.setattr("o3storage.cluster._membership.HIGHEST_VERSION", 2)
+            await places.until(
+                lambda: (
+                    [
+                        r.announced.highest
+                        for r in places[1].membership.live()
+                        if r.node != places[3].number_of()
+                    ]
+                    == [2, 2]
+                )
+            )
+            await asyncio.sleep(5)
+            assert places[2].membership.version == 1, "the third has not said yet"
+            await places[3].up("10.0.0.1")
+            await places.until(lambda: all(p.membership.version == 2 for p in places.all))
+
+    run(main(), 27)
+
+
 def test_a_value_that_all_nodes_share() -> None:
     async def main() -> None:
         async with Places() as places:
@@ -538,3 +588,26 @@ def test_who_relays_a_proof_gets_nothing() -> None:
             await stranger.ask(_kinds.JOIN, encode_request(stranger.record()))
 
     stranger_test(25, None, story)
+
+
+@pytest.mark.parametrize(
+    ("changes", "up", "caught"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"debt": 1}, True, False),
+        ({"uncertain": True}, True, False),
+        ({"data": 743}, True, False),
+        ({"data": 744}, True, True),
+    ],
+)
+def test_who_has_caught_up(changes: dict[str, Any], up: bool, caught: bool) -> None:
+    facts = {"debt": 0, "uncertain": False, "data": 1000, **changes}
+    core = SimpleNamespace(
+        progress={2: SimpleNamespace(**facts)}, log=SimpleNamespace(last=1000), term_start=5
+    )
+    member = SimpleNamespace(peers=SimpleNamespace(is_up=lambda node: up))
+    found = Membership._caught_up(member, SimpleNamespace(core=core))  # type: ignore[arg-type]
+    assert found == {2: caught}
+    core.term_start = 1001  # a leader that has committed nothing in its term knows too little
+    assert Membership._caught_up(member, SimpleNamespace(core=core)) == {2: False}  # type: ignore[arg-type]

@@ -61,8 +61,8 @@ DRIVE_EVERY = 3
 """Members of the ranges led here are looked at every so many times."""
 PATIENCE = 10
 """Looks at range 0 before it is said that its records are waited for."""
-LOOK_EVERY = 50
-"""So often (every 10 s) it is asked who answers at the address of a member that is down."""
+FIRST_LOOK_S, LOOK_S = 2.0, 10.0
+"""After the start, and between looks for members that are not there."""
 BACKOFF_S = 2.0
 """After a proposal of the membership's own that failed."""
 MAX_EPOCH_ROWS = 100_000
@@ -151,7 +151,9 @@ class Membership:
         self._store: Store
         self.replicas_here: dict[int, Replica] = {}
         """The node's own, by group; empty until `attach`."""
-        self._task: asyncio.Task[None] | None = None
+        self._moved: dict[int, Address] = {}
+        """Members found elsewhere than range 0 says."""
+        self._tasks: list[asyncio.Task[None]] = []
         self._seen_applied = -1
         self._busy_until_s = 0.0
         self._waiting_for: str = ""
@@ -262,7 +264,9 @@ class Membership:
     async def _ask_cluster(self, address: Address) -> bytes:
         """The id of the cluster of whoever answers there; b"" if nobody says."""
         try:
-            await self.peers.call_address(address, _kinds.FACTS, b"", _facts.TIMEOUT_S)
+            identity, _facts_there = await self.peers.call_address(
+                address, _kinds.FACTS, b"", _facts.TIMEOUT_S
+            )
         except PeerRefused as error:
             found = OTHER_CLUSTER.search(str(error))
             if found is None:
@@ -273,10 +277,39 @@ class Membership:
             return self.cluster_id  # it let this node in
         except ClusterError:
             return b""
+        self._found_at(number_of(identity), address)
         return self.cluster_id
+
+    def _found_at(self, node: int, address: Address) -> None:
+        """A member answers at an address that it did not have: it says so itself once there is a
+        majority, but to get one the others must find it."""
+        known = self.members.nodes.get(node) if self.members is not None else None
+        if known is not None and address not in known[1].addresses:
+            if self._moved.get(node) != address:
+                _log.info("peers.moved", node=f"{node:016x}", address=_join.show(address))
+            self._moved[node] = address
+            self._set_peers()
+
+    async def _keep_looking(self) -> None:
+        """For members that are not there: where they were last, and under the names given."""
+        await asyncio.sleep(FIRST_LOOK_S)
+        while True:
+            try:
+                await self._look_again()
+            except Exception as error:
+                _log.error("membership.failed", error=error)
+            await asyncio.sleep(LOOK_S)
 
     async def _look_again(self) -> None:
         """Who answers at the addresses of members that are not there?"""
+        if all(self.up(record.node) for record in self.live()):
+            self.foreign.clear()
+            return
+        named, _wrong = await _join.resolve_all(self._network, self.options.peers)
+        known = {a: None for record in self.live() for a in record.announced.addresses}
+        for address in named:
+            if address not in known and address not in self.own_addresses():
+                await self._ask_cluster(address)
         for record in self.live():
             for address in record.announced.addresses:
                 place = _join.show(address)
@@ -389,10 +422,14 @@ class Membership:
         self.known_hosts = self._all_known_hosts()
         self.peers.set_peers(
             {
-                node: (identity, announced.addresses)
+                node: (identity, announced.addresses + self._moved_to(node, announced))
                 for node, (identity, announced) in members.nodes.items()
             }
         )
+
+    def _moved_to(self, node: int, announced: Announcement) -> tuple[Address, ...]:
+        moved = self._moved.get(node)
+        return () if moved is None or moved in announced.addresses else (moved,)
 
     def _all_known_hosts(self) -> dict[str, None]:
         known: dict[str, None] = {}
@@ -450,14 +487,18 @@ class Membership:
     # --- what this node does by itself
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="membership")
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._run(), name="membership"),
+            loop.create_task(self._keep_looking(), name="looking for nodes"),
+        ]
 
     async def close(self) -> None:
         """Idempotent. The peers stay open."""
-        task, self._task = self._task, None
-        if task is not None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -467,8 +508,6 @@ class Membership:
             count += 1
             try:
                 await self.follow()
-                if count % LOOK_EVERY == 0:
-                    await self._look_again()
                 if count % DRIVE_EVERY == 0:
                     self._place()
                     if loop.time() >= self._busy_until_s:
