@@ -13,6 +13,7 @@ from o3storage.catalog import (
     CatalogError,
     InvalidBucketState,
     InvalidVersionId,
+    NoSuchVersion,
     StaleEpoch,
     StreamAbandoned,
     StreamExpired,
@@ -151,6 +152,39 @@ def test_a_version_replaced_while_it_is_opened_is_read_anew(
 
     monkeypatch.setattr(store.node, "read_small_now", gone)
     assert store.get("/bucket/k").code == "ServiceUnavailable"
+
+
+@pytest.mark.s3(op="GetObject")
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_multipart_object_replaced_while_it_is_opened_is_read_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """It was answered with 404 NoSuchVersion, as if there were no object."""
+    store.bucket()
+    upload = store.post("/bucket/k?uploads").xml.findtext("UploadId") or ""
+    etag = store.put(f"/bucket/k?partNumber=1&uploadId={upload}", b"part").headers["etag"]
+    store.complete("/bucket/k", upload, [(1, etag)])
+    real = store.node.query_now
+    looks = []
+
+    def gone(times: int) -> Any:
+        def query_now(query: Any) -> Any:
+            if repr(query) in ("Query(parts_from)", "Query(part_of_version)"):
+                looks.append(query)
+                if len(looks) <= times:
+                    raise NoSuchVersion(b"k", 1)
+            return real(query)
+
+        return query_now
+
+    monkeypatch.setattr(store.node, "query_now", gone(2))
+    answer = store.call(method, "/bucket/k?partNumber=1")
+    assert (answer.status, len(looks)) == (206, 3 if method == "HEAD" else 4)
+    looks.clear()
+    monkeypatch.setattr(store.node, "query_now", gone(99))
+    assert store.call(method, "/bucket/k?partNumber=1").status == 503
+    looks.clear()
+    assert store.call(method, "/bucket/k?partNumber=1&versionId=null").status == 404
 
 
 @pytest.mark.s3(op="GetObject")

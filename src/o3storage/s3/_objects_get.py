@@ -6,9 +6,10 @@ Sources: S3 API reference, GetObject and HeadObject; RFC 9110 sections 13 and 14
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from o3storage.catalog import VersionInfo, head_version, part_of_version
+from o3storage.catalog import NoSuchVersion, VersionInfo, head_version, part_of_version
 from o3storage.cluster import BodyMissing
 from o3storage.http import Response
 from o3storage.s3._answers import Header, number_param
@@ -33,12 +34,30 @@ TRIES: Final = 3
 
 
 async def get_object(ctx: Context) -> Response:
+    return await _anew(ctx, _get)
+
+
+async def head_object(ctx: Context) -> Response:
+    return await _anew(ctx, _head)
+
+
+async def _anew(ctx: Context, read: Callable[[Context], Awaitable[Response]]) -> Response:
+    """The answer, begun anew while the version that was found is replaced under it."""
     for _ in range(TRIES - 1):
         try:
-            return await _get(ctx)
+            return await read(ctx)
         except BodyMissing:
             continue
-    return await _get(ctx)
+        except NoSuchVersion:
+            # Its parts are gone. (Who names a version is told that there is none.)
+            if ctx.version_param() is not None:
+                raise
+    try:
+        return await read(ctx)
+    except NoSuchVersion as error:
+        if ctx.version_param() is not None:
+            raise
+        raise BodyMissing("the object is replaced faster than it can be read") from error
 
 
 async def _get(ctx: Context) -> Response:
@@ -47,7 +66,7 @@ async def _get(ctx: Context) -> Response:
     return Response(status, headers, body, length)
 
 
-async def head_object(ctx: Context) -> Response:
+async def _head(ctx: Context) -> Response:
     _, status, headers, _, length = await _select(ctx)
     return Response(status, headers, None, length)
 
