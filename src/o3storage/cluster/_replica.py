@@ -439,16 +439,17 @@ class Replica:
         try:
             # Room for the frames was checked before the proposal; what is in the log of the core
             # must follow on the disk, so it may use the reserve.
-            future = self._store.append(
-                self.group,
-                state,
-                cast("list[StoredEntry]", output.entries),
-                frames,
-                use_reserve=True,
-            )
             if output.fills:
-                # Both are in one batch, or the second in a later one, whose ticket counts.
                 future = self._store.fill(self.group, cast("list[StoredEntry]", output.fills))
+            if output.entries or state is not None or frames or not output.fills:
+                # (After the fills, if there are any: it is durable when they are.)
+                future = self._store.append(
+                    self.group,
+                    state,
+                    cast("list[StoredEntry]", output.entries),
+                    frames,
+                    use_reserve=True,
+                )
         except StoreFull:
             if not self._held:
                 self._loop.call_later(RETRY_S, self._retry_held)
@@ -808,6 +809,8 @@ class Replica:
             "waiting": len(self._waiting),
             "members": self.team.status() if self.team is not None else [],
             "repair_debt": len(self.team.debt) if self.team is not None else 0,
+            "uncertain": core.uncertain,
+            "missing": [list(hole) for hole in core.log.holes],
             "lost_entries": self.lost_entries,
             "fault": self.fault,
         }

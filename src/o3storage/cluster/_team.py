@@ -27,11 +27,13 @@ from o3storage.cluster._snapshots import Snapshots
 from o3storage.raft.core import (
     COMMAND,
     NOBODY,
+    UNKNOWN,
     Append,
     Compact,
     Core,
     DataGap,
     Entry,
+    HoleAnswer,
     Message,
     ReadIndex,
     Role,
@@ -253,6 +255,9 @@ class Team:
             self._replica.step(Compact(floor))
         lowest = min([p.match for p in core.progress.values()], default=core.log.last)
         store.keep_entries_from(group, lowest + 1 if lowest < core.log.last else None)
+        if not core.uncertain and store.log_state(group).uncertain:
+            # It was made a learner, or got a snapshot: its old promises cannot matter any more.
+            store.clear_uncertain(group)
         if self._marked and not self._replica.fault:
             clean = self.complete and not self.gaps and not self.debt
             self._clean_ticks = self._clean_ticks + 1 if clean else 0
@@ -366,6 +371,13 @@ class Team:
         """Before the core takes a message: what it brings, and what it leaves missing here."""
         core, log = self._core, self._core.log
         self._arrived = {}
+        if type(message) is HoleAnswer:
+            # Entries that rot took come back; the frames beside them may be gone as well.
+            for entry in message.entries:
+                if log.term(entry.index) == UNKNOWN:
+                    self._note(entry)
+            self._tell()
+            return
         if type(message) is not Append or not message.entries or message.term < core.term:
             return
         restoring = core.incoming is not None and core.incoming.restoring
@@ -391,7 +403,10 @@ class Team:
             entry.riding_bytes = len(frame.data)
         elif not self._node.holds_now(carried.stream, carried.frames):
             wanted = Wanted(carried.stream, carried.frames, carried.session, index)
+            out_of_order = bool(self.gaps) and next(reversed(self.gaps)) > index
             self.gaps[index] = wanted
+            if out_of_order:
+                self.gaps = dict(sorted(self.gaps.items()))
             self.mark_incomplete()
             self._node.fetcher.want(self, index, wanted)
 

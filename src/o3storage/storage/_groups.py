@@ -209,6 +209,19 @@ class GroupLog:
             self.places[at] = pack_place(volume, offset)
             self.sizes[at] = size
 
+    def pad(self, last: int) -> None:
+        """Make room for missing entries at the end that are about to be filled."""
+        if self.last_index >= last:
+            return
+        # The cache holds the end of the log, and what comes is not in it.
+        for entry in self.cache:
+            self.cache_account.used_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+        self.cache.clear()
+        while self.last_index < last:
+            self.terms.append(self.last_term)
+            self.places.append(0)
+            self.sizes.append(0)
+
     def fill(self, index: int, term: int, volume: int, offset: int, size: int) -> None:
         """A missing entry stands there now (unless the log was cut meanwhile)."""
         at = index - self.first_index

@@ -202,8 +202,9 @@ class Replay:
     def _entry(self, volume: int, offset: int, header: RecordHeader) -> None:
         group = self._group(header.group)
         index = header.b
-        if index <= group.last_index:
+        if index <= group.last_index or group.is_missing(index):
             # A batch holds an index once; this one was lost to rot, and came back.
+            group.pad(index)
             group.fill(index, header.term, volume, offset, header.size_bytes)
             return
         if index > group.last_index + 1:

@@ -339,19 +339,28 @@ class Store:
 
     def fill(self, group: GroupId, entries: Sequence[Entry]) -> asyncio.Future[None]:
         """Entries that were known missing came back from another node: they take their places and
-        replace nothing. The future as of `append`. Raises StoreOutOfService, ValueError."""
+        replace nothing; what is not missing stays as it is. Ascending; those behind the last
+        readable entry follow it without a gap. The future as of `append`. Raises
+        StoreOutOfService."""
         self._check_open()
         log = self._core.groups[group]
-        for entry in entries:
-            if not log.is_missing(entry.index):
-                raise ValueError(f"group {group}: entry {entry.index} is not missing")
-        return self._log.submit(log, None, (), (), fills=entries)
+        high = entries[-1].index
+        log.pad(high)
+        future = self._log.submit(log, None, (), (), fills=entries)
+
+        def durable(ended: asyncio.Future[None]) -> None:
+            if not ended.cancelled() and ended.exception() is None:
+                log.durable_index = max(log.durable_index, min(high, log.last_index))
+
+        future.add_done_callback(durable)
+        return future
 
     def drop_missing(self, group: GroupId, low: int) -> None:
         """The entries from `low` on, which are missing, were never committed: the log ends before
         them. (An open that finds them missing again asks again.)"""
         log = self._core.groups[group]
         log.truncate(low - 1)
+        log.missing = [(lo, min(hi, low - 1)) for lo, hi in log.missing if lo < low]
         log.durable_index = min(log.durable_index, low - 1)
         log.written_last, log.written_term = log.last_index, log.last_term
 

@@ -1,0 +1,73 @@
+"""Entries that rotted and came back from another node take their places, and nothing else goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from o3storage.storage import _records as records
+
+from .support import SimDisk, entry, open_store, run, store_on
+from .test_faults import places, three_batches
+
+
+async def read(store, low, high):
+    found = store.entries(1, low, high, 1 << 20)
+    return found if isinstance(found, list) else await found
+
+
+@pytest.mark.parametrize("lost", [[2], [4], [2, 4], [3, 4], [2, 3, 4]])
+def test_lost_entries_are_put_back(lost):
+    async def main():
+        disk = await three_batches(SimDisk(1))
+        entries = places(disk, records.ENTRY)
+        for number in lost:
+            path, offset, size = entries[number - 1]
+            disk.rot(path, offset + size // 2, 4)
+        store = await open_store(disk)
+        before = store.log_state(1)
+        gone = [i for lo, hi in before.missing for i in range(lo, hi + 1)]
+        assert gone == lost
+        # One alone is durable without the others being forgotten.
+        await store.fill(1, [entry(lost[0])])
+        disk = disk.crash()
+        await store.close()
+        store = await open_store(disk)
+        gone = [i for lo, hi in store.log_state(1).missing for i in range(lo, hi + 1)]
+        assert gone == lost[1:]
+        if lost[1:]:
+            await store.fill(1, [entry(i) for i in lost[1:]])
+        await store.append(1, None, [entry(5)])
+        state = store.log_state(1)
+        assert (state.missing, state.last_index, state.durable_index) == ([], 5, 5)
+        assert state.hard_state == before.hard_state
+        assert await read(store, 1, 6) == [entry(i) for i in range(1, 6)]
+        for index in range(state.applied_index + 1, 6):
+            store.apply(1, index, [])
+        await store.append(1, None, [entry(6)])  # the outcomes ride with it
+        disk = disk.crash()
+        await store.close()
+        async with store_on(disk) as store:
+            assert store.log_state(1).missing == []
+            assert store.log_state(1).applied_index == 5
+            assert await read(store, 2, 6) == [entry(i) for i in range(2, 6)]
+
+    run(main(), 1)
+
+
+def test_a_tail_that_nobody_holds_is_cut():
+    async def main():
+        disk = await three_batches(SimDisk(1))
+        path, offset, size = places(disk, records.ENTRY)[3]
+        disk.rot(path, offset + size // 2, 4)
+        store = await open_store(disk)
+        store.drop_missing(1, 4)
+        state = store.log_state(1)
+        assert (state.missing, state.last_index, state.durable_index) == ([], 3, 3)
+        other = entry(4, 7, b"another")
+        await store.append(1, None, [other])
+        await store.close()
+        async with store_on(disk) as store:
+            assert store.log_state(1).missing == []
+            assert await read(store, 4, 5) == [other]
+
+    run(main(), 1)
