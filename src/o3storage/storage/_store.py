@@ -69,6 +69,8 @@ from o3storage.storage.index import BadBlock, IndexFailure, Miss, Snapshot
 INDEX_DIR = "index"
 COMPACT_EVERY_S = 5.0
 """How often volumes are looked at for garbage."""
+MAX_MENDS = 16
+"""Damaged blocks that an open waits for: it looks at a handful of rows."""
 TICK_S = 0.25
 """How often the background looks whether a flush is due."""
 
@@ -161,7 +163,7 @@ class Store:
         core.options = store._space.fitted(core.options)
         await log.start()
         store._bulk.start()
-        await store._installer.redo()
+        await store._redo_install()
         if not core.options.background:
             await store._frames.reap_left_over()
         else:
@@ -169,6 +171,18 @@ class Store:
             for work in (store._tend(), store._tend_volumes()):
                 store._tasks.append(loop.create_task(work))
         return store
+
+    async def _redo_install(self) -> None:
+        """A snapshot that a crash cut short; what says so may lie in a damaged block."""
+        for _ in range(MAX_MENDS):
+            try:
+                await self._installer.redo()
+            except BadBlock as bad:
+                self._spans.wanted(bad)
+                await self._spans.repair()
+            else:
+                return
+        await self._installer.redo()
 
     async def close(self) -> None:
         """Flush, write what waits, stop. Idempotent."""
