@@ -531,6 +531,27 @@ def test_a_stranger_that_says_nothing_or_nonsense_is_closed() -> None:
     play(main())
 
 
+def test_nothing_more_is_taken_from_who_was_refused() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        (one,) = await cluster(net, 1)
+        stranger = net.network(host(9), key(9))
+        link = await stranger.connect(Address(host(1), PORT), 5.0)
+        frames: list[bytes] = []
+        closed: list[str] = []
+        link.begin(lambda view: frames.append(bytes(view)), lambda error: closed.append(str(error)))
+        hello = wire.encode_hello(wire.Hello(node=9, cluster=b"x"))
+        link.send([b"\0" + wire.pack_unit(Unit.HELLO, len(hello)) + hello])
+        await until(lambda: len(frames) == 1)
+        assert b"another cluster" in frames[0]
+        for _ in range(10):
+            link.send([bytes(2 << 20)])
+        await until(lambda: bool(closed), 2.0)
+        assert one.peers.stats.frames_received == 1 and one.peers.stats.malformed == 0
+
+    play(main())
+
+
 def test_two_processes_with_one_identity_are_noticed() -> None:
     async def main() -> None:
         net = SimNet(1)

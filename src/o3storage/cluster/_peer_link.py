@@ -185,6 +185,7 @@ class PeerLink:
             self.refused = reason
             self.host.stats.links_refused += 1
             self._send_opening(Unit.REFUSED, _wire.text_bytes(reason))
+            self.link.pause()  # nothing more is taken from it
             self._loop.call_later(REFUSAL_S, self.close, f"refused: {reason}")
 
     # --- out
