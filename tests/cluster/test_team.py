@@ -10,6 +10,7 @@ import pytest
 
 from o3storage import catalog
 from o3storage.cluster import BodyDamaged, Unavailable, _records
+from o3storage.cluster._collector import LOOK_S
 from o3storage.cluster._kinds import BODY
 from o3storage.crypto import FRAME_BYTES, wrap_epoch_key
 from o3storage.raft.core import Append
@@ -549,3 +550,46 @@ def test_a_member_whose_log_rots_gets_back_what_it_lost() -> None:
     for seed in range(30, 50):
         run(main(seed), seed)
     assert found["missing"] >= 3
+
+
+def test_streams_of_a_run_that_ended_are_collected_by_the_ranges_leader() -> None:
+    async def main() -> None:
+        async with team(seed=18) as group:
+            bucket = await group.members[0].bucket()
+            lost = group.follower()
+            upload, _ = await lost.upload(bucket, b"key", body_of(1, 300_000))
+            living, command = await group.leader().upload(bucket, b"live", body_of(2, 300_000))
+            await group.level()
+            await group.kill(lost)
+            await group.settled()
+            # As long as it may come back it keeps what it began.
+            await asyncio.sleep(3 * LOOK_S)
+            for member in group.up:
+                assert await member.store.stream_frames(upload.ref.stream)
+            for number in (0, 1):
+                leader = group.leader(number)
+                await leader.node.change_members(number, [m.id for m in group.up])
+            await asyncio.sleep(3 * LOOK_S)
+            for member in group.up:
+                assert not await member.store.stream_frames(upload.ref.stream)
+                assert await member.store.stream_frames(living.ref.stream)
+            assert upload.started_ns and command.key == b"live"
+
+    run(main(), 18)
+
+
+def test_a_node_collects_what_its_earlier_run_left() -> None:
+    async def main() -> None:
+        async with team(seed=19) as group:
+            bucket = await group.members[0].bucket()
+            member = group.follower()
+            upload, _ = await member.upload(bucket, b"key", body_of(1, 300_000))
+            await group.level()
+            await group.kill(member)
+            await group.settled()
+            await group.restart(member)
+            await asyncio.sleep(2 * LOOK_S)
+            for other in group.members:
+                assert not await other.store.stream_frames(upload.ref.stream)
+
+    run(main(), 19)

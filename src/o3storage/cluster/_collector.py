@@ -1,7 +1,7 @@
 """Streams that no row names: given up and collected through committed commands only.
 
-They come from uploads that failed (`discard`) and, at the start, from rows of an earlier run of
-this node. Each is first given up by the state machine's own command, in bounded steps; only when
+They come from uploads that failed (`discard`), at the start from rows of an earlier run of this
+node, and, where this node leads a range, from runs of other nodes that ended. Each is first given up by the state machine's own command, in bounded steps; only when
 that said "abandoned" are its frames released.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from o3storage.cluster import _records
+from o3storage.cluster import _kinds, _records
 from o3storage.cluster._errors import ClusterError
 from o3storage.storage import StoreError
 
@@ -26,6 +26,9 @@ RETRY_S = 5.0
 """After a refusal."""
 CLOSE_STREAMS = 32
 """Streams released by one command."""
+LOOK_S = 60.0
+"""How often a range's leader looks for streams of other nodes' runs that ended."""
+CALL_S = 5.0
 MAX_WAITING = 65_536
 """Given-up streams remembered; the rest is found at the next start."""
 
@@ -40,12 +43,15 @@ class Collector:
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._scanned = False
+        self._look_due = False
 
     @property
     def waiting(self) -> int:
         return len(self._rows)
 
     def start(self) -> None:
+        if self._node.replication is not None:
+            self._node.replication.peers.serve(_kinds.SESSION, self._serve_session)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="collector")
 
     def add(self, row_key: bytes) -> None:
@@ -72,6 +78,9 @@ class Collector:
                     low = await self._scan(low, high)
                     self._scanned = not low
                     await asyncio.sleep(PAUSE_S)
+                if self._look_due:
+                    self._look_due = False
+                    await self._scan_others()
                 while self._rows:
                     await self._collect()
                     await asyncio.sleep(PAUSE_S)
@@ -79,8 +88,63 @@ class Collector:
                 await asyncio.sleep(RETRY_S)
                 continue
             self._wake.clear()
-            if not self._rows:
+            if self._rows:
+                continue
+            if self._node.replication is None:
                 await self._wake.wait()
+                continue
+            try:
+                await asyncio.wait_for(self._wake.wait(), LOOK_S)
+            except TimeoutError:
+                self._look_due = True
+
+    async def _serve_session(self, _: int, body: memoryview) -> bytes:
+        """Which run of this node this is."""
+        if len(body):
+            raise ValueError("a question with a body")
+        return self._node.session.to_bytes(8, "big")
+
+    async def _scan_others(self) -> None:
+        """Where this node leads, queue the rows of runs that ended: of nodes that left, and of
+        nodes that say they are another run now. Whoever cannot be asked keeps its streams."""
+        low = bytes((_records.TABLE_OPEN_STREAM,))
+        high = bytes((_records.TABLE_OPEN_STREAM + 1,))
+        node = self._node
+        current: dict[int, int | None] = {node.session >> 32: None}
+        while True:
+            rows = await node.store.scan(low, high, SCAN_ROWS)
+            for key, value in rows:
+                row = _records.unpack_stream_row(key, value)
+                if not node.replica_of(row.route).leads:
+                    continue
+                owner = row.session >> 32
+                if owner not in current:
+                    current[owner] = await self._ask_session(owner)
+                session = current[owner]
+                if session is not None and session != row.session:
+                    self.add(key)
+            if len(rows) < SCAN_ROWS:
+                return
+            low = rows[-1][0] + b"\x00"
+            await asyncio.sleep(PAUSE_S)
+
+    async def _ask_session(self, owner: int) -> int | None:
+        """The session of the node with these low bits; 0 if there is no such node any more, None
+        if it cannot be asked."""
+        node = self._node
+        assert node.replication is not None
+        # Whoever opened a stream that is applied here was a member before that.
+        await node.catch_up()
+        for member in node.members():
+            if member & 0xFFFFFFFF == owner:
+                try:
+                    answer = await node.replication.peers.call(
+                        member, _kinds.SESSION, b"", timeout_s=CALL_S
+                    )
+                except ClusterError:
+                    return None
+                return int.from_bytes(answer, "big") if len(answer) == 8 else None
+        return 0
 
     async def _scan(self, low: bytes, high: bytes) -> bytes:
         """Queue a page of rows of sessions that are over. Where the next page begins, or b""."""

@@ -277,6 +277,10 @@ class Node:
         if self.replication is not None:
             await self.replication.close()
 
+    def members(self) -> tuple[int, ...]:
+        """Every node of the cluster: all are members of range 0."""
+        return self._replicas[SYSTEM_GROUP].core.configuration.members()
+
     async def catch_up(self) -> None:
         """Everything that was committed before the call is applied here. Raises Unavailable."""
         await asyncio.gather(*(replica.barrier() for replica in self._replicas.values()))
