@@ -551,6 +551,7 @@ class Peers:
         _release(peer.waiters[lane])
         if lane == Lane.CONSENSUS:
             self._ready[peer.node] = link
+            _log.debug("peer.up", node=f"{peer.node:016x}", address=host)
             self.on_up(peer.node)
 
     def _new_session(self, peer: _Peer, session: int) -> None:
@@ -590,6 +591,7 @@ class Peers:
             peer.failures[lane] += 1
         if lane == Lane.CONSENSUS:
             self._ready.pop(peer.node, None)
+            _log.debug("peer.down", node=f"{peer.node:016x}", reason=reason)
             self.on_down(peer.node)
         if peer.dialing[lane] is None:
             self._dial_soon(peer, lane)
