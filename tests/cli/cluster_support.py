@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,12 +23,13 @@ PATIENCE_S = 40.0
 
 
 def free_port_pair() -> int:
-    """A port that is free, and the next one as well."""
+    """A port that is free, and the next one as well; below those that the system gives to outgoing
+    connections, which could take it before it is listened on."""
     while True:
+        port = random.randrange(10_000, 32_000, 2)
         with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
             try:
+                one.bind(("127.0.0.1", port))
                 two.bind(("127.0.0.1", port + 1))
             except OSError:
                 continue
