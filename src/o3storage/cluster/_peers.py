@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from o3storage.cluster import _wire
 from o3storage.cluster._peer_link import MAX_SERVED_BYTES, Handler, PeerLink
 from o3storage.cluster._peer_streams import OutStream, StreamHandler
+from o3storage.cluster._peer_table import Peer
 from o3storage.cluster._peer_types import (
     Admission,
     PeerOptions,
@@ -62,27 +62,6 @@ _BULKY = (Append, HoleAnswer, SnapshotPiece)
 _log = Logger("peers")
 
 
-@dataclass(slots=True)
-class _Peer:
-    """What is known of one node."""
-
-    node: int
-    identity: bytes = b""
-    addresses: tuple[Address, ...] = ()
-    links: list[PeerLink | None] = field(default_factory=lambda: [None, None])
-    """By lane; ready."""
-    dialing: list[asyncio.Task[None] | None] = field(default_factory=lambda: [None, None])
-    retries: list[asyncio.TimerHandle | None] = field(default_factory=lambda: [None, None])
-    failures: list[int] = field(default_factory=lambda: [0, 0])
-    at: int = 0
-    """Index of the address that worked last."""
-    sessions: list[int] = field(default_factory=list)
-    """Seen, the current one last."""
-    duplicates: int = 0
-    problem: str = ""
-    waiters: list[list[asyncio.Future[None]]] = field(default_factory=lambda: [[], []])
-
-
 class Peers:
     """All methods run on the event loop's thread."""
 
@@ -119,7 +98,7 @@ class Peers:
         self._entropy = entropy
         self._versions = versions
         self._loop = asyncio.get_running_loop()
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[int, Peer] = {}
         self._links: dict[PeerLink, None] = {}
         self._ready: dict[int, PeerLink] = {}
         """Node -> consensus link."""
@@ -156,7 +135,7 @@ class Peers:
                 continue
             found = self._peers.get(node)
             if found is None:
-                found = self._peers[node] = _Peer(node)
+                found = self._peers[node] = Peer(node)
             if (found.identity, found.addresses) == (identity, addresses):
                 continue
             if found.identity != identity:
@@ -296,40 +275,12 @@ class Peers:
 
     def status(self) -> list[dict[str, Any]]:
         """One entry for each peer, by node id."""
-        return [self._status_of(self._peers[node]) for node in sorted(self._peers)]
-
-    def _status_of(self, peer: _Peer) -> dict[str, Any]:
         now_s = self._loop.time()
-        lanes: dict[str, dict[str, Any]] = {}
-        for lane in (Lane.CONSENSUS, Lane.BULK):
-            link = peer.links[lane]
-            if link is None:
-                lanes[lane.name.lower()] = {"up": False, "failures": peer.failures[lane]}
-            else:
-                lanes[lane.name.lower()] = {
-                    "up": True,
-                    "address": f"{link.link.address.host}:{link.link.address.port}",
-                    "opened_here": link.outgoing,
-                    "version": link.version,
-                    "up_s": round(now_s - link.made_s, 3),
-                    "unsent_bytes": link.unsent_bytes,
-                    "sent_bytes": link.sent_bytes,
-                    "received_bytes": link.received_bytes,
-                    "streams": len(link.streams),
-                }
-        hello = next((link.hello for link in peer.links if link and link.hello), None)
-        return {
-            "node": peer.node,
-            "up": peer.node in self._ready,
-            "lanes": lanes,
-            "versions": [hello.lowest, hello.highest] if hello else [],
-            "duplicates": peer.duplicates,
-            "problem": peer.problem,
-        }
+        return [self._peers[node].status(now_s) for node in sorted(self._peers)]
 
     # --- connecting
 
-    def _dial_soon(self, peer: _Peer, lane: int, *, first: bool = False) -> None:
+    def _dial_soon(self, peer: Peer, lane: int, *, first: bool = False) -> None:
         if self._closed or not peer.addresses or self._peers.get(peer.node) is not peer:
             return
         options = self.options
@@ -344,12 +295,12 @@ class Peers:
             retry.cancel()
         peer.retries[lane] = self._loop.call_later(delay, self._dial_now, peer, lane)
 
-    def _dial_now(self, peer: _Peer, lane: int) -> None:
+    def _dial_now(self, peer: Peer, lane: int) -> None:
         peer.retries[lane] = None
         if peer.dialing[lane] is None and peer.links[lane] is None and not self._closed:
             peer.dialing[lane] = self._tasks.spawn(self._dial(peer, lane))
 
-    async def _dial(self, peer: _Peer, lane: int) -> None:
+    async def _dial(self, peer: Peer, lane: int) -> None:
         """Try every address, the one that worked last first, until a link is ready."""
         try:
             count = len(peer.addresses)
@@ -370,7 +321,7 @@ class Peers:
             if peer.links[lane] is None:
                 self._dial_soon(peer, lane)
 
-    async def _try_address(self, peer: _Peer, lane: int, address: Address) -> str:
+    async def _try_address(self, peer: Peer, lane: int, address: Address) -> str:
         """Empty when a link through `address` is ready, else what is in the way."""
         try:
             raw = await self._network.connect(address, self.options.connect_timeout_s)
@@ -404,7 +355,7 @@ class Peers:
             timer.cancel()
             link.settled = None
 
-    def _stop_dialing(self, peer: _Peer) -> None:
+    def _stop_dialing(self, peer: Peer) -> None:
         for lane in (Lane.CONSENSUS, Lane.BULK):
             retry, peer.retries[lane] = peer.retries[lane], None
             if retry is not None:
@@ -492,7 +443,7 @@ class Peers:
                 return refuse("too many nodes are joining; try again later")
         return verdict
 
-    def _superseded(self, peer: _Peer, session: int) -> bool:
+    def _superseded(self, peer: Peer, session: int) -> bool:
         """Whether a later session of the same node is connected now, so two processes live."""
         sessions = peer.sessions
         if not sessions or session == sessions[-1]:
@@ -527,7 +478,7 @@ class Peers:
         peer = self._peers.get(link.node)
         if peer is None:
             # Admitted before `set_peers` named it.
-            peer = self._peers[link.node] = _Peer(link.node, link.link.peer)
+            peer = self._peers[link.node] = Peer(link.node, link.link.peer)
         hello = link.hello
         assert hello is not None
         self._new_session(peer, hello.session)
@@ -554,7 +505,7 @@ class Peers:
             _log.debug("peer.up", node=f"{peer.node:016x}", address=host)
             self.on_up(peer.node)
 
-    def _new_session(self, peer: _Peer, session: int) -> None:
+    def _new_session(self, peer: Peer, session: int) -> None:
         """The node was started anew: what is left of its links is closed."""
         sessions = peer.sessions
         if sessions and sessions[-1] == session:
@@ -566,7 +517,7 @@ class Peers:
         sessions.append(session)
         del sessions[:-SESSIONS_KEPT]
 
-    def _keeps(self, peer: _Peer, old: PeerLink, new: PeerLink) -> bool:
+    def _keeps(self, peer: Peer, old: PeerLink, new: PeerLink) -> bool:
         """Of two links of one lane between the same two processes, both sides keep the same."""
         if old.outgoing != new.outgoing:
             return old.outgoing == (self.me < peer.node)
