@@ -382,6 +382,23 @@ def test_the_version_rises_once_every_node_speaks_the_next(
     run(main(), 27)
 
 
+def test_a_peer_port_that_is_taken_keeps_only_those_from_starting_who_need_it() -> None:
+    async def main() -> None:
+        async with Places() as places:
+            taken = Stranger(places, None, number=1)
+            await taken.peers.listen(Address("10.0.0.1", PORT))
+            with pytest.raises(Unavailable, match="choose another --peer-port"):
+                await places[1].up()
+            # The port was not asked for: a node alone serves without.
+            await places[1].up(must_listen=False)
+            assert places[1].membership.token() is None
+            assert places[1].membership.status()["listening"] == ""
+            await places[1].down()
+            await taken.close()
+
+    run(main(), 28)
+
+
 def test_a_value_that_all_nodes_share() -> None:
     async def main() -> None:
         async with Places() as places:

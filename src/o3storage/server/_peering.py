@@ -116,10 +116,10 @@ def _address_towards_others(ip: str) -> str | None:
     family, target = (socket.AF_INET, "192.0.2.1")
     if ip == "::":
         family, target = socket.AF_INET6, "2001:db8::1"
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((target, 9))
             found: str = probe.getsockname()[0]
-        except OSError:
-            return None
+    except OSError:  # no way to others, or a system without datagrams
+        return None
     return found
