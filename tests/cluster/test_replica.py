@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from o3storage.cluster import StorageFull, Unavailable
-from o3storage.cluster._replica import APPLY_STEP, MAX_WAITING, Replica
+from o3storage.cluster._applying import APPLY_STEP
+from o3storage.cluster._replica import MAX_WAITING, Replica
 from o3storage.raft.core import Configuration, Persist
 from o3storage.runtime.state_machine import First, Get, Outcome, Scan
 from o3storage.simulation import run

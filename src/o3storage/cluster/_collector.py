@@ -1,8 +1,9 @@
 """Streams that no row names: given up and collected through committed commands only.
 
 They come from uploads that failed (`discard`), at the start from rows of an earlier run of this
-node, and, where this node leads a range, from runs of other nodes that ended. Each is first given up by the state machine's own command, in bounded steps; only when
-that said "abandoned" are its frames released.
+node, and, where this node leads a range, from runs of other nodes that ended. Each is first given
+up by the state machine's own command, in bounded steps; only when that said "abandoned" are its
+frames released.
 """
 
 from __future__ import annotations

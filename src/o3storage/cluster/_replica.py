@@ -11,24 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from o3storage.cluster import _records
+from o3storage.cluster._applying import OVERTAKEN, RETRY_S, Applying
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._reading import (
-    MISS,
-    READ_FAULTS,
-    REPLAY_BYTES,
     entries_of,
     open_core,
-    read_now,
-    read_row,
 )
 from o3storage.cluster._team import Batch, Team
 from o3storage.raft.core import (
-    COMMAND,
-    CONFIGURATION,
     Accepted,
     Apply,
     ChangeConfiguration,
@@ -49,7 +42,6 @@ from o3storage.raft.core import (
     Refusal,
     Refused,
     Restore,
-    Restored,
     Retire,
     Role,
     RoleChanged,
@@ -58,7 +50,7 @@ from o3storage.raft.core import (
     Start,
     StorePiece,
 )
-from o3storage.runtime.state_machine import Outcome, Read, StateMachine
+from o3storage.runtime.state_machine import Outcome, StateMachine
 from o3storage.storage import Entry as StoredEntry
 from o3storage.storage import HardState as StoredHardState
 from o3storage.storage import (
@@ -75,20 +67,15 @@ APPEND_BYTES = 1 << 20
 """Proposals of one append: what one batch of the log holds."""
 MAX_WAITING = 32_768
 """Proposals in flight: several times the connections that a node accepts."""
-APPLY_STEP = 64
-"""Entries applied in one turn of the loop: a few milliseconds at most."""
-RETRY_S = 0.5
-"""A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
 
 CHANGE_S, CHANGE_LOOK_S = 30.0, 0.05
 """A change of members is waited for so long; it goes on by itself."""
 CLOSE_S, CLOSE_TRIES = 1.0, 20
 """What is proposed to others is waited for so long when the node stops."""
 NO_SPACE = "the disk is full: delete something, or give it more space"
-OVERTAKEN = "another leader took over; it is not known whether this took effect"
 
 
-class Replica:
+class Replica(Applying):
     """A group's replica on this node. `open`, then `submit` and `barrier`; all on one loop."""
 
     def __init__(
@@ -512,190 +499,6 @@ class Replica:
         self._carry_out(self.core.step(message))
         self.team.settle()
 
-    # --- applying
-
-    async def hold_applying(self) -> None:
-        """Nothing is applied until `restored`: a snapshot takes the place of what stands."""
-        self._held_back = True
-        task = self._task
-        if self._applying and task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        self._queue.clear()
-
-    def restored(self, index: int) -> None:
-        """Everything up to `index` is applied, through a snapshot."""
-        self._held_back = False
-        self._queue.clear()
-        self.applied = self._target = index
-        for at in [at for at in self._waiting if at <= index]:
-            self._forget(at, Unavailable(OVERTAKEN, uncertain=True))
-        if self.team is not None:
-            self.team.restored(index)
-        self._wake_behind()
-        if self.on_records is not None:
-            self.on_records()
-        self.step(Restored(index))
-
-    def _release(self, output: Apply) -> None:
-        if self._held_back:
-            return
-        if self._target == output.low - 1 and self._target == self.applied + len(self._queue):
-            found = self.core.log.slice(output.low, output.high, 1 << 62)
-            if found is not None and len(found) == output.high - output.low + 1:
-                self._queue.extend(found)
-        self._target = output.high
-        if not self._applying:
-            self._apply_ready()
-
-    def _apply_ready(self) -> None:
-        """Apply what is in memory; leave the rest to a task."""
-        self._apply_due = False
-        if self._applying or self.fault or self._held_back:
-            return
-        queue = self._queue
-        left = APPLY_STEP
-        while queue:
-            if not left:
-                self._apply_due = True
-                self._loop.call_soon(self._apply_ready)
-                return
-            left -= 1
-            entry = queue[0]
-            if entry.kind != COMMAND:
-                self._apply_other(entry)
-                queue.popleft()
-                continue
-            try:
-                generator = _records.apply(self._machine, entry.data)
-                read = next(generator)
-                while True:
-                    found = read_now(self._store, read)
-                    if found is MISS:
-                        self._apply_later(entry, generator, read)
-                        return
-                    read = generator.send(found)
-            except StopIteration as stop:
-                outcome = stop.value
-            except READ_FAULTS as error:
-                self._apply_later(entry, None, None, error)
-                return
-            except Exception as error:
-                self._diverges(entry, error)
-                return
-            if not self._finish(entry, outcome):
-                return
-            queue.popleft()
-        if self.applied < self._target:
-            self._apply_later(None, None, None)
-
-    def _finish(self, entry: Entry, outcome: Outcome) -> bool:
-        """Write what an entry did and tell whoever waits for it. False: the disk failed."""
-        index = entry.index
-        try:
-            self._store.apply(self.group, index, outcome.rows, outcome.released)
-        except StoreError as error:
-            self.on_disk_fault(str(error))
-            return False
-        self.applied = index
-        if self.team is not None:
-            self.team.applied(index, entry.term, outcome)
-            if self.on_records is not None and outcome.rows and entry.data[:1] == b"\xff":
-                self.on_records()
-        waiting = self._waiting.pop(index, None)
-        if waiting is not None:
-            term, future = waiting
-            if not future.done():
-                if term == entry.term:
-                    future.set_result(outcome)
-                else:
-                    future.set_exception(Unavailable(OVERTAKEN, uncertain=True))
-        if self.behind:
-            self._wake_behind()
-        return True
-
-    def _apply_other(self, entry: Entry) -> None:
-        rows: list[tuple[bytes, bytes | None]] = []
-        if entry.kind == CONFIGURATION:
-            value = entry.index.to_bytes(8, "big") + entry.data
-            rows.append((_records.configuration_key(self.group), value))
-        elif entry.kind == LOST:
-            self.lost_entries += 1
-        self._finish(entry, Outcome(rows=rows))
-
-    def _apply_later(
-        self,
-        entry: Entry | None,
-        generator: Generator[Read, Any, Outcome] | None,
-        read: Read | None,
-        error: Exception | None = None,
-    ) -> None:
-        self._applying = True
-        task = self._loop.create_task(self._apply_slowly(entry, generator, read, error))
-        self._task = task
-
-    async def _apply_slowly(
-        self,
-        entry: Entry | None,
-        generator: Generator[Read, Any, Outcome] | None,
-        read: Read | None,
-        error: Exception | None,
-    ) -> None:
-        """Apply one entry whose rows are not in memory, or read entries that are not."""
-        try:
-            if entry is None:
-                await self._read_entries()
-                return
-            while True:
-                try:
-                    if error is not None:
-                        # A block is being rebuilt; the range waits for it, its data is safe.
-                        await asyncio.sleep(RETRY_S)
-                        error = None
-                    outcome = await self._run_entry(entry, generator, read)
-                except READ_FAULTS as failure:
-                    generator, read, error = None, None, failure
-                    if self.fault:
-                        return
-                else:
-                    break
-            if self._finish(entry, outcome):
-                self._queue.popleft()
-        except asyncio.CancelledError:
-            raise
-        except Exception as failure:
-            self._diverges(entry, failure)
-        finally:
-            self._applying = False
-            if not self.fault and not self._apply_due:
-                self._apply_due = True
-                self._loop.call_soon(self._apply_ready)
-
-    async def _run_entry(
-        self, entry: Entry, generator: Generator[Read, Any, Outcome] | None, read: Read | None
-    ) -> Outcome:
-        try:
-            if generator is None or read is None:
-                generator = _records.apply(self._machine, entry.data)
-                read = next(generator)
-            while True:
-                read = generator.send(await read_row(self._store, read))
-        except StopIteration as stop:
-            outcome: Outcome = stop.value
-            return outcome
-
-    async def _read_entries(self) -> None:
-        low = self.applied + len(self._queue) + 1
-        found = await entries_of(self._store, self.group, low, self._target, REPLAY_BYTES)
-        if not found:
-            raise ValueError(f"entry {low} of range {self.group} cannot be read")
-        self._queue.extend(found)
-
-    def _diverges(self, entry: Entry | None, error: Exception) -> None:
-        """Rather than go on in another way than the other replicas, stop."""
-        where = "" if entry is None else f" at entry {entry.index}"
-        self.fail(f"range {self.group} stopped{where}: {type(error).__name__}: {error}")
-
     # --- reads
 
     def reads_now(self) -> bool:
@@ -814,7 +617,3 @@ class Replica:
             "lost_entries": self.lost_entries,
             "fault": self.fault,
         }
-
-
-LOST = 3
-"""storage.EntryKind.LOST: an entry that `verify --repair` gave up."""
