@@ -94,7 +94,7 @@ class Server(unittest.TestCase):
                     if ask(connection, "GET", path) != (200, body):
                         failures.append(f"get {path}")
                 except (OSError, http.client.HTTPException) as error:
-                    broken.append(f"client {number}: {error!r}")
+                    broken.append(f"client {number} turn {turn}: {error!r}")
                     connection.close()
                     if len(broken) > MAX_BROKEN:
                         failures.extend(broken)

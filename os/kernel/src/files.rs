@@ -91,8 +91,8 @@ pub fn init(tree: Tree) {
 }
 
 /// Runs `f` on the file tree.
-pub fn with_tree<T>(f: impl FnOnce(&mut Tree) -> Result<T, vfs::Error>) -> Result<T, Errno> {
-    f(TREE.get().as_mut().expect("the tree was set up")).map_err(Errno::from)
+pub fn with_tree<T>(f: impl FnOnce(&mut Tree) -> Result<T, Errno>) -> Result<T, Errno> {
+    f(TREE.get().as_mut().expect("the tree was set up"))
 }
 
 /// Puts a file of the system's own making in place.
@@ -152,17 +152,12 @@ pub fn new_file(object: Object, flags: u32) -> Rc<File> {
 
 /// Gives a file the lowest free descriptor from `from` on.
 pub fn install(file: Rc<File>, close_on_exec: bool, from: usize) -> Result<u64, Errno> {
-    let mut table = TABLE.get();
-    let free = (from..table.slots.len()).find(|at| table.slots[*at].is_none());
-    let at = free.unwrap_or(table.slots.len().max(from));
-    if at >= MAX_DESCRIPTORS {
-        drop(table); // Before the file goes: its end takes the table.
-        return Err(Errno::EMFILE);
-    }
-    if at >= table.slots.len() {
-        table.slots.resize(at + 1, None);
-    }
-    table.slots[at] = Some(Slot { file, close_on_exec });
+    let at = {
+        let slots = &TABLE.get().slots;
+        let free = (from..slots.len()).find(|at| slots[*at].is_none());
+        free.unwrap_or(slots.len().max(from))
+    };
+    install_at(file, close_on_exec, at).map_err(|_| Errno::EMFILE)?;
     Ok(at as u64)
 }
 
@@ -173,12 +168,11 @@ pub fn install_at(file: Rc<File>, close_on_exec: bool, at: usize) -> Result<(), 
     }
     let before = {
         let mut table = TABLE.get();
-        if at >= table.slots.len() {
-            table.slots.resize(at + 1, None);
-        }
+        let length = table.slots.len().max(at + 1);
+        table.slots.resize(length, None);
         table.slots[at].replace(Slot { file, close_on_exec })
     };
-    drop(before);
+    drop(before); // Its end takes the table.
     Ok(())
 }
 
@@ -302,24 +296,24 @@ pub fn lock(file: &Rc<File>, kind: u32) -> Result<(), u64> {
 }
 
 impl File {
-    /// A pair of files over one stream: the reader, the writer.
-    pub fn pipe(flags: u32) -> (Rc<File>, Rc<File>) {
-        let stream = Rc::new(RefCell::new(Stream::new()));
-        let reader = new_file(Object::PipeReader(stream.clone()), flags);
-        let writer = new_file(Object::PipeWriter(stream), flags | O_WRONLY);
-        reader.peer.set(writer.id);
-        writer.peer.set(reader.id);
-        (reader, writer)
-    }
-
-    pub fn pair(flags: u32) -> (Rc<File>, Rc<File>) {
-        let one = Rc::new(RefCell::new(Stream::new()));
-        let two = Rc::new(RefCell::new(Stream::new()));
-        let first = new_file(Object::Pair(one.clone(), two.clone()), flags | O_RDWR);
-        let second = new_file(Object::Pair(two, one), flags | O_RDWR);
+    fn joined(one: Object, two: Object, flags: [u32; 2]) -> (Rc<File>, Rc<File>) {
+        let (first, second) = (new_file(one, flags[0]), new_file(two, flags[1]));
         first.peer.set(second.id);
         second.peer.set(first.id);
         (first, second)
+    }
+
+    /// A pair of files over one stream: the reader, the writer.
+    pub fn pipe(flags: u32) -> (Rc<File>, Rc<File>) {
+        let stream = Rc::new(RefCell::new(Stream::new()));
+        let (reader, writer) = (Object::PipeReader(stream.clone()), Object::PipeWriter(stream));
+        File::joined(reader, writer, [flags, flags | O_WRONLY])
+    }
+
+    pub fn pair(flags: u32) -> (Rc<File>, Rc<File>) {
+        let (one, two) = <(Rc<RefCell<Stream>>, Rc<RefCell<Stream>>)>::default();
+        let first = Object::Pair(one.clone(), two.clone());
+        File::joined(first, Object::Pair(two, one), [flags | O_RDWR; 2])
     }
 
     pub fn nonblocking(&self) -> bool {
@@ -485,7 +479,7 @@ impl File {
                 }
                 match network::with(|stack, _| stack.send(*socket, data)) {
                     // Linux's answer for a stream that was never connected.
-                    Err(net::Error::NotConnected) => Err(Errno::EPIPE),
+                    Err(Errno::ENOTCONN) => Err(Errno::EPIPE),
                     result => Ok(result?),
                 }
             }
@@ -502,22 +496,16 @@ impl File {
     pub fn wait_for<T>(
         &self,
         nonblocking: bool,
-        deadline_us: Option<u64>,
         mut attempt: impl FnMut() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         loop {
             match attempt() {
-                Err(Errno::EAGAIN) if !nonblocking => {
-                    match sched::block(Wait::Object(self.id), deadline_us) {
-                        Woken::Event => {}
-                        Woken::Timeout => return Err(Errno::EAGAIN),
-                        Woken::Signal => {
-                            sched::with_current(|t| t.signals.restartable = true);
-                            return Err(Errno::EINTR);
-                        }
-                    }
-                }
+                Err(Errno::EAGAIN) if !nonblocking => {}
                 result => return result,
+            }
+            if sched::block(Wait::Object(self.id), None) == Woken::Signal {
+                sched::with_current(|t| t.signals.restartable = true);
+                return Err(Errno::EINTR);
             }
         }
     }
@@ -535,7 +523,7 @@ pub fn open_node(node: NodeId, flags: u32) -> Result<Rc<File>, Errno> {
 }
 
 /// Makes the writable directories, the devices and the small files that programs expect.
-pub fn furnish(tree: &mut Tree) -> Result<(), vfs::Error> {
+pub fn furnish(tree: &mut Tree) -> Result<(), Errno> {
     for path in ["/tmp", "/run", "/data", "/var/tmp", "/dev/shm", "/home"] {
         let directory = tree.make_writable(path)?;
         tree.chmod(directory, 0o1777)?;

@@ -52,20 +52,9 @@ fn start(boot: &arch::boot::BootInfo) -> Result<(), String> {
     let config = config::read(boot)?;
     console::set_level(config.log_level);
     let (free, total) = mm::frames::count();
-    let features = arch::features();
     log!("O3StorageOS {}, booted by {}", env!("CARGO_PKG_VERSION"), boot.protocol);
     log!("memory: {} MiB, {} MiB free", total / 256, free / 256);
-    log!(
-        "processor: counter at {} MHz, SMEP {}, SMAP {}, UMIP {}, RDRAND {}, vector state {:#x} in \
-         {} bytes",
-        arch::clock_mhz(),
-        features.smep,
-        features.smap,
-        features.umip,
-        features.rdrand,
-        features.vector_state,
-        features.vector_bytes
-    );
+    log!("processor: counter at {} MHz, {:?}", arch::clock_mhz(), arch::features());
     time::init();
     let card = drivers::init();
     if !random::reseed(arch::now_us()) {
@@ -78,19 +67,17 @@ fn start(boot: &arch::boot::BootInfo) -> Result<(), String> {
         return Err("the root image is not at a page boundary".into());
     }
     bytes
-        .ok_or(vfs::Error::BadImage)
+        .ok_or(syscall::Errno::EINVAL)
         .and_then(|bytes| tree.load(bytes))
         .and_then(|()| files::furnish(&mut tree))
         .map_err(|why| alloc::format!("the root image cannot be read: {why:?}"))?;
     log!("root image: {} KiB, {} entries", (image.1 - image.0) / 1024, tree.usage().1);
     files::init(tree);
     network::init(card, &config);
+    let (arguments, variables) = (config.arguments.len(), config.environment.len());
+    let (source, files) = (config.source, config.files.len());
     log!(
-        "configuration from {}: {} arguments, {} variables, {} files",
-        config.source,
-        config.arguments.len(),
-        config.environment.len(),
-        config.files.len()
+        "configuration from {source}: {arguments} arguments, {variables} variables, {files} files"
     );
     for (path, data) in &config.files {
         files::system_file(path, data, 0o400);

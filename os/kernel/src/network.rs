@@ -5,9 +5,7 @@ use crate::drivers::NetworkCard;
 use crate::mm::Global;
 use crate::{arch, files, log, random};
 use alloc::collections::BTreeMap;
-use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Write;
 use net::{SocketId, Stack};
 
 struct Network {
@@ -71,12 +69,11 @@ fn settle(now_us: u64) {
         if let Some(card) = card.as_mut() {
             card.flush();
         }
-        // A full queue to the card is looked at again soon: it raises no interrupt.
-        let full = card.as_ref().is_some_and(|card| card.room() == 0);
-        network.deadline_us = network.stack.next_deadline().map(|d| d.max(now_us + 1));
-        if full {
-            network.deadline_us = Some(now_us + 200);
-        }
+        network.deadline_us = match card.as_ref().is_some_and(|card| card.room() == 0) {
+            // A full queue to the card is looked at again soon: it raises no interrupt.
+            true => Some(now_us + 200),
+            false => network.stack.next_deadline().map(|d| d.max(now_us + 1)),
+        };
         while let Some(id) = network.stack.take_event() {
             changed.extend(network.owners.get(&id));
         }
@@ -97,12 +94,8 @@ fn tell_lease(lease: Option<net::Lease>) {
         return;
     };
     log!("network: address {}/{}, gateway {:?}", lease.address, lease.prefix, lease.gateway);
-    let mut resolver = String::new();
-    for server in &lease.name_servers {
-        let _ = writeln!(resolver, "nameserver {server}");
-    }
-    let hosts = alloc::format!("127.0.0.1 localhost\n{} o3storage\n", lease.address);
-    files::system_file("/etc/resolv.conf", resolver.as_bytes(), 0o444);
+    files::system_file("/etc/resolv.conf", lease.resolv_conf().as_bytes(), 0o444);
+    let hosts = lease.hosts(crate::syscall::HOST_NAME);
     files::system_file("/etc/hosts", hosts.as_bytes(), 0o444);
 }
 

@@ -15,25 +15,10 @@ struct Generator {
 static GENERATOR: Global<Generator> = Global::new(Generator { key: [0; 8], reseed_us: 0 });
 
 fn block(key: &[u32; 8], counter: u64) -> [u32; 16] {
-    let mut start = [
-        0x6170_7865,
-        0x3320_646e,
-        0x7962_2d32,
-        0x6b20_6574,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        counter as u32,
-        (counter >> 32) as u32,
-        0,
-        0,
-    ];
+    let mut start = [0; 16];
+    start[..4].copy_from_slice(&[0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574]);
     start[4..12].copy_from_slice(key);
+    start[12..14].copy_from_slice(&[counter as u32, (counter >> 32) as u32]);
     let mut x = start;
     for _ in 0..10 {
         for [a, b, c, d] in [

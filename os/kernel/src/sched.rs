@@ -167,6 +167,19 @@ impl Scheduler {
             self.want_switch();
         }
     }
+
+    /// Wakes up to `limit` threads for which `test` holds, oldest first; returns how many.
+    fn make_all_ready(
+        &mut self,
+        limit: usize,
+        test: impl Fn(&Thread) -> bool,
+        woken: Woken,
+    ) -> usize {
+        let wanted = self.threads.iter().filter(|(_, thread)| test(thread)).take(limit);
+        let found: Vec<Tid> = wanted.map(|(tid, _)| *tid).collect();
+        found.iter().for_each(|tid| self.make_ready(*tid, woken));
+        found.len()
+    }
 }
 
 /// Waits until woken, until `deadline_us`, or until a signal must be delivered.
@@ -188,17 +201,8 @@ pub fn block(wait: Wait, deadline_us: Option<u64>) -> Woken {
 /// Wakes up to `limit` threads for which `matches` holds, oldest first; returns how many.
 pub fn wake(limit: usize, matches: impl Fn(&Wait) -> bool) -> usize {
     let mut scheduler = SCHEDULER.get();
-    let found: Vec<Tid> = scheduler
-        .threads
-        .iter()
-        .filter(|(_, thread)| thread.wait.as_ref().is_some_and(&matches))
-        .map(|(tid, _)| *tid)
-        .take(limit)
-        .collect();
-    for tid in &found {
-        scheduler.make_ready(*tid, Woken::Event);
-    }
-    found.len()
+    let waits = |thread: &Thread| thread.wait.as_ref().is_some_and(&matches);
+    scheduler.make_all_ready(limit, waits, Woken::Event)
 }
 
 /// Wakes a thread so that it takes its signal.
@@ -309,15 +313,8 @@ pub fn service() {
     let now = arch::now_us();
     let mut next = network::service(now).unwrap_or(u64::MAX).min(signal::run_alarm(now));
     let mut scheduler = SCHEDULER.get();
-    let due: Vec<Tid> = scheduler
-        .threads
-        .iter()
-        .filter(|(_, thread)| thread.deadline.is_some_and(|deadline| deadline <= now))
-        .map(|(tid, _)| *tid)
-        .collect();
-    for tid in due {
-        scheduler.make_ready(tid, Woken::Timeout);
-    }
+    let due = |thread: &Thread| thread.deadline.is_some_and(|deadline| deadline <= now);
+    scheduler.make_all_ready(usize::MAX, due, Woken::Timeout);
     for thread in scheduler.threads.values() {
         next = next.min(thread.deadline.unwrap_or(u64::MAX));
     }

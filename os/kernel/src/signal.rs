@@ -108,14 +108,12 @@ pub fn pending() -> bool {
 
 fn ignored_now(signals: u64) -> u64 {
     let process = PROCESS.get();
-    let mut ignored = 0;
-    for signal in (1..=COUNT).filter(|s| signals & bit(*s) != 0) {
-        let handler = process.actions[signal as usize].handler;
-        if handler == IGNORE || handler == 0 && IGNORED & bit(signal) != 0 {
-            ignored |= bit(signal);
-        }
-    }
-    ignored
+    let ignored = |signal: &u32| {
+        let handler = process.actions[*signal as usize].handler;
+        handler == IGNORE || handler == 0 && IGNORED & bit(*signal) != 0
+    };
+    let each = (1..=COUNT).filter(|signal| signals & bit(*signal) != 0).filter(ignored);
+    each.fold(0, |all, signal| all | bit(signal))
 }
 
 pub fn pending_set() -> u64 {
@@ -210,11 +208,8 @@ pub fn raise_fault(frame: &mut Frame, fault: Fault) {
     let action = action(signal);
     let blocked = sched::with_current(|t| t.signals.mask & bit(signal) != 0);
     if action.handler <= IGNORE || blocked {
-        let text = alloc::format!(
-            "{fault:x?} at {:#x}, stack {:#x}",
-            frame.program_counter(),
-            frame.stack()
-        );
+        let (at, stack) = (frame.program_counter(), frame.stack());
+        let text = alloc::format!("{fault:x?} at {at:#x}, stack {stack:#x}");
         sched::end_program(&text, 128 + signal as i32);
     }
     enter_handler(frame, signal, action, code, address);
@@ -248,12 +243,8 @@ pub fn deliver(frame: &mut Frame) {
             frame.restart_syscall(); // Interrupted by a signal that nobody wanted.
         }
     }
-    sched::with_current(|thread| {
-        thread.signals.restartable = false;
-        if let Some(mask) = thread.signals.saved_mask.take() {
-            thread.signals.mask = mask;
-        }
-    });
+    sched::with_current(|thread| thread.signals.restartable = false);
+    restore_mask();
 }
 
 fn enter_handler(frame: &mut Frame, signal: u32, action: Action, code: i32, address: u64) {
@@ -298,11 +289,22 @@ pub fn read_action(address: u64) -> Result<Action, Errno> {
 }
 
 pub fn write_action(address: u64, action: Action) -> Result<(), Errno> {
-    for (i, word) in [action.handler, action.flags, action.restorer, action.mask].iter().enumerate()
-    {
-        usercopy::write_u64(address + 8 * i as u64, *word)?;
-    }
-    Ok(())
+    let words = [action.handler, action.flags, action.restorer, action.mask];
+    usercopy::write_words(address, &words).map(|_| ())
+}
+
+/// Sets a mask until the call that asked for it has been answered.
+pub fn set_mask_for_now(mask: u64) {
+    sched::with_current(|thread| {
+        thread.signals.saved_mask = Some(thread.signals.mask);
+        thread.signals.mask = mask;
+    });
+}
+
+pub fn restore_mask() {
+    sched::with_current(|thread| {
+        thread.signals.mask = thread.signals.saved_mask.take().unwrap_or(thread.signals.mask);
+    });
 }
 
 /// Takes one of the waiting signals of `set` without a handler.

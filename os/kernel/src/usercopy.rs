@@ -8,27 +8,20 @@ use alloc::vec::Vec;
 
 /// Whether a range could be the program's at all.
 pub fn check(address: u64, length: u64) -> Result<(), Errno> {
-    let end = address.checked_add(length).ok_or(Errno::EFAULT)?;
-    if end > USER_END {
-        return Err(Errno::EFAULT);
-    }
-    Ok(())
+    let end = address.checked_add(length).filter(|end| *end <= USER_END);
+    end.map(|_| ()).ok_or(Errno::EFAULT)
 }
 
 pub fn read(address: u64, out: &mut [u8]) -> Result<(), Errno> {
     check(address, out.len() as u64)?;
-    match arch::copy_user(out.as_mut_ptr(), address as *const u8, out.len()) {
-        true => Ok(()),
-        false => Err(Errno::EFAULT),
-    }
+    let done = arch::copy_user(out.as_mut_ptr(), address as *const u8, out.len());
+    done.then_some(()).ok_or(Errno::EFAULT)
 }
 
 pub fn write(address: u64, data: &[u8]) -> Result<(), Errno> {
     check(address, data.len() as u64)?;
-    match arch::copy_user(address as *mut u8, data.as_ptr(), data.len()) {
-        true => Ok(()),
-        false => Err(Errno::EFAULT),
-    }
+    let done = arch::copy_user(address as *mut u8, data.as_ptr(), data.len());
+    done.then_some(()).ok_or(Errno::EFAULT)
 }
 
 pub fn read_u64(address: u64) -> Result<u64, Errno> {
@@ -57,6 +50,11 @@ pub fn read_words(address: u64, count: usize) -> Result<Vec<u64>, Errno> {
     read(address, &mut bytes)?;
     let word = |chunk: &[u8]| chunk.iter().rev().fold(0, |sum, b| sum << 8 | u64::from(*b));
     Ok(bytes.chunks_exact(8).map(word).collect())
+}
+
+pub fn write_words(address: u64, words: &[u64]) -> Result<u64, Errno> {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    write(address, &bytes).map(|()| 0)
 }
 
 /// A path: text up to a zero byte. Names that are not UTF-8 are not found on this system.

@@ -41,10 +41,10 @@ fn errors_are_told_unasked_and_the_limit_rotates() {
     for fd in 0..4 {
         epoll.add(fd as u64, fd, OUT, fd as u64).unwrap();
     }
-    assert_eq!(epoll.add(0, 0, IN, 0), Err(Error::Exists));
+    assert_eq!(epoll.add(0, 0, IN, 0), Err(Error::EEXIST));
     assert_eq!(epoll.collect(2, &mut |_| ERR), [(ERR, 0), (ERR, 1)]);
     assert_eq!(epoll.collect(2, &mut |_| ERR), [(ERR, 2), (ERR, 3)]);
     epoll.remove_object(1);
     assert_eq!(epoll.collect(9, &mut |_| HUP).len(), 3);
-    assert_eq!(epoll.remove(1, 1), Err(Error::NotFound));
+    assert_eq!(epoll.remove(1, 1), Err(Error::ENOENT));
 }

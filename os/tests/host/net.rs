@@ -57,7 +57,7 @@ impl Wire {
         self.a.listen(listener, 16).unwrap();
         let client = self.b.open(Kind::Stream).unwrap();
         let target = SocketAddrV4::new(SERVER, 80);
-        assert_eq!(self.b.connect(client, target, self.now), Err(Error::InProgress));
+        assert_eq!(self.b.connect(client, target, self.now), Err(Error::EINPROGRESS));
         for _ in 0..20_000 {
             self.step();
             if let Ok((accepted, peer)) = self.a.accept(listener) {
@@ -80,7 +80,7 @@ fn transfer(loss_percent: u64, total: usize) {
             let chunk: Vec<u8> = (sent..total.min(sent + 50_000)).map(byte).collect();
             match wire.b.send(client, &chunk) {
                 Ok(n) => sent += n,
-                Err(error) => assert_eq!(error, Error::WouldBlock),
+                Err(error) => assert_eq!(error, Error::EAGAIN),
             }
         } else {
             let _ = wire.b.shutdown(client, Shutdown::Write);
@@ -94,7 +94,7 @@ fn transfer(loss_percent: u64, total: usize) {
                 }
                 received += n;
             }
-            Err(error) => assert_eq!(error, Error::WouldBlock),
+            Err(error) => assert_eq!(error, Error::EAGAIN),
         }
     }
     assert_eq!(received, total);
@@ -129,7 +129,7 @@ fn a_closed_port_refuses() {
     for _ in 0..10 {
         wire.step();
     }
-    assert_eq!(wire.b.take_error(client), Some(Error::ConnectionRefused));
+    assert_eq!(wire.b.take_error(client), Some(Error::ECONNREFUSED));
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn loopback_connects_without_a_wire() {
     only.listen(listener, 4).unwrap();
     let target = only.local_address(listener).unwrap();
     let client = only.open(Kind::Stream).unwrap();
-    assert_eq!(only.connect(client, target, 5), Err(Error::InProgress));
+    assert_eq!(only.connect(client, target, 5), Err(Error::EINPROGRESS));
     only.poll(6);
     let (server, _) = only.accept(listener).unwrap();
     assert_eq!(only.send(server, b"hello"), Ok(5));

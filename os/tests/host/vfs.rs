@@ -10,7 +10,7 @@ fn tree() -> Tree {
 fn files_hold_what_was_written_with_holes_of_zeros() {
     let mut tree = tree();
     let id = tree.create(ROOT, "/tmp/a", true, 0o644, 5).unwrap();
-    assert_eq!(tree.create(ROOT, "/tmp/a", true, 0o644, 5), Err(Error::Exists));
+    assert_eq!(tree.create(ROOT, "/tmp/a", true, 0o644, 5), Err(Error::EEXIST));
     assert_eq!(tree.write_at(id, 10_000, b"end", 6), Ok(3));
     let mut buffer = vec![1; 20_000];
     assert_eq!(tree.read_at(id, 0, &mut buffer), Ok(10_003));
@@ -31,7 +31,7 @@ fn an_unlinked_file_lives_while_it_is_open() {
     tree.retain(id);
     tree.write_at(id, 0, &[1; 9000], 0).unwrap();
     tree.unlink(ROOT, "/tmp/a", 0).unwrap();
-    assert_eq!(tree.lookup(ROOT, "/tmp/a", true), Err(Error::NotFound));
+    assert_eq!(tree.lookup(ROOT, "/tmp/a", true), Err(Error::ENOENT));
     assert_eq!(tree.read_at(id, 0, &mut [0; 5]), Ok(5));
     tree.release(id);
     assert_eq!(tree.usage(), nodes);
@@ -47,10 +47,10 @@ fn paths_follow_links_and_stop_at_circles() {
     let file = tree.lookup(ROOT, "/tmp/d/f", true).unwrap();
     assert_eq!(tree.lookup(ROOT, "/tmp/up", true), Ok(file));
     assert_eq!(tree.lookup(ROOT, "//tmp/./l/../d//f", true), Ok(file));
-    assert_eq!(tree.lookup(ROOT, "/tmp/d/f/", true), Err(Error::NotDirectory));
+    assert_eq!(tree.lookup(ROOT, "/tmp/d/f/", true), Err(Error::ENOTDIR));
     tree.symlink(ROOT, "/tmp/x", "/tmp/y", 0).unwrap();
     tree.symlink(ROOT, "/tmp/y", "x", 0).unwrap();
-    assert_eq!(tree.lookup(ROOT, "/tmp/x", true), Err(Error::TooManyLinks));
+    assert_eq!(tree.lookup(ROOT, "/tmp/x", true), Err(Error::ELOOP));
     assert!(tree.lookup(ROOT, "/tmp/x", false).is_ok());
     let d = tree.lookup(ROOT, "/tmp/d", true).unwrap();
     assert_eq!(tree.path_of(d).unwrap(), "/tmp/d");
@@ -61,15 +61,15 @@ fn rename_replaces_and_refuses_its_own_inside() {
     let mut tree = tree();
     tree.mkdir(ROOT, "/tmp/a", 0o755, 0).unwrap();
     tree.mkdir(ROOT, "/tmp/a/b", 0o755, 0).unwrap();
-    assert_eq!(tree.rename(ROOT, "/tmp/a", "/tmp/a/b/c", 0), Err(Error::Invalid));
+    assert_eq!(tree.rename(ROOT, "/tmp/a", "/tmp/a/b/c", 0), Err(Error::EINVAL));
     tree.create(ROOT, "/tmp/f", true, 0o644, 0).unwrap();
     tree.create(ROOT, "/tmp/g", true, 0o644, 0).unwrap();
     let f = tree.lookup(ROOT, "/tmp/f", true).unwrap();
     tree.rename(ROOT, "/tmp/f", "/tmp/g", 0).unwrap();
     assert_eq!(tree.lookup(ROOT, "/tmp/g", true), Ok(f));
-    assert_eq!(tree.rename(ROOT, "/tmp/g", "/tmp/a", 0), Err(Error::IsDirectory));
-    assert_eq!(tree.rename(ROOT, "/tmp/a", "/tmp/g", 0), Err(Error::NotDirectory));
-    assert_eq!(tree.rmdir(ROOT, "/tmp/a", 0), Err(Error::NotEmpty));
+    assert_eq!(tree.rename(ROOT, "/tmp/g", "/tmp/a", 0), Err(Error::EISDIR));
+    assert_eq!(tree.rename(ROOT, "/tmp/a", "/tmp/g", 0), Err(Error::ENOTDIR));
+    assert_eq!(tree.rmdir(ROOT, "/tmp/a", 0), Err(Error::ENOTEMPTY));
     tree.rmdir(ROOT, "/tmp/a/b", 0).unwrap();
     tree.rmdir(ROOT, "/tmp/a/", 0).unwrap();
 }
@@ -78,17 +78,17 @@ fn rename_replaces_and_refuses_its_own_inside() {
 fn what_is_not_opened_for_changes_is_read_only() {
     let mut tree = tree();
     tree.make_path("/usr/lib").unwrap();
-    assert_eq!(tree.create(ROOT, "/usr/lib/x", false, 0o644, 0), Err(Error::ReadOnly));
-    assert_eq!(tree.mkdir(ROOT, "/usr/x", 0o755, 0), Err(Error::ReadOnly));
-    assert_eq!(tree.mkdir(ROOT, "/usr", 0o755, 0), Err(Error::Exists));
-    assert_eq!(tree.rename(ROOT, "/tmp", "/usr/tmp", 0), Err(Error::ReadOnly));
+    assert_eq!(tree.create(ROOT, "/usr/lib/x", false, 0o644, 0), Err(Error::EROFS));
+    assert_eq!(tree.mkdir(ROOT, "/usr/x", 0o755, 0), Err(Error::EROFS));
+    assert_eq!(tree.mkdir(ROOT, "/usr", 0o755, 0), Err(Error::EEXIST));
+    assert_eq!(tree.rename(ROOT, "/tmp", "/usr/tmp", 0), Err(Error::EROFS));
     tree.put("/etc/hosts", b"127.0.0.1 localhost\n", 0o444, 0).unwrap();
-    assert_eq!(tree.unlink(ROOT, "/etc/hosts", 0), Err(Error::ReadOnly));
+    assert_eq!(tree.unlink(ROOT, "/etc/hosts", 0), Err(Error::EROFS));
 }
 
 #[test]
 fn damaged_images_are_refused() {
-    assert_eq!(Tree::new().load(b"short"), Err(Error::BadImage));
+    assert_eq!(Tree::new().load(b"short"), Err(Error::EINVAL));
     let mut image = vec![0u8; 8192];
     image[..8].copy_from_slice(b"O3ROOT01");
     image[8] = 1;
@@ -114,9 +114,9 @@ fn damaged_images_are_refused() {
 #[test]
 fn streams_keep_order_and_small_writes_whole() {
     let mut stream = Stream::new();
-    assert_eq!(stream.read(&mut [0; 4], false), Err(Error::WouldBlock));
+    assert_eq!(stream.read(&mut [0; 4], false), Err(Error::EAGAIN));
     assert_eq!(stream.write(&[1; PIPE_CAPACITY - 100]), Ok(PIPE_CAPACITY - 100));
-    assert_eq!(stream.write(&[2; 200]), Err(Error::WouldBlock));
+    assert_eq!(stream.write(&[2; 200]), Err(Error::EAGAIN));
     assert_eq!(stream.write(&[2; 5000]), Ok(100));
     let mut buffer = vec![0; PIPE_CAPACITY];
     assert_eq!(stream.read(&mut buffer, true), Ok(PIPE_CAPACITY));
@@ -125,5 +125,5 @@ fn streams_keep_order_and_small_writes_whole() {
     stream.writer_closed = true;
     assert_eq!(stream.read(&mut buffer, false), Ok(0));
     stream.reader_closed = true;
-    assert_eq!(stream.write(b"x"), Err(Error::BrokenPipe));
+    assert_eq!(stream.write(b"x"), Err(Error::EPIPE));
 }

@@ -168,7 +168,7 @@ impl Link {
     pub fn connect_to(&mut self, listener: SocketId) -> (SocketId, SocketId) {
         let client = self.stacks[1].open(Kind::Stream).unwrap();
         let target = SocketAddrV4::new(A, 80);
-        assert_eq!(self.stacks[1].connect(client, target, self.now), Err(Error::InProgress));
+        assert_eq!(self.stacks[1].connect(client, target, self.now), Err(Error::EINPROGRESS));
         let until = self.now + 60_000_000;
         while self.now < until {
             self.step(until);
@@ -237,7 +237,7 @@ impl Flow {
                     }
                 }
                 Err(error) => {
-                    assert_eq!(error, Error::WouldBlock);
+                    assert_eq!(error, Error::EAGAIN);
                     break;
                 }
             }
@@ -252,7 +252,7 @@ impl Flow {
                     self.received += taken;
                 }
                 Err(error) => {
-                    assert_eq!(error, Error::WouldBlock);
+                    assert_eq!(error, Error::EAGAIN);
                     break;
                 }
             }

@@ -58,7 +58,7 @@ fn main() {
                     received += taken;
                     busy = true;
                 }
-                Err(Error::WouldBlock) => {}
+                Err(Error::EAGAIN) => {}
                 Err(error) => panic!("{error:?} after {received} and {sent} bytes"),
             }
             if received == total && sent < total {

@@ -168,11 +168,9 @@ fn rfc9293_closed_port_answers_with_a_reset() {
 
 #[test]
 fn rfc9293_refused_and_unreachable_end_a_connect() {
-    for (icmp, expected) in [
-        (None, Error::ConnectionRefused),
-        (Some(3), Error::ConnectionRefused),
-        (Some(1), Error::Unreachable),
-    ] {
+    for (icmp, expected) in
+        [(None, Error::ECONNREFUSED), (Some(3), Error::ECONNREFUSED), (Some(1), Error::ENETUNREACH)]
+    {
         let mut peer = Peer::new();
         let id = peer.stack.open(Kind::Stream).unwrap();
         let _ = peer.stack.connect(id, SocketAddrV4::new(B, 4000), peer.now);
@@ -296,7 +294,7 @@ fn rfc5961_only_the_exact_number_resets() {
     assert!(peer.give(&reset).is_empty());
     assert_eq!(peer.error(id), None);
     peer.send(RST, b"");
-    assert_eq!(peer.error(id), Some(Error::ConnectionReset));
+    assert_eq!(peer.error(id), Some(Error::ECONNRESET));
 }
 
 #[test]
@@ -312,7 +310,7 @@ fn rfc5961_a_syn_and_a_strange_ack_are_challenged() {
     assert_eq!(peer.give(&strange)[0].0.flags, ACK);
     strange.ack = peer.ack.wrapping_sub(70_000);
     assert!(peer.give(&strange).is_empty());
-    assert_eq!(peer.stack.recv(id, &mut [0; 9], false), Err(Error::WouldBlock));
+    assert_eq!(peer.stack.recv(id, &mut [0; 9], false), Err(Error::EAGAIN));
 }
 
 #[test]
@@ -444,7 +442,7 @@ fn rfc6298_the_timer_is_at_least_200_ms_and_doubles() {
     }
     assert_eq!(times, [2, 4, 8, 16]);
     peer.wait(600_000_000);
-    assert_eq!(peer.error(id), Some(Error::TimedOut));
+    assert_eq!(peer.error(id), Some(Error::ETIMEDOUT));
 }
 
 #[test]
@@ -454,7 +452,7 @@ fn rfc6298_a_connect_gives_up() {
     let _ = peer.stack.connect(id, SocketAddrV4::new(B, 9), peer.now);
     let syns = peer.wait(100_000_000);
     assert_eq!(syns.len(), 6);
-    assert_eq!(peer.error(id), Some(Error::TimedOut));
+    assert_eq!(peer.error(id), Some(Error::ETIMEDOUT));
 }
 
 #[test]
@@ -470,7 +468,7 @@ fn rfc7323_windows_are_scaled_and_clocks_echoed() {
     assert_eq!(answer.ack, peer.seq.wrapping_sub(3));
     peer.stamp = None;
     assert!(peer.send(ACK, b"none").is_empty());
-    assert_eq!(peer.stack.recv(id, &mut [0; 9], false), Err(Error::WouldBlock));
+    assert_eq!(peer.stack.recv(id, &mut [0; 9], false), Err(Error::EAGAIN));
 }
 
 #[test]
@@ -549,7 +547,7 @@ fn rfc1122_keep_alive_ends_a_dead_connection() {
     peer.send(ACK, b"");
     assert_eq!(peer.wait(76_000_000).len(), 1, "an answer starts the count anew");
     peer.wait(76_000_000 * 9);
-    assert_eq!(peer.error(id), Some(Error::TimedOut));
+    assert_eq!(peer.error(id), Some(Error::ETIMEDOUT));
 }
 
 #[test]
@@ -678,7 +676,7 @@ fn udp_carries_datagrams_and_tells_of_a_closed_port() {
     link.stacks[0].close(server, now);
     link.stacks[1].send_to(client, b"name?", None, now).unwrap();
     link.run(10_000);
-    assert_eq!(link.stacks[1].recv(client, &mut out, false), Err(Error::ConnectionRefused));
+    assert_eq!(link.stacks[1].recv(client, &mut out, false), Err(Error::ECONNREFUSED));
     assert_eq!(link.stacks[0].statistics().memory, 0);
 }
 
@@ -690,7 +688,7 @@ fn loopback_connects_without_a_wire() {
     only.listen(listener, 4).unwrap();
     let target = only.local_address(listener).unwrap();
     let client = only.open(Kind::Stream).unwrap();
-    assert_eq!(only.connect(client, target, 5), Err(Error::InProgress));
+    assert_eq!(only.connect(client, target, 5), Err(Error::EINPROGRESS));
     only.poll(6);
     let (server, _) = only.accept(listener).unwrap();
     assert_eq!(only.send(server, b"hello"), Ok(5));
@@ -953,5 +951,5 @@ fn an_address_that_changes_ends_its_connections() {
     let id = dhcp.stack.open(Kind::Stream).unwrap();
     let _ = dhcp.stack.connect(id, target, dhcp.now);
     dhcp.answer(&renewal.3, 5, 8);
-    assert_eq!(dhcp.stack.take_error(id), Some(Error::AddressNotAvailable));
+    assert_eq!(dhcp.stack.take_error(id), Some(Error::EADDRNOTAVAIL));
 }

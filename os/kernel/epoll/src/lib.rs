@@ -10,6 +10,7 @@ extern crate alloc;
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+pub use errno::Errno as Error;
 
 #[cfg(test)]
 #[path = "../../../tests/host/epoll.rs"]
@@ -29,13 +30,6 @@ pub const EDGE: u32 = 1 << 31;
 
 /// Entries of one instance: one for every descriptor there can be.
 pub const MAX_INTERESTS: usize = 8192;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    Exists,
-    NotFound,
-    NoSpace,
-}
 
 struct Interest {
     events: u32,
@@ -57,21 +51,13 @@ impl Epoll {
         Epoll::default()
     }
 
-    pub fn len(&self) -> usize {
-        self.interests.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.interests.is_empty()
-    }
-
     /// Begins to watch; what is ready already is told too.
     pub fn add(&mut self, object: u64, fd: i32, events: u32, data: u64) -> Result<(), Error> {
         if self.interests.contains_key(&(object, fd)) {
-            return Err(Error::Exists);
+            return Err(Error::EEXIST);
         }
         if self.interests.len() >= MAX_INTERESTS {
-            return Err(Error::NoSpace);
+            return Err(Error::ENOSPC);
         }
         self.interests.insert((object, fd), Interest { events, data, queued: true });
         self.queue.push_back((object, fd));
@@ -79,7 +65,7 @@ impl Epoll {
     }
 
     pub fn modify(&mut self, object: u64, fd: i32, events: u32, data: u64) -> Result<(), Error> {
-        let interest = self.interests.get_mut(&(object, fd)).ok_or(Error::NotFound)?;
+        let interest = self.interests.get_mut(&(object, fd)).ok_or(Error::ENOENT)?;
         interest.events = events;
         interest.data = data;
         if !interest.queued {
@@ -90,7 +76,7 @@ impl Epoll {
     }
 
     pub fn remove(&mut self, object: u64, fd: i32) -> Result<(), Error> {
-        let interest = self.interests.remove(&(object, fd)).ok_or(Error::NotFound)?;
+        let interest = self.interests.remove(&(object, fd)).ok_or(Error::ENOENT)?;
         if interest.queued {
             self.queue.retain(|key| *key != (object, fd));
         }

@@ -133,12 +133,7 @@ impl Egress {
             return true;
         }
         let Some(hop) = self.next_hop(target) else { return false };
-        if !self.neighbours.contains_key(&hop) {
-            self.make_room();
-            let asked_us = now_us.wrapping_sub(ARP_RETRY_US);
-            let entry = Neighbour { mac: None, asked_us, seen_us: now_us, waiting: Vec::new() };
-            self.neighbours.insert(hop, entry);
-        }
+        self.remember(hop, now_us);
         let Some(entry) = self.neighbours.get_mut(&hop) else { return false };
         let age = now_us.saturating_sub(entry.seen_us);
         let stale = age > NEIGHBOUR_AGE_US;
@@ -161,7 +156,10 @@ impl Egress {
         true
     }
 
-    fn make_room(&mut self) {
+    fn remember(&mut self, address: Ipv4Addr, now_us: u64) {
+        if self.neighbours.contains_key(&address) {
+            return;
+        }
         while self.neighbours.len() >= MAX_NEIGHBOURS {
             // Those that never answered go first: a flood from addresses that are not there
             // must not push out the gateway.
@@ -171,6 +169,9 @@ impl Egress {
                 self.neighbours.remove(&address);
             }
         }
+        let asked_us = now_us.wrapping_sub(ARP_RETRY_US);
+        let entry = Neighbour { mac: None, asked_us, seen_us: now_us, waiting: Vec::new() };
+        self.neighbours.insert(address, entry);
     }
 
     fn enqueue(&mut self, mut frame: Vec<u8>, target: [u8; 6], kind: u16) {
@@ -207,10 +208,8 @@ impl Egress {
         }
         let for_us = target == self.address();
         // Only those we asked for, or who ask for us, are remembered (RFC 826's merge rule).
-        if for_us && !self.neighbours.contains_key(&sender) {
-            self.make_room();
-            let entry = Neighbour { mac: None, asked_us: 0, seen_us: now_us, waiting: Vec::new() };
-            self.neighbours.insert(sender, entry);
+        if for_us {
+            self.remember(sender, now_us);
         }
         let mut released = Vec::new();
         if let Some(entry) = self.neighbours.get_mut(&sender) {

@@ -8,7 +8,7 @@
 //! readiness may have changed. Nothing here blocks, sleeps, or knows a device or a clock.
 //!
 //! Sockets are named by [`SocketId`], which is never used twice while one holder could still
-//! have the old one (a generation is part of it). A closed id answers [`Error::Invalid`].
+//! have the old one (a generation is part of it). A closed id answers [`Error::EINVAL`].
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), no_std)]
 
@@ -27,6 +27,7 @@ mod udp;
 mod wire;
 
 pub use core::net::{Ipv4Addr, SocketAddrV4};
+pub use errno::Errno as Error;
 pub use stack::Stack;
 
 /// Connections in any state, the closing ones too: the product's stated limit.
@@ -130,9 +131,9 @@ pub enum Shutdown {
 /// What a call on a socket would find.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// `recv` or `accept` would not answer `WouldBlock` (data, a connection, the end, an error).
+    /// `recv` or `accept` would not answer `EAGAIN` (data, a connection, the end, an error).
     pub readable: bool,
-    /// `send` would not answer `WouldBlock`.
+    /// `send` would not answer `EAGAIN`.
     pub writable: bool,
     /// The peer has ended its direction.
     pub read_closed: bool,
@@ -148,25 +149,6 @@ pub enum SocketOption {
     NoDelay(bool),
     ReuseAddress(bool),
     KeepAlive(bool),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    WouldBlock,
-    InProgress,
-    AddressInUse,
-    AddressNotAvailable,
-    NotConnected,
-    AlreadyConnected,
-    ConnectionRefused,
-    ConnectionReset,
-    TimedOut,
-    Unreachable,
-    NoMemory,
-    Invalid,
-    BrokenPipe,
-    MessageTooLong,
-    NotSupported,
 }
 
 /// Counters that tests and the console read.

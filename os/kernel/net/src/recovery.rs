@@ -13,9 +13,6 @@ const INITIAL_SEGMENTS: usize = 10;
 const GROWTH_SEGMENTS: usize = 8;
 /// Duplicates after which the first segment is lost where the peer has no SACK (RFC 5681).
 const DUPLICATES: usize = 3;
-/// How many recoveries the wider reordering window outlives the last needless resending.
-const REORDER_RECOVERIES: u32 = 16;
-const REORDER_STEPS_MAX: u64 = 64;
 /// A lone segment's acknowledgement may be delayed by the peer; others take a batch's time.
 const PROBE_LONE_US: u64 = 50_000;
 const PROBE_SLACK_US: u64 = 2_000;
@@ -76,11 +73,6 @@ pub struct Recovery {
     /// The first resending of a recovery waits for nothing.
     force: bool,
     duplicates: usize,
-    /// Window and threshold before the last reduction, where that began, and how many
-    /// resendings since were not yet found to be needless.
-    undo: Option<(usize, usize)>,
-    undo_from: u32,
-    undo_left: u32,
     srtt_us: u64,
     rttvar_us: u64,
     pub rto_us: u64,
@@ -90,9 +82,6 @@ pub struct Recovery {
     rack_rtt_us: u64,
     highest: u32,
     reordered: bool,
-    reorder_steps: u64,
-    reorder_left: u32,
-    reorder_round: u32,
     /// When a segment that may only be late counts as lost.
     pub reorder_at: Option<u64>,
     /// A tail loss probe: the number it ends at, and whether it was a resending.
@@ -109,13 +98,10 @@ impl Recovery {
             selective: true,
             window: INITIAL_SEGMENTS * segment_size,
             threshold: usize::MAX,
-            undo_from: seq,
             rto_us: RTO_INITIAL_US,
             min_rtt_us: u64::MAX,
             rack: (0, seq),
             highest: seq,
-            reorder_steps: 1,
-            reorder_round: seq,
             ..Recovery::default()
         }
     }
@@ -192,7 +178,6 @@ impl Recovery {
         }
         (segment.lost, segment.resent, segment.at_us) = (false, true, now);
         self.force = false;
-        self.undo_left += 1;
         self.last_sent_us = now;
         (segment.start, segment.size as usize, segment.fin)
     }
@@ -256,7 +241,7 @@ impl Recovery {
         let acked = ack.wrapping_sub(self.snd_una) as usize;
         let mut seen = Seen { echo_us, sample: None, now };
         self.take_cumulative(ack, &mut seen);
-        let twice = sacks.first().copied().filter(|&(start, end)| {
+        let twice = sacks.first().is_some_and(|&(start, end)| {
             let within = |&(s, e): &(u32, u32)| !after(s, start) && !after(end, e);
             after(end, start) && (!after(end, ack) || sacks.get(1).is_some_and(within))
         });
@@ -269,18 +254,11 @@ impl Recovery {
         } else if acked > 0 {
             self.settle_rto();
         }
-        self.end_probe(ack, twice.is_some(), acked == 0 && same && sacks.is_empty());
-        if let Some((start, _)) = twice {
-            self.on_needless(start, ack);
-        }
+        self.end_probe(ack, twice, acked == 0 && same && sacks.is_empty());
         if self.point.is_some_and(|point| !after(point, ack)) {
             self.point = None;
             self.slow = false;
             self.duplicates = 0;
-            self.reorder_left = self.reorder_left.saturating_sub(1);
-            if self.reorder_left == 0 {
-                self.reorder_steps = 1;
-            }
         }
         if self.selective {
             self.detect_losses(now);
@@ -372,7 +350,7 @@ impl Recovery {
         if !self.reordered && (self.point.is_some() || many) {
             return 0;
         }
-        (self.min_rtt_us.min(self.srtt_us) / 4 * self.reorder_steps).min(self.srtt_us)
+        self.min_rtt_us.min(self.srtt_us) / 4
     }
 
     /// Marks what was sent long enough before something that arrived.
@@ -428,9 +406,6 @@ impl Recovery {
     }
 
     fn reduce(&mut self) {
-        self.undo = Some((self.window, self.threshold));
-        self.undo_from = self.snd_una;
-        self.undo_left = 0;
         let flight = self.in_flight().min(self.window);
         self.threshold = (flight / 2).max(2 * self.segment_size);
         self.window = self.threshold;
@@ -480,25 +455,6 @@ impl Recovery {
         }
         if repaired {
             self.reduce();
-        }
-    }
-
-    /// The peer had a resent segment already: losses are waited for longer, and a reduction
-    /// all of whose resendings were needless is taken back (RFC 3708).
-    fn on_needless(&mut self, start: u32, ack: u32) {
-        if self.undo.is_none() || after(self.undo_from, start) || self.undo_left == 0 {
-            return;
-        }
-        if !after(self.reorder_round, ack) {
-            self.reorder_round = self.snd_nxt;
-            self.reorder_steps = (self.reorder_steps + 1).min(REORDER_STEPS_MAX);
-            self.reorder_left = REORDER_RECOVERIES;
-        }
-        self.undo_left -= 1;
-        if let (0, Some((window, threshold))) = (self.undo_left, self.undo) {
-            self.window = self.window.max(window);
-            self.threshold = self.threshold.max(threshold);
-            (self.point, self.undo, self.slow) = (None, None, false);
         }
     }
 

@@ -57,6 +57,7 @@ struct Slot {
 }
 
 /// One interface's TCP/IP. See the crate's head for how it is driven.
+#[derive(Default)]
 pub struct Stack {
     egress: Egress,
     dhcp: Option<Dhcp>,
@@ -90,24 +91,8 @@ impl Stack {
             }
             AddressSource::Dhcp => Some(Dhcp::new(transaction)),
         };
-        Stack {
-            egress,
-            dhcp,
-            slots: Vec::new(),
-            free: Vec::new(),
-            connections: BTreeMap::new(),
-            listeners: BTreeMap::new(),
-            datagrams: BTreeMap::new(),
-            events: VecDeque::new(),
-            dirty: VecDeque::new(),
-            timers: BTreeSet::new(),
-            handshakes: VecDeque::new(),
-            handshakes_open: 0,
-            secret: config.secret,
-            drawn: 0,
-            lease_changed: true,
-            statistics: Statistics::default(),
-        }
+        let secret = config.secret;
+        Stack { egress, dhcp, secret, lease_changed: true, ..Stack::default() }
     }
 
     /// Runs the timers that are due and takes in packets that were sent to ourselves.
@@ -199,38 +184,38 @@ impl Stack {
                 let ours =
                     |at| data.len() >= IPV4_HEADER && self.egress.is_local(address(data, at));
                 let inside = data.len() >= IPV4_HEADER && address(data, 16).is_loopback();
-                if ours(12) || inside {
-                    self.statistics.frames_dropped += 1;
-                } else {
-                    self.receive_ipv4(data, now_us);
+                match ours(12) || inside {
+                    true => self.drop_frame(),
+                    false => self.receive_ipv4(data, now_us),
                 }
             }
-            _ => self.statistics.frames_dropped += 1,
+            _ => self.drop_frame(),
         }
         if !self.egress.loopback.is_empty() {
             self.run_loopback(now_us);
         }
     }
 
+    /// Counts a frame that was damaged, not for us, or not understood.
+    fn drop_frame(&mut self) {
+        self.statistics.frames_dropped += 1;
+    }
+
     fn receive_ipv4(&mut self, data: &[u8], now_us: u64) {
-        let Some(packet) = parse_ipv4(data) else {
-            self.statistics.frames_dropped += 1;
-            return;
-        };
+        let Some(packet) = parse_ipv4(data) else { return self.drop_frame() };
         let asking = self.egress.lease.is_none() && packet.protocol == PROTO_UDP;
         let source = packet.source;
         if !(asking || self.egress.is_for_us(packet.target))
             || source.is_multicast()
             || self.egress.is_broadcast(source)
         {
-            self.statistics.frames_dropped += 1;
-            return;
+            return self.drop_frame();
         }
         match packet.protocol {
             PROTO_ICMP => self.receive_icmp(&packet, now_us),
             PROTO_UDP => self.receive_udp(&packet, now_us),
             PROTO_TCP if self.egress.is_local(packet.target) => self.receive_tcp(&packet, now_us),
-            PROTO_TCP => self.statistics.frames_dropped += 1,
+            PROTO_TCP => self.drop_frame(),
             _ => self.egress.send_unreachable(&packet, 2, now_us),
         }
     }
@@ -238,8 +223,7 @@ impl Stack {
     fn receive_icmp(&mut self, packet: &Packet, now_us: u64) {
         let data = packet.payload;
         if data.len() < 8 || checksum_finish(checksum_add(0, data)) != 0 {
-            self.statistics.frames_dropped += 1;
-            return;
+            return self.drop_frame();
         }
         // Echo requests, but none to a broadcast (RFC 1122, 3.2.2.6).
         let fits = packet.whole.len() <= self.egress.mtu;
@@ -268,7 +252,7 @@ impl Stack {
             let Some(&id) = self.datagrams.get(&local.port()) else { return };
             if let Some(Socket::Udp(udp)) = self.socket_mut(id) {
                 if udp.remote == Some(remote) {
-                    udp.error = Some(Error::ConnectionRefused);
+                    udp.error = Some(Error::ECONNREFUSED);
                     self.mark_event(id);
                 }
             }
@@ -277,8 +261,7 @@ impl Stack {
 
     fn receive_udp(&mut self, packet: &Packet, now_us: u64) {
         let Some((source_port, target_port, data)) = udp::parse(packet) else {
-            self.statistics.frames_dropped += 1;
-            return;
+            return self.drop_frame();
         };
         if let (Some(dhcp), dhcp::CLIENT_PORT) = (&mut self.dhcp, target_port) {
             let before = self.egress.lease.clone();
@@ -310,16 +293,13 @@ impl Stack {
         let gone = |key: &Key| !self.egress.is_local(*local_of(*key).ip());
         let ids = self.connections.iter().filter(|(key, _)| gone(key)).map(|(_, id)| *id);
         for id in ids.collect::<Vec<_>>() {
-            self.with_tcp(id, |tcp, _| tcp.fail(Some(Error::AddressNotAvailable)));
+            self.with_tcp(id, |tcp, _| tcp.fail(Some(Error::EADDRNOTAVAIL)));
             self.after_change(id);
         }
     }
 
     fn receive_tcp(&mut self, packet: &Packet, now_us: u64) {
-        let Some(segment) = parse_tcp(packet) else {
-            self.statistics.frames_dropped += 1;
-            return;
-        };
+        let Some(segment) = parse_tcp(packet) else { return self.drop_frame() };
         let local = SocketAddrV4::new(packet.target, segment.target_port);
         let remote = SocketAddrV4::new(packet.source, segment.source_port);
         let key = key_of(local, remote);
@@ -605,7 +585,7 @@ impl Stack {
     pub fn open(&mut self, kind: Kind) -> Result<SocketId, Error> {
         let held = self.slots.len() - self.free.len() - self.handshakes_open;
         if held >= 2 * MAX_CONNECTIONS {
-            return Err(Error::NoMemory);
+            return Err(Error::ENOBUFS);
         }
         Ok(self.insert(match kind {
             Kind::Stream => Socket::Fresh(Fresh::default()),
@@ -617,15 +597,15 @@ impl Stack {
     pub fn bind(&mut self, id: SocketId, address: SocketAddrV4) -> Result<(), Error> {
         let ip = *address.ip();
         if !ip.is_unspecified() && !self.egress.is_local(ip) {
-            return Err(Error::AddressNotAvailable);
+            return Err(Error::EADDRNOTAVAIL);
         }
         let datagram = matches!(self.socket(id), Some(Socket::Udp(_)));
         let port = match address.port() {
             0 => self.choose_port(datagram)?,
             port if datagram && self.datagrams.contains_key(&port) => {
-                return Err(Error::AddressInUse)
+                return Err(Error::EADDRINUSE)
             }
-            port if !datagram && self.stream_port_taken(port) => return Err(Error::AddressInUse),
+            port if !datagram && self.stream_port_taken(port) => return Err(Error::EADDRINUSE),
             port => port,
         };
         let chosen = SocketAddrV4::new(ip, port);
@@ -635,7 +615,7 @@ impl Stack {
                 *local = Some(chosen);
                 self.datagrams.insert(port, id);
             }
-            _ => return Err(Error::Invalid),
+            _ => return Err(Error::EINVAL),
         }
         Ok(())
     }
@@ -673,7 +653,7 @@ impl Stack {
                 return Ok(port);
             }
         }
-        Err(Error::AddressInUse)
+        Err(Error::EADDRINUSE)
     }
 
     pub fn listen(&mut self, id: SocketId, backlog: usize) -> Result<(), Error> {
@@ -684,7 +664,7 @@ impl Stack {
                 return Ok(());
             }
             Some(Socket::Fresh(fresh)) => fresh.local,
-            _ => return Err(Error::NotSupported),
+            _ => return Err(Error::EOPNOTSUPP),
         };
         let any = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
         let local = local.map_or_else(|| self.choose_port(false).map(any), Ok)?;
@@ -696,17 +676,17 @@ impl Stack {
 
     pub fn accept(&mut self, id: SocketId) -> Result<(SocketId, SocketAddrV4), Error> {
         let Some(Socket::Listener(listener)) = self.socket_mut(id) else {
-            return Err(Error::Invalid);
+            return Err(Error::EINVAL);
         };
-        let accepted = listener.waiting.pop_front().ok_or(Error::WouldBlock)?;
+        let accepted = listener.waiting.pop_front().ok_or(Error::EAGAIN)?;
         let peer = match self.socket(accepted) {
             Some(Socket::Tcp(tcp)) => remote_of(tcp.key),
-            _ => return Err(Error::Invalid),
+            _ => return Err(Error::EINVAL),
         };
         Ok((accepted, peer))
     }
 
-    /// Begins to connect a stream (`InProgress`: wait for `writable`, then `take_error`), or
+    /// Begins to connect a stream (`EINPROGRESS`: wait for `writable`, then `take_error`), or
     /// names a datagram socket's peer.
     pub fn connect(
         &mut self,
@@ -718,7 +698,7 @@ impl Stack {
             true => SocketAddrV4::new(Ipv4Addr::LOCALHOST, remote.port()),
             false => remote,
         };
-        let source = self.egress.source_for(*remote.ip()).ok_or(Error::Unreachable)?;
+        let source = self.egress.source_for(*remote.ip()).ok_or(Error::ENETUNREACH)?;
         let (bound, no_delay, keep_alive) = match self.socket(id) {
             Some(Socket::Fresh(f)) => (f.local, f.no_delay, f.keep_alive),
             Some(Socket::Udp(_)) => {
@@ -730,19 +710,21 @@ impl Stack {
                 }
                 return Ok(());
             }
-            Some(Socket::Tcp(tcp)) if tcp.is_connecting() => return Err(Error::InProgress),
-            Some(Socket::Tcp(tcp)) => return Err(tcp.error.unwrap_or(Error::AlreadyConnected)),
-            _ => return Err(Error::Invalid),
+            Some(Socket::Tcp(tcp)) if tcp.state == State::SynSent => {
+                return Err(Error::EINPROGRESS)
+            }
+            Some(Socket::Tcp(tcp)) => return Err(tcp.error.unwrap_or(Error::EISCONN)),
+            _ => return Err(Error::EINVAL),
         };
         if remote.port() == 0 || !self.make_room() {
-            return Err(Error::AddressNotAvailable);
+            return Err(Error::EADDRNOTAVAIL);
         }
         let port = bound.map_or_else(|| self.choose_port(false), |local| Ok(local.port()))?;
         let ip = bound.map(|l| *l.ip()).filter(|ip| !ip.is_unspecified()).unwrap_or(source);
         let local = SocketAddrV4::new(ip, port);
         let key = key_of(local, remote);
         if self.connections.contains_key(&key) {
-            return Err(Error::AddressInUse);
+            return Err(Error::EADDRINUSE);
         }
         let numbers = self.initial_numbers(key, now_us);
         let mut tcp = Tcp::new(key, numbers, self.egress.mtu, now_us);
@@ -751,7 +733,7 @@ impl Stack {
         self.connections.insert(key, id);
         self.slots[id.index as usize].socket = Some(Socket::Tcp(Box::new(tcp)));
         self.mark_dirty(id);
-        Err(Error::InProgress)
+        Err(Error::EINPROGRESS)
     }
 
     /// Takes what fits of `data` into the send buffer.
@@ -760,8 +742,8 @@ impl Stack {
         self.mark_dirty(id);
         result.unwrap_or_else(|| match self.socket(id) {
             // Datagrams go by `send_to`, which knows the time.
-            Some(Socket::Udp(Udp { remote: Some(_), .. })) | None => Err(Error::Invalid),
-            Some(_) => Err(Error::NotConnected),
+            Some(Socket::Udp(Udp { remote: Some(_), .. })) | None => Err(Error::EINVAL),
+            Some(_) => Err(Error::ENOTCONN),
         })
     }
 
@@ -774,16 +756,16 @@ impl Stack {
         now_us: u64,
     ) -> Result<usize, Error> {
         if data.len() > self.egress.mtu - IPV4_HEADER - UDP_HEADER {
-            return Err(Error::MessageTooLong);
+            return Err(Error::EMSGSIZE);
         }
         self.bind_datagram(id)?;
-        let Some(Socket::Udp(udp)) = self.socket(id) else { return Err(Error::Invalid) };
-        let target = target.or(udp.remote).ok_or(Error::NotConnected)?;
+        let Some(Socket::Udp(udp)) = self.socket(id) else { return Err(Error::EINVAL) };
+        let target = target.or(udp.remote).ok_or(Error::ENOTCONN)?;
         let port = udp.local.map_or(0, |l| l.port());
-        let source = self.egress.source_for(*target.ip()).ok_or(Error::Unreachable)?;
+        let source = self.egress.source_for(*target.ip()).ok_or(Error::ENETUNREACH)?;
         match self.egress.send_udp(SocketAddrV4::new(source, port), target, data, now_us) {
             true => Ok(data.len()),
-            false => Err(Error::Unreachable),
+            false => Err(Error::ENETUNREACH),
         }
     }
 
@@ -809,7 +791,7 @@ impl Stack {
                     return match udp.error.take() {
                         Some(error) => Err(error),
                         None if udp.closed => Ok((0, None)),
-                        None => Err(Error::WouldBlock),
+                        None => Err(Error::EAGAIN),
                     };
                 };
                 let (from, taken) = (*from, data.len().min(out.len()));
@@ -822,8 +804,8 @@ impl Stack {
                 }
                 Ok((taken, Some(from)))
             }
-            Some(_) => Err(Error::NotConnected),
-            None => Err(Error::Invalid),
+            Some(_) => Err(Error::ENOTCONN),
+            None => Err(Error::EINVAL),
         }
     }
 
@@ -845,8 +827,8 @@ impl Stack {
                 Ok(())
             }
             Some(Socket::Listener(_)) if how != Shutdown::Write => Ok(()),
-            Some(_) => Err(Error::NotConnected),
-            None => Err(Error::Invalid),
+            Some(_) => Err(Error::ENOTCONN),
+            None => Err(Error::EINVAL),
         }
     }
 
@@ -918,7 +900,7 @@ impl Stack {
 
     pub fn peer_address(&self, id: SocketId) -> Option<SocketAddrV4> {
         match self.socket(id)? {
-            Socket::Tcp(t) if !t.is_connecting() && t.state != State::Closed => {
+            Socket::Tcp(t) if !matches!(t.state, State::SynSent | State::Closed) => {
                 Some(remote_of(t.key))
             }
             Socket::Udp(udp) => udp.remote,
@@ -931,7 +913,7 @@ impl Stack {
     }
 
     pub fn set_option(&mut self, id: SocketId, option: SocketOption) -> Result<(), Error> {
-        match (self.socket_mut(id).ok_or(Error::Invalid)?, option) {
+        match (self.socket_mut(id).ok_or(Error::EINVAL)?, option) {
             (Socket::Tcp(tcp), SocketOption::NoDelay(on)) => tcp.no_delay = on,
             (Socket::Tcp(_), SocketOption::KeepAlive(on)) => {
                 self.with_tcp(id, |tcp, _| tcp.keep_alive = on);
@@ -947,7 +929,7 @@ impl Stack {
     /// Buffered bytes not yet read, for FIONREAD.
     pub fn pending(&self, id: SocketId) -> usize {
         match self.socket(id) {
-            Some(Socket::Tcp(tcp)) => tcp.pending(),
+            Some(Socket::Tcp(tcp)) => tcp.ready,
             Some(Socket::Udp(udp)) => udp.received.front().map_or(0, |(_, data)| data.len()),
             _ => 0,
         }

@@ -85,7 +85,7 @@ pub struct Tcp {
     transmit: Buffer,
     /// From the first unread byte; what lies past `ready` is known by `islands`.
     receive: Buffer,
-    ready: usize,
+    pub ready: usize,
     /// Received ranges past a hole, that of the latest segment first, disjoint.
     islands: Vec<(u32, u32)>,
     /// A range that came twice, to be told once (RFC 2883).
@@ -251,31 +251,22 @@ impl Tcp {
         }
     }
 
-    pub fn is_connecting(&self) -> bool {
-        self.state == State::SynSent
-    }
-
-    /// Bytes that a read finds.
-    pub fn pending(&self) -> usize {
-        self.ready
-    }
-
     /// Takes what fits of `data` to be sent.
     pub fn write(&mut self, data: &[u8], memory: usize) -> Result<usize, Error> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
         if !self.is_open() {
-            return Err(Error::WouldBlock);
+            return Err(Error::EAGAIN);
         }
         if !self.can_send() {
-            return Err(Error::BrokenPipe);
+            return Err(Error::EPIPE);
         }
         let limit = self.transmit.limit(SEND_BUFFER, memory);
         let taken = data.len().min(limit.saturating_sub(self.transmit.len()));
         if taken == 0 && !data.is_empty() {
             self.shown.writable = false;
-            return Err(Error::WouldBlock);
+            return Err(Error::EAGAIN);
         }
         self.transmit.write(self.transmit.len(), &data[..taken], limit);
         self.shown = self.readiness(memory);
@@ -290,7 +281,7 @@ impl Tcp {
                 return Err(error);
             }
             let ended = self.readiness(memory).read_closed && self.is_open();
-            return if ended { Ok(0) } else { Err(Error::WouldBlock) };
+            return if ended { Ok(0) } else { Err(Error::EAGAIN) };
         }
         let (a, b) = self.receive.slices(0, taken);
         out[..a.len()].copy_from_slice(a);
@@ -538,7 +529,7 @@ impl Tcp {
         if due(self.keep_alive_at()) {
             if self.probes >= KEEP_ALIVE_PROBES {
                 self.emit(egress, now, self.recovery.snd_nxt, RST | ACK, 0, 0);
-                return self.fail(Some(Error::TimedOut));
+                return self.fail(Some(Error::ETIMEDOUT));
             }
             self.probes += 1;
             self.probed_us = now;
@@ -575,7 +566,7 @@ impl Tcp {
         // A peer that answers with a closed window is waited for without end: see `on_ack`.
         self.resends += 1;
         if self.resends > if opening { MAX_SYN_RESENDS } else { MAX_RESENDS } {
-            return self.fail(Some(Error::TimedOut));
+            return self.fail(Some(Error::ETIMEDOUT));
         }
         self.recovery.back_off();
         if opening {
@@ -613,7 +604,7 @@ impl Tcp {
                 }
             } else if self.state != State::TimeWait {
                 let quiet = self.state == State::LastAck;
-                self.fail((!quiet).then_some(Error::ConnectionReset));
+                self.fail((!quiet).then_some(Error::ECONNRESET));
             }
             return;
         }
@@ -705,7 +696,7 @@ impl Tcp {
         }
         if segment.flags & RST != 0 {
             if acks {
-                self.fail(Some(Error::ConnectionRefused));
+                self.fail(Some(Error::ECONNREFUSED));
             }
             return;
         }
@@ -921,7 +912,7 @@ impl Tcp {
         } else if self.state == State::SynSent {
             // An open connection outlives it: only the timer ends that one (RFC 5927, 5.2).
             let refused = matches!(code, 2 | 3);
-            self.fail(Some(if refused { Error::ConnectionRefused } else { Error::Unreachable }));
+            self.fail(Some(if refused { Error::ECONNREFUSED } else { Error::ENETUNREACH }));
         }
     }
 }

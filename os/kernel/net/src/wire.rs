@@ -37,20 +37,16 @@ pub fn checksum_add(sum: u64, data: &[u8]) -> u64 {
     // Native-endian 32-bit words are added eight bytes at a time and swapped once at the end:
     // the sum is the same in either byte order (RFC 1071, section 2 B).
     let mut total: u64 = 0;
-    let mut chunks = data.chunks_exact(8);
-    for chunk in &mut chunks {
-        let mut word = [0u8; 8];
-        word.copy_from_slice(chunk);
-        let word = u64::from_ne_bytes(word);
+    let mut add = |bytes: [u8; 8]| {
+        let word = u64::from_ne_bytes(bytes);
         total += (word & 0xffff_ffff) + (word >> 32);
-    }
-    let rest = chunks.remainder();
+    };
+    let (words, rest) = data.split_at(data.len() & !7);
+    words.chunks_exact(8).for_each(|chunk| add(chunk.try_into().unwrap_or_default()));
     let mut last = [0u8; 8];
     last[..rest.len()].copy_from_slice(rest);
-    let word = u64::from_ne_bytes(last);
-    total += (word & 0xffff_ffff) + (word >> 32);
-    let folded = fold(total);
-    sum + u64::from(u16::from_be(folded))
+    add(last);
+    sum + u64::from(u16::from_be(fold(total)))
 }
 
 fn fold(mut sum: u64) -> u16 {

@@ -24,10 +24,8 @@ pub fn init() -> Option<NetworkCard> {
                 None => log!("virtio-net at {function} does not offer virtio 1.0: not used"),
             },
             (0x1af4, 0x1044 | 0x1005) if RNG.get().is_none() => {
-                if let Some(source) = virtio::RandomSource::new(&function) {
-                    log!("virtio-rng at {function}");
-                    *RNG.get() = Some(source);
-                }
+                *RNG.get() = virtio::RandomSource::new(&function);
+                log!("virtio-rng at {function}, used: {}", RNG.get().is_some());
             }
             _ => {}
         }

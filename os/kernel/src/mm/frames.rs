@@ -63,14 +63,9 @@ impl Frames {
 
     fn find_one(&mut self) -> Option<usize> {
         let words = self.bitmap.len();
-        for step in 0..words {
-            let at = (self.hint + step) % words;
-            if self.bitmap[at] != u64::MAX {
-                self.hint = at;
-                return Some(at * 64 + self.bitmap[at].trailing_ones() as usize);
-            }
-        }
-        None
+        let mut places = (self.hint..words).chain(0..self.hint);
+        self.hint = places.find(|at| self.bitmap[*at] != u64::MAX)?;
+        Some(self.hint * 64 + self.bitmap[self.hint].trailing_ones() as usize)
     }
 
     fn find_run(&self, count: usize) -> Option<usize> {
@@ -109,10 +104,7 @@ pub fn allocate_zeroed() -> Option<u64> {
 
 /// A zeroed frame for the program: refused where it would touch the reserve.
 pub fn allocate_for_user() -> Option<u64> {
-    if available() == 0 {
-        return None;
-    }
-    allocate_zeroed()
+    (available() > 0).then(allocate_zeroed).flatten()
 }
 
 /// `count` frames in a row.

@@ -84,6 +84,18 @@ impl Space {
         self.regions.range(..end).next_back().is_none_or(|(_, region)| region.end <= start)
     }
 
+    /// Whether all of a range is mapped, by regions for which `fits` holds.
+    fn covers(&self, start: u64, end: u64, fits: impl Fn(&Region) -> bool) -> Result<bool, Errno> {
+        let mut at = start;
+        let mut all = true;
+        while at < end {
+            let (_, region) = self.find(at).ok_or(Errno::ENOMEM)?;
+            all &= fits(&region);
+            at = region.end;
+        }
+        Ok(all)
+    }
+
     /// The highest gap below `top`.
     fn find_gap(&self, length: u64) -> Option<u64> {
         let mut ceiling = self.top;
@@ -233,13 +245,8 @@ pub fn protect(start: u64, length: u64, protection: Protection) -> Result<(), Er
     if space.regions.len() + 2 > MAX_REGIONS {
         return Err(Errno::ENOMEM);
     }
-    let mut at = start;
-    while at < end {
-        let (_, region) = space.find(at).ok_or(Errno::ENOMEM)?;
-        if protection.execute && !region.protection.execute {
-            return Err(Errno::EACCES);
-        }
-        at = region.end;
+    if !space.covers(start, end, |region| !protection.execute || region.protection.execute)? {
+        return Err(Errno::EACCES);
     }
     space.split(start);
     space.split(end);
@@ -267,27 +274,14 @@ pub fn discard(start: u64, length: u64) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     let end = page_end(start, length).ok_or(Errno::EINVAL)?;
-    let space = SPACE.get();
-    let mut at = start;
-    while at < end {
-        at = space.find(at).ok_or(Errno::ENOMEM)?.1.end;
-    }
+    SPACE.get().covers(start, end, |_| true)?;
     release_pages(start, end);
     Ok(())
 }
 
 /// Whether all of a range is mapped, for the calls that only advise.
 pub fn is_mapped(start: u64, length: u64) -> bool {
-    let Some(end) = page_end(start, length) else { return false };
-    let space = SPACE.get();
-    let mut at = start;
-    while at < end {
-        match space.find(at) {
-            Some((_, region)) => at = region.end,
-            None => return false,
-        }
-    }
-    true
+    page_end(start, length).is_some_and(|end| SPACE.get().covers(start, end, |_| true).is_ok())
 }
 
 /// Moves or resizes a mapping of one region.
@@ -327,13 +321,10 @@ pub fn remap(old: u64, old_length: u64, new_length: u64, may_move: bool) -> Resu
         pages.push((at - old, frame, rights));
         None
     });
-    let mut lost = Vec::new();
     for (offset, frame, rights) in pages {
-        if !paging::map(new + offset, frame, rights) {
-            lost.push(frame); // No frame for a table: cannot happen above the reserve.
-        }
+        // There are frames for tables: the program's own end above the reserve.
+        assert!(paging::map(new + offset, frame, rights), "no memory for page tables");
     }
-    assert!(lost.is_empty(), "no memory for page tables");
     space.remove(old, old_end);
     space.insert(new, Region { end: new + new_length, ..region });
     Ok(new)
@@ -380,16 +371,9 @@ pub fn fault(address: u64, access: Access) -> bool {
     }
     space.faults += 1;
     drop(space);
-    let rights = Rights {
-        write: allowed.write,
-        execute: allowed.execute,
-        user: true,
-        owned: true,
-        uncached: false,
-        hidden: false,
-    };
-    let present = paging::lookup(page);
-    if let Some((frame, now)) = present {
+    let (write, execute) = (allowed.write, allowed.execute);
+    let rights = Rights { write, execute, user: true, owned: true, ..Rights::KERNEL_DATA };
+    if let Some((frame, now)) = paging::lookup(page) {
         let kept = Rights { owned: now.owned, write: now.owned && rights.write, ..rights };
         // What the tables allow already cannot be served by them: some processors fault so where
         // an instruction of ring 3 reads its stack as if from ring 0.
@@ -400,22 +384,19 @@ pub fn fault(address: u64, access: Access) -> bool {
             return paging::map(page, frame, kept);
         }
     }
-    if let Backing::Image { at, end } = region.backing {
-        let source = at + (page - start);
-        if source >= end {
-            return false; // Past the file's last page: Linux's SIGBUS.
-        }
-        if !access.write {
-            let rights = Rights { write: false, owned: false, ..rights };
-            return paging::map(page, source, rights) || out_of_memory();
-        }
-        let Some(frame) = frames::allocate_for_user() else { out_of_memory() };
-        if let Some(bytes) = physical_bytes(source, PAGE as usize) {
-            frame_bytes(frame).copy_from_slice(bytes);
-        }
-        return paging::map(page, frame, rights) || out_of_memory();
+    let source = match region.backing {
+        Backing::Image { at, end } if at + (page - start) < end => Some(at + (page - start)),
+        Backing::Image { .. } => return false, // Past the file's last page: Linux's SIGBUS.
+        Backing::Anonymous => None,
+    };
+    if let Some(source) = source.filter(|_| !access.write) {
+        let rights = Rights { write: false, owned: false, ..rights };
+        return paging::map(page, source, rights) || out_of_memory();
     }
     let Some(frame) = frames::allocate_for_user() else { out_of_memory() };
+    if let Some(bytes) = source.and_then(|source| physical_bytes(source, PAGE as usize)) {
+        frame_bytes(frame).copy_from_slice(bytes);
+    }
     paging::map(page, frame, rights) || out_of_memory()
 }
 

@@ -7,6 +7,7 @@ use crate::mm::frames;
 use crate::sched::{self, Wait, Woken};
 use crate::{time, usercopy};
 use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec::Vec;
 use vfs::{Kind, NodeId};
 
@@ -39,6 +40,27 @@ fn base(fd: u64, path: &str) -> Result<NodeId, Errno> {
     }
 }
 
+/// The path at `at`, and where it begins.
+fn path_from(fd: u64, at: u64) -> Result<(String, NodeId), Errno> {
+    let path = usercopy::read_path(at)?;
+    let base = base(fd, &path)?;
+    Ok((path, base))
+}
+
+/// The node that a path names.
+fn find(fd: u64, path: u64, follow: bool) -> Result<NodeId, Errno> {
+    let (path, base) = path_from(fd, path)?;
+    with_tree(|tree| tree.lookup(base, &path, follow))
+}
+
+/// The node behind a descriptor of a file or a directory.
+fn node_of(fd: u64) -> Result<NodeId, Errno> {
+    match files::get(fd)?.object {
+        Object::File(node) | Object::Directory(node) => Ok(node),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// Limits: no O_TMPFILE, O_PATH or O_DIRECT; O_SYNC and O_DSYNC change nothing in memory.
 pub fn openat(_: &mut Frame, &[fd, path, flags, mode, ..]: &Args) -> Answer {
     let path = usercopy::read_path(path)?;
@@ -49,14 +71,11 @@ pub fn openat(_: &mut Frame, &[fd, path, flags, mode, ..]: &Args) -> Answer {
     let now = time::date_ns();
     let follow = flags & O_NOFOLLOW == 0;
     let access = flags & 3;
-    let mut made = false;
+    let made = flags & O_CREAT != 0 && with_tree(|tree| tree.lookup(base, &path, true)).is_err();
     let node = if flags & O_CREAT != 0 {
         let permissions = mode as u32 & !files::umask();
         let exclusive = flags & O_EXCL != 0;
-        let before = with_tree(|tree| Ok(tree.usage().1))?;
-        let node = with_tree(|tree| tree.create(base, &path, exclusive, permissions, now))?;
-        made = with_tree(|tree| Ok(tree.usage().1))? > before;
-        node
+        with_tree(|tree| tree.create(base, &path, exclusive, permissions, now))?
     } else {
         with_tree(|tree| tree.lookup(base, &path, follow))?
     };
@@ -105,17 +124,7 @@ pub fn lseek(_: &mut Frame, &[fd, offset, whence, ..]: &Args) -> Answer {
 
 fn write_stat(at: u64, node: NodeId) -> Answer {
     let stat = with_tree(|tree| tree.stat(node))?;
-    let fields = abi::StatFields {
-        inode: stat.inode,
-        mode: stat.mode,
-        links: stat.links,
-        uid: USER,
-        device: 0,
-        size: stat.size,
-        blocks: stat.blocks,
-        time_ns: stat.changed_ns,
-    };
-    usercopy::write(at, &abi::stat_bytes(&fields)).map(|()| 0)
+    usercopy::write(at, &abi::stat_bytes(&stat, USER)).map(|()| 0)
 }
 
 fn stat_file(file: &File, at: u64) -> Answer {
@@ -126,17 +135,9 @@ fn stat_file(file: &File, at: u64) -> Answer {
         Object::Pair(..) | Object::Socket(..) => 0o140_777,
         Object::Event { .. } | Object::Epoll(_) => 0o600,
     };
-    let fields = abi::StatFields {
-        inode: file.id + (1 << 32),
-        mode,
-        links: 1,
-        uid: USER,
-        device: 0,
-        size: 0,
-        blocks: 0,
-        time_ns: time::date_ns(),
-    };
-    usercopy::write(at, &abi::stat_bytes(&fields)).map(|()| 0)
+    let (inode, changed_ns) = (file.id + (1 << 32), time::date_ns());
+    let stat = vfs::Stat { inode, mode, links: 1, size: 0, blocks: 0, changed_ns };
+    usercopy::write(at, &abi::stat_bytes(&stat, USER)).map(|()| 0)
 }
 
 /// Limits: one time for access, change and modification.
@@ -164,10 +165,7 @@ pub fn faccessat2(_: &mut Frame, &[fd, path, mode, flags, ..]: &Args) -> Answer 
     if mode & !7 != 0 || flags & !(AT_SYMLINK_NOFOLLOW | 0x200) != 0 {
         return Err(Errno::EINVAL);
     }
-    let path = usercopy::read_path(path)?;
-    let base = base(fd, &path)?;
-    let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
-    let node = with_tree(|tree| tree.lookup(base, &path, follow))?;
+    let node = find(fd, path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
     let (read, write) = with_tree(|tree| tree.access(node))?;
     let execute = with_tree(|tree| tree.stat(node))?.mode & 0o100 != 0;
     if mode & 2 != 0 && !write {
@@ -215,8 +213,7 @@ pub fn getdents64(_: &mut Frame, &[fd, at, size, ..]: &Args) -> Answer {
 }
 
 pub fn mkdirat(_: &mut Frame, &[fd, path, mode, ..]: &Args) -> Answer {
-    let path = usercopy::read_path(path)?;
-    let base = base(fd, &path)?;
+    let (path, base) = path_from(fd, path)?;
     let (permissions, now) = (mode as u32 & !files::umask(), time::date_ns());
     with_tree(|tree| tree.mkdir(base, &path, permissions, now)).map(|()| 0)
 }
@@ -225,8 +222,7 @@ pub fn unlinkat(_: &mut Frame, &[fd, path, flags, ..]: &Args) -> Answer {
     if flags & !AT_REMOVEDIR != 0 {
         return Err(Errno::EINVAL);
     }
-    let path = usercopy::read_path(path)?;
-    let base = base(fd, &path)?;
+    let (path, base) = path_from(fd, path)?;
     let now = time::date_ns();
     with_tree(|tree| match flags {
         0 => tree.unlink(base, &path, now),
@@ -241,8 +237,7 @@ pub fn renameat2(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) ->
     if flags & !1 != 0 {
         return Err(Errno::EINVAL);
     }
-    let (old, new) = (usercopy::read_path(old)?, usercopy::read_path(new)?);
-    let base = common_base(old_fd, &old, new_fd, &new)?;
+    let (old, new, base) = two_paths(old_fd, old, new_fd, new)?;
     if flags == 1 && with_tree(|tree| tree.lookup(base, &new, false)).is_ok() {
         return Err(Errno::EEXIST);
     }
@@ -250,15 +245,15 @@ pub fn renameat2(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) ->
     with_tree(|tree| tree.rename(base, &old, &new, now)).map(|()| 0)
 }
 
-/// One directory that both paths begin at.
-fn common_base(old_fd: u64, old: &str, new_fd: u64, new: &str) -> Result<NodeId, Errno> {
-    let (first, second) = (base(old_fd, old)?, base(new_fd, new)?);
-    match (old.starts_with('/'), new.starts_with('/')) {
-        (true, _) => Ok(second),
-        (_, true) => Ok(first),
-        _ if first == second => Ok(first),
-        _ => Err(Errno::EXDEV),
+/// Two paths, and one directory that both begin at.
+fn two_paths(fd: u64, old: u64, new_fd: u64, new: u64) -> Result<(String, String, NodeId), Errno> {
+    let (old, new) = (usercopy::read_path(old)?, usercopy::read_path(new)?);
+    let (first, second) = (base(fd, &old)?, base(new_fd, &new)?);
+    if !old.starts_with('/') && !new.starts_with('/') && first != second {
+        return Err(Errno::EXDEV);
     }
+    let base = if old.starts_with('/') { second } else { first };
+    Ok((old, new, base))
 }
 
 /// Limits: directories as for renameat2.
@@ -266,8 +261,7 @@ pub fn linkat(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) -> An
     if flags & !AT_SYMLINK_FOLLOW != 0 {
         return Err(Errno::EINVAL);
     }
-    let (old, new) = (usercopy::read_path(old)?, usercopy::read_path(new)?);
-    let base = common_base(old_fd, &old, new_fd, &new)?;
+    let (old, new, base) = two_paths(old_fd, old, new_fd, new)?;
     let now = time::date_ns();
     with_tree(|tree| tree.link(base, &old, &new, now)).map(|()| 0)
 }
@@ -283,8 +277,7 @@ pub fn readlinkat(_: &mut Frame, &[fd, path, at, size, ..]: &Args) -> Answer {
     if size as i32 <= 0 {
         return Err(Errno::EINVAL);
     }
-    let path = usercopy::read_path(path)?;
-    let base = base(fd, &path)?;
+    let (path, base) = path_from(fd, path)?;
     let target = with_tree(|tree| tree.readlink(base, &path))?;
     let length = target.len().min(size as usize);
     usercopy::write(at, &target.as_bytes()[..length])?;
@@ -292,22 +285,13 @@ pub fn readlinkat(_: &mut Frame, &[fd, path, at, size, ..]: &Args) -> Answer {
 }
 
 pub fn fchmodat(_: &mut Frame, &[fd, path, mode, ..]: &Args) -> Answer {
-    let path = usercopy::read_path(path)?;
-    let base = base(fd, &path)?;
-    with_tree(|tree| {
-        let node = tree.lookup(base, &path, true)?;
-        tree.chmod(node, mode as u32)
-    })
-    .map(|()| 0)
+    let node = find(fd, path, true)?;
+    with_tree(|tree| tree.chmod(node, mode as u32)).map(|()| 0)
 }
 
 pub fn fchmod(_: &mut Frame, &[fd, mode, ..]: &Args) -> Answer {
-    match files::get(fd)?.object {
-        Object::File(node) | Object::Directory(node) => {
-            with_tree(|tree| tree.chmod(node, mode as u32)).map(|()| 0)
-        }
-        _ => Err(Errno::EINVAL),
-    }
+    let node = node_of(fd)?;
+    with_tree(|tree| tree.chmod(node, mode as u32)).map(|()| 0)
 }
 
 pub fn umask(_: &mut Frame, &[mask, ..]: &Args) -> Answer {
@@ -330,15 +314,9 @@ pub fn utimensat(_: &mut Frame, &[fd, path, times, flags, ..]: &Args) -> Answer 
             }
         }
     };
-    let node = if path == 0 {
-        match files::get(fd)?.object {
-            Object::File(node) | Object::Directory(node) => node,
-            _ => return Err(Errno::EINVAL),
-        }
-    } else {
-        let path = usercopy::read_path(path)?;
-        let base = base(fd, &path)?;
-        with_tree(|tree| tree.lookup(base, &path, flags & AT_SYMLINK_NOFOLLOW == 0))?
+    let node = match path {
+        0 => node_of(fd)?,
+        path => find(fd, path, flags & AT_SYMLINK_NOFOLLOW == 0)?,
     };
     match changed {
         Some(changed) => with_tree(|tree| tree.set_time(node, changed)).map(|()| 0),
@@ -346,7 +324,8 @@ pub fn utimensat(_: &mut Frame, &[fd, path, times, flags, ..]: &Args) -> Answer 
     }
 }
 
-fn length(value: u64) -> Result<u64, Errno> {
+/// A length or a place in a file.
+pub fn length(value: u64) -> Result<u64, Errno> {
     i64::try_from(value).map(|v| v as u64).map_err(|_| Errno::EINVAL)
 }
 
@@ -359,8 +338,7 @@ fn set_length(node: NodeId, value: u64) -> Answer {
 }
 
 pub fn truncate(_: &mut Frame, &[path, size, ..]: &Args) -> Answer {
-    let (path, size) = (usercopy::read_path(path)?, length(size)?);
-    let node = with_tree(|tree| tree.lookup(files::cwd(), &path, true))?;
+    let (node, size) = (find(HERE, path, true)?, length(size)?);
     if with_tree(|tree| tree.kind(node))? == Kind::Directory {
         return Err(Errno::EISDIR);
     }
@@ -402,10 +380,7 @@ pub fn fallocate(_: &mut Frame, &[fd, mode, offset, size, ..]: &Args) -> Answer 
 
 /// Limits: files are in memory: there is nothing to wait for.
 pub fn fsync(_: &mut Frame, &[fd, ..]: &Args) -> Answer {
-    match files::get(fd)?.object {
-        Object::File(_) | Object::Directory(_) => Ok(0),
-        _ => Err(Errno::EINVAL),
-    }
+    node_of(fd).map(|_| 0)
 }
 
 pub fn flock(_: &mut Frame, &[fd, operation, ..]: &Args) -> Answer {
@@ -434,30 +409,14 @@ fn write_statfs(at: u64) -> Answer {
     let total = vfs::MAX_MEMORY / 4096;
     let free = (total - used / 4096).min(frames::available() as u64);
     let inodes = vfs::MAX_NODES as u64;
-    let words = [
-        TMPFS_MAGIC,
-        4096,
-        total,
-        free,
-        free,
-        inodes,
-        inodes - nodes as u64,
-        0,
-        vfs::MAX_NAME as u64,
-        4096,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ];
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    usercopy::write(at, &bytes).map(|()| 0)
+    let (left, name) = (inodes - nodes as u64, vfs::MAX_NAME as u64);
+    let kind = TMPFS_MAGIC;
+    usercopy::write_words(at, &[kind, 4096, total, free, free, inodes, left, 0, name, 4096])?;
+    usercopy::write_words(at + 80, &[0; 5])
 }
 
 pub fn statfs(_: &mut Frame, &[path, at, ..]: &Args) -> Answer {
-    let path = usercopy::read_path(path)?;
-    with_tree(|tree| tree.lookup(files::cwd(), &path, true))?;
+    find(HERE, path, true)?;
     write_statfs(at)
 }
 
@@ -493,8 +452,7 @@ fn change_directory(node: NodeId) -> Answer {
 }
 
 pub fn chdir(_: &mut Frame, &[path, ..]: &Args) -> Answer {
-    let path = usercopy::read_path(path)?;
-    change_directory(with_tree(|tree| tree.lookup(files::cwd(), &path, true))?)
+    change_directory(find(HERE, path, true)?)
 }
 
 pub fn fchdir(_: &mut Frame, &[fd, ..]: &Args) -> Answer {

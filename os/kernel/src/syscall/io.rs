@@ -1,5 +1,6 @@
 //! Calls on descriptors of any kind: read, write, duplicate, wait.
 
+use super::fs::length as position;
 use super::{process, Answer, Args, Errno};
 use crate::arch::{abi, Frame};
 use crate::files::{self, File, Object, BOUNCE, O_APPEND, O_NONBLOCK};
@@ -83,11 +84,7 @@ pub fn read_parts(
                     Ok(count as u64)
                 })
             };
-            let result = match total {
-                0 => file.wait_for(nonblocking, None, step),
-                _ => file.wait_for(nonblocking || !all, None, step),
-            };
-            let count = match result {
+            let count = match file.wait_for(nonblocking || total > 0 && !all, step) {
                 Ok(count) => count,
                 Err(error) if total == 0 => return Err(error),
                 Err(_) => return Ok(total),
@@ -144,7 +141,7 @@ pub fn write_parts(
                 Ok(file.write(&buffer[..filled], at.map(|at| at + total))? as u64)
             })
         };
-        match file.wait_for(nonblocking, None, step) {
+        match file.wait_for(nonblocking, step) {
             Ok(count) => {
                 let short = count < (all - total).min(BOUNCE as u64);
                 total += count;
@@ -183,10 +180,6 @@ pub fn writev(_: &mut Frame, &[fd, at, count, ..]: &Args) -> Answer {
     write_parts(&file, &parts(at, count)?, None, file.nonblocking(), false)
 }
 
-fn position(value: u64) -> Result<u64, Errno> {
-    i64::try_from(value).map(|v| v as u64).map_err(|_| Errno::EINVAL)
-}
-
 pub fn pread64(_: &mut Frame, &[fd, at, length, offset, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     let part = one_part(at, length)?;
@@ -219,11 +212,9 @@ fn vector_position(args: &Args) -> Result<Option<u64>, Errno> {
     if !first_form && args[5] & !RWF_KNOWN != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    let current = !first_form && args[3] == u64::MAX;
-    if current {
-        Ok(None)
-    } else {
-        position(args[3]).map(Some)
+    match !first_form && args[3] == u64::MAX {
+        true => Ok(None),
+        false => position(args[3]).map(Some),
     }
 }
 
@@ -349,10 +340,7 @@ fn wait_until(
     mut ask: impl FnMut() -> Result<u64, Errno>,
 ) -> Answer {
     if let Some(mask) = mask {
-        sched::with_current(|thread| {
-            thread.signals.saved_mask = Some(thread.signals.mask);
-            thread.signals.mask = mask;
-        });
+        signal::set_mask_for_now(mask);
     }
     let result = loop {
         let found = ask()?;
@@ -361,19 +349,12 @@ fn wait_until(
         }
         match sched::block(wait, deadline_us) {
             Woken::Event => {}
-            Woken::Timeout => {
-                let late = ask()?;
-                break Ok(late);
-            }
+            Woken::Timeout => break Ok(ask()?),
             Woken::Signal => break Err(Errno::EINTR),
         }
     };
     if result.is_ok() && mask.is_some() {
-        sched::with_current(|thread| {
-            if let Some(mask) = thread.signals.saved_mask.take() {
-                thread.signals.mask = mask;
-            }
-        });
+        signal::restore_mask();
     }
     result
 }
@@ -386,9 +367,7 @@ fn read_mask(at: u64, size: u64) -> Result<Option<u64>, Errno> {
     if at == 0 {
         return Ok(None);
     }
-    if size != 8 {
-        return Err(Errno::EINVAL);
-    }
+    process::check_set_size(size)?;
     Ok(Some(usercopy::read_u64(at)? & !signal::bit(signal::SIGKILL)))
 }
 
@@ -460,9 +439,7 @@ fn select_until(args: &Args, deadline_us: Option<u64>, mask: Option<u64>) -> Ans
         Ok(found)
     })?;
     for (at, set) in args[1..4].iter().zip(&ready).filter(|(at, _)| **at != 0) {
-        for (i, word) in set.iter().enumerate() {
-            usercopy::write_u64(at + 8 * i as u64, *word)?;
-        }
+        usercopy::write_words(*at, set)?;
     }
     Ok(found)
 }
@@ -521,11 +498,7 @@ pub fn epoll_ctl(_: &mut Frame, &[fd, operation, target, at, ..]: &Args) -> Answ
         3 => interests.borrow_mut().modify(object, number, events, data),
         _ => return Err(Errno::EINVAL),
     };
-    result.map_err(|error| match error {
-        epoll::Error::Exists => Errno::EEXIST,
-        epoll::Error::NotFound => Errno::ENOENT,
-        epoll::Error::NoSpace => Errno::ENOSPC,
-    })?;
+    result?;
     if operation != 2 && watched.readiness() != 0 {
         let id = file.id;
         sched::wake(usize::MAX, |wait| *wait == Wait::Object(id));
@@ -543,8 +516,9 @@ fn epoll_until(fd: u64, at: u64, limit: u64, timeout: u64, mask: Option<u64>) ->
     let deadline = deadline_from_ms(i64::from(timeout as i32));
     sched::service(); // What the network brought meanwhile is told now, not by an interrupt.
     let mut events = Vec::new();
+    let mut ready = |object| files::by_id(object).map_or(0, |file| file.readiness());
     let count = wait_until(deadline, mask, Wait::Object(file.id), || {
-        events = interests.borrow_mut().collect(limit, &mut readiness_of);
+        events = interests.borrow_mut().collect(limit, &mut ready);
         Ok(events.len() as u64)
     })?;
     let mut bytes = Vec::with_capacity(events.len() * abi::EPOLL_EVENT_SIZE);
@@ -555,10 +529,6 @@ fn epoll_until(fd: u64, at: u64, limit: u64, timeout: u64, mask: Option<u64>) ->
     }
     usercopy::write(at, &bytes)?;
     Ok(count)
-}
-
-fn readiness_of(object: u64) -> u32 {
-    files::by_id(object).map_or(0, |file| file.readiness())
 }
 
 pub fn epoll_pwait(_: &mut Frame, &[fd, at, limit, timeout, mask, size]: &Args) -> Answer {

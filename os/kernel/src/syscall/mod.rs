@@ -10,76 +10,13 @@ mod sockets;
 use crate::arch::{abi, Frame};
 use crate::log;
 use crate::mm::Global;
+pub use errno::Errno;
 
 /// The user and group that the program sees itself as.
 pub const USER: u32 = 1000;
 pub const HOST_NAME: &str = "o3storage";
 
 pub type Answer = Result<u64, Errno>;
-
-macro_rules! errors {
-    ($($name:ident = $value:literal,)*) => {
-        /// Error numbers, the same on all of Linux's newer architectures.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u16)]
-        pub enum Errno { $($name = $value,)* }
-    };
-}
-
-errors! {
-    EPERM = 1, ENOENT = 2, ESRCH = 3, EINTR = 4, EBADF = 9, EAGAIN = 11, ENOMEM = 12, EACCES = 13,
-    EFAULT = 14, EEXIST = 17, EXDEV = 18, ENODEV = 19, ENOTDIR = 20, EISDIR = 21, EINVAL = 22,
-    EMFILE = 24, ENOTTY = 25, EFBIG = 27, ENOSPC = 28, ESPIPE = 29, EROFS = 30, EPIPE = 32,
-    ERANGE = 34, ENAMETOOLONG = 36, ENOSYS = 38, ENOTEMPTY = 39, ELOOP = 40, ENOTSOCK = 88,
-    EDESTADDRREQ = 89, EMSGSIZE = 90, ENOPROTOOPT = 92, EPROTONOSUPPORT = 93, EOPNOTSUPP = 95,
-    EAFNOSUPPORT = 97, EADDRINUSE = 98, EADDRNOTAVAIL = 99, ENETUNREACH = 101, ECONNRESET = 104,
-    ENOBUFS = 105, EISCONN = 106, ENOTCONN = 107, ETIMEDOUT = 110, ECONNREFUSED = 111,
-    EINPROGRESS = 115,
-}
-
-impl From<vfs::Error> for Errno {
-    fn from(error: vfs::Error) -> Errno {
-        use vfs::Error::*;
-        match error {
-            NotFound => Errno::ENOENT,
-            NotDirectory => Errno::ENOTDIR,
-            IsDirectory => Errno::EISDIR,
-            Exists => Errno::EEXIST,
-            NotEmpty => Errno::ENOTEMPTY,
-            ReadOnly => Errno::EROFS,
-            Denied => Errno::EPERM,
-            TooManyLinks => Errno::ELOOP,
-            NameTooLong => Errno::ENAMETOOLONG,
-            NoSpace => Errno::ENOSPC,
-            Invalid | BadImage => Errno::EINVAL,
-            WouldBlock => Errno::EAGAIN,
-            BrokenPipe => Errno::EPIPE,
-        }
-    }
-}
-
-impl From<net::Error> for Errno {
-    fn from(error: net::Error) -> Errno {
-        use net::Error::*;
-        match error {
-            WouldBlock => Errno::EAGAIN,
-            InProgress => Errno::EINPROGRESS,
-            AddressInUse => Errno::EADDRINUSE,
-            AddressNotAvailable => Errno::EADDRNOTAVAIL,
-            NotConnected => Errno::ENOTCONN,
-            AlreadyConnected => Errno::EISCONN,
-            ConnectionRefused => Errno::ECONNREFUSED,
-            ConnectionReset => Errno::ECONNRESET,
-            TimedOut => Errno::ETIMEDOUT,
-            Unreachable => Errno::ENETUNREACH,
-            NoMemory => Errno::ENOBUFS,
-            Invalid => Errno::EINVAL,
-            BrokenPipe => Errno::EPIPE,
-            MessageTooLong => Errno::EMSGSIZE,
-            NotSupported => Errno::EOPNOTSUPP,
-        }
-    }
-}
 
 /// A call's six arguments.
 pub type Args = [u64; 6];
@@ -108,7 +45,7 @@ calls! {
     memory: mmap mprotect munmap mremap madvise brk;
     sockets: socket socketpair bind listen accept4 connect shutdown sendto recvfrom sendmsg
         recvmsg getsockname getpeername setsockopt getsockopt;
-    process: clone exit exit_group futex set_tid_address set_robust_list gettid getpid getppid
+    process: clone exit exit_group futex set_tid_address gettid getpid getppid
         getuid getresuid sched_yield sched_getaffinity getcpu arch_prctl prlimit64 getrusage times
         sysinfo uname getrandom clock_gettime clock_getres clock_nanosleep gettimeofday time
         rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait
@@ -190,10 +127,8 @@ fn tell_unknown(number: usize, args: &Args) {
     if abi::REFUSED.iter().any(|(refused, _)| *refused == number) {
         return;
     }
-    let mut told = TOLD.get();
-    let known =
-        told.get_mut(number.min(TABLE_SIZE - 1)).is_some_and(|t| core::mem::replace(t, true));
-    if !known {
+    let told = &mut TOLD.get()[number.min(TABLE_SIZE - 1)];
+    if !core::mem::replace(told, true) {
         log!("unknown system call {number} with {args:x?}");
     }
 }

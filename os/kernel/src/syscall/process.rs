@@ -5,8 +5,8 @@ use crate::arch::{abi, Frame, MACHINE_NAME};
 use crate::mm::{frames, space};
 use crate::sched::{self, Wait, Woken};
 use crate::signal::{self, AlternateStack, ThreadSignals};
+use crate::usercopy::write_words;
 use crate::{arch, random, time as date, usercopy};
-use alloc::vec::Vec;
 
 const NS: u64 = 1_000_000_000;
 /// What the program is told of its one process.
@@ -18,18 +18,8 @@ const CLONE_SETTLS: u64 = 0x8_0000;
 const CLONE_PARENT_SETTID: u64 = 0x10_0000;
 const CLONE_CHILD_CLEARTID: u64 = 0x20_0000;
 const CLONE_CHILD_SETTID: u64 = 0x100_0000;
-/// VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, and the four above.
-const CLONE_KNOWN: u64 = 0x100
-    | 0x200
-    | 0x400
-    | 0x800
-    | 0x1_0000
-    | 0x4_0000
-    | 0x8_0000
-    | 0x10_0000
-    | 0x20_0000
-    | 0x40_0000
-    | 0x100_0000;
+/// VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, the four above, and DETACHED.
+const CLONE_KNOWN: u64 = 0x17d_0f00;
 
 /// Limits: threads of the one process only; fork answers ENOSYS.
 pub fn clone(frame: &mut Frame, args: &Args) -> Answer {
@@ -126,11 +116,6 @@ pub fn set_tid_address(_: &mut Frame, &[at, ..]: &Args) -> Answer {
     Ok(u64::from(sched::current()))
 }
 
-/// Limits: ENOSYS: mutexes of threads that died are not passed on.
-pub fn set_robust_list(_: &mut Frame, _: &Args) -> Answer {
-    Err(Errno::ENOSYS)
-}
-
 pub fn gettid(_: &mut Frame, _: &Args) -> Answer {
     Ok(u64::from(sched::current()))
 }
@@ -162,21 +147,15 @@ pub fn sched_yield(_: &mut Frame, _: &Args) -> Answer {
     Ok(0)
 }
 
-fn thread_exists(tid: u64) -> Result<(), Errno> {
-    if tid != 0 && sched::with_thread(tid as u32, |_| ()).is_none() {
-        return Err(Errno::ESRCH);
-    }
-    Ok(())
-}
-
 /// Limits: one processor.
 pub fn sched_getaffinity(_: &mut Frame, &[tid, size, at, ..]: &Args) -> Answer {
     if size < 8 || size % 8 != 0 {
         return Err(Errno::EINVAL);
     }
-    thread_exists(tid)?;
-    usercopy::write_u64(at, 1)?;
-    Ok(8)
+    if tid != 0 && sched::with_thread(tid as u32, |_| ()).is_none() {
+        return Err(Errno::ESRCH);
+    }
+    usercopy::write_u64(at, 1).map(|()| 8)
 }
 
 pub fn getcpu(_: &mut Frame, &[processor, node, ..]: &Args) -> Answer {
@@ -231,15 +210,9 @@ pub fn prlimit64(_: &mut Frame, &[process, resource, new, old, ..]: &Args) -> An
         return Err(Errno::EPERM);
     }
     if old != 0 {
-        usercopy::write_u64(old, limit)?;
-        usercopy::write_u64(old + 8, limit)?;
+        write_words(old, &[limit, limit])?;
     }
     Ok(0)
-}
-
-fn write_words(at: u64, words: &[u64]) -> Answer {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    usercopy::write(at, &bytes).map(|()| 0)
 }
 
 fn busy_us() -> u64 {
@@ -370,19 +343,6 @@ pub fn read_timeout(at: u64) -> Result<Option<u64>, Errno> {
     Ok(Some(arch::now_us().saturating_add(read_time(at)?.div_ceil(1000))))
 }
 
-fn sleep_until(deadline_us: u64, rest_at: u64) -> Answer {
-    match sched::block(Wait::Sleep, Some(deadline_us)) {
-        Woken::Signal => {
-            if rest_at != 0 {
-                let rest = deadline_us.saturating_sub(arch::now_us()) * 1000;
-                write_words(rest_at, &[rest / NS, rest % NS])?;
-            }
-            Err(Errno::EINTR)
-        }
-        _ => Ok(0),
-    }
-}
-
 pub fn clock_nanosleep(_: &mut Frame, &[clock, flags, at, rest_at, ..]: &Args) -> Answer {
     let (time, now) = (read_time(at)?, clock_ns(clock)?);
     if flags & !1 != 0 || clock > 11 {
@@ -390,7 +350,19 @@ pub fn clock_nanosleep(_: &mut Frame, &[clock, flags, at, rest_at, ..]: &Args) -
     }
     let span = if flags & 1 != 0 { time.saturating_sub(now) } else { time };
     let deadline = arch::now_us().saturating_add(span.div_ceil(1000));
-    sleep_until(deadline, if flags & 1 != 0 { 0 } else { rest_at })
+    if sched::block(Wait::Sleep, Some(deadline)) != Woken::Signal {
+        return Ok(0);
+    }
+    if flags & 1 == 0 && rest_at != 0 {
+        let rest = deadline.saturating_sub(arch::now_us()) * 1000;
+        write_words(rest_at, &[rest / NS, rest % NS])?;
+    }
+    Err(Errno::EINTR)
+}
+
+/// Every call with a set of signals says how long it is.
+pub fn check_set_size(size: u64) -> Result<(), Errno> {
+    (size == 8).then_some(()).ok_or(Errno::EINVAL)
 }
 
 fn signal_number(signal: u64) -> Result<u32, Errno> {
@@ -402,9 +374,7 @@ fn signal_number(signal: u64) -> Result<u32, Errno> {
 
 pub fn rt_sigaction(_: &mut Frame, &[signal, new, old, size, ..]: &Args) -> Answer {
     let signal = signal_number(signal)?;
-    if size != 8 {
-        return Err(Errno::EINVAL);
-    }
+    check_set_size(size)?;
     let before = signal::action(signal);
     if new != 0 {
         signal::set_action(signal, signal::read_action(new)?)?;
@@ -416,9 +386,7 @@ pub fn rt_sigaction(_: &mut Frame, &[signal, new, old, size, ..]: &Args) -> Answ
 }
 
 pub fn rt_sigprocmask(_: &mut Frame, &[how, new, old, size, ..]: &Args) -> Answer {
-    if size != 8 {
-        return Err(Errno::EINVAL);
-    }
+    check_set_size(size)?;
     let before = sched::with_current(|thread| thread.signals.mask);
     if new != 0 {
         let set = usercopy::read_u64(new)?;
@@ -446,22 +414,15 @@ pub fn rt_sigpending(_: &mut Frame, &[at, ..]: &Args) -> Answer {
 }
 
 pub fn rt_sigsuspend(_: &mut Frame, &[at, size, ..]: &Args) -> Answer {
-    if size != 8 {
-        return Err(Errno::EINVAL);
-    }
+    check_set_size(size)?;
     let mask = usercopy::read_u64(at)? & !signal::bit(signal::SIGKILL);
-    sched::with_current(|thread| {
-        thread.signals.saved_mask = Some(thread.signals.mask);
-        thread.signals.mask = mask;
-    });
+    signal::set_mask_for_now(mask);
     while sched::block(Wait::Sleep, None) != Woken::Signal {}
     Err(Errno::EINTR)
 }
 
 pub fn rt_sigtimedwait(_: &mut Frame, &[set, info, timeout, size, ..]: &Args) -> Answer {
-    if size != 8 {
-        return Err(Errno::EINVAL);
-    }
+    check_set_size(size)?;
     let wanted = usercopy::read_u64(set)?;
     let deadline = read_timeout(timeout)?;
     loop {
@@ -509,7 +470,6 @@ pub fn pause(_: &mut Frame, _: &Args) -> Answer {
     Err(Errno::EINTR)
 }
 
-/// Limits: the program itself only.
 /// Limits: the only interval timer.
 pub fn alarm(_: &mut Frame, &[seconds, ..]: &Args) -> Answer {
     let left = signal::set_alarm(arch::now_us(), u64::from(seconds as u32));
@@ -517,6 +477,7 @@ pub fn alarm(_: &mut Frame, &[seconds, ..]: &Args) -> Answer {
     Ok(left)
 }
 
+/// Limits: the program itself only.
 pub fn kill(_: &mut Frame, &[process, signal, ..]: &Args) -> Answer {
     if !matches!(process as i32, -1..=1) {
         return Err(Errno::ESRCH);
@@ -525,14 +486,10 @@ pub fn kill(_: &mut Frame, &[process, signal, ..]: &Args) -> Answer {
     signal::send(None, signal).map(|()| 0)
 }
 
-pub fn tkill(_: &mut Frame, &[tid, signal, ..]: &Args) -> Answer {
-    let signal = if signal == 0 { 0 } else { signal_number(signal)? };
-    signal::send(Some(tid as u32), signal).map(|()| 0)
-}
-
-pub fn tgkill(frame: &mut Frame, &[process, tid, signal, ..]: &Args) -> Answer {
+pub fn tgkill(_: &mut Frame, &[process, tid, signal, ..]: &Args) -> Answer {
     if process != PROCESS {
         return Err(Errno::ESRCH);
     }
-    tkill(frame, &[tid, signal, 0, 0, 0, 0])
+    let signal = if signal == 0 { 0 } else { signal_number(signal)? };
+    signal::send(Some(tid as u32), signal).map(|()| 0)
 }

@@ -6,7 +6,7 @@ use crate::files::{self, File, Object, O_NONBLOCK, O_RDWR};
 use crate::sched::{self, Wait, Woken};
 use crate::{network, usercopy};
 use alloc::rc::Rc;
-use net::{Ipv4Addr, Kind, Shutdown, SocketAddrV4, SocketId, SocketOption};
+use net::{Ipv4Addr, Kind, Shutdown, SocketAddrV4, SocketId, SocketOption, Stack};
 
 const AF_UNIX: u64 = 1;
 const AF_INET: u64 = 2;
@@ -71,7 +71,7 @@ fn write_address(at: u64, length_at: u64, address: Option<SocketAddrV4>) -> Resu
         }
     };
     let room = usercopy::read_u32(length_at)?;
-    if room as i32 != room as i64 as i32 || (room as i32) < 0 {
+    if (room as i32) < 0 {
         return Err(Errno::EINVAL);
     }
     usercopy::write(at, &bytes[..bytes.len().min(room as usize)])?;
@@ -126,11 +126,8 @@ pub fn listen(_: &mut Frame, &[fd, backlog, ..]: &Args) -> Answer {
     }
     let backlog = (backlog as i32).max(0) as usize;
     network::with(|stack, _| stack.listen(socket, backlog.max(1)))?;
-    if network::look(|stack| stack.local_address(socket)).is_some_and(|a| a.port() >= 1) {
-        crate::log!(
-            "listening on {}",
-            network::look(|stack| stack.local_address(socket)).map_or(0, |a| a.port())
-        );
+    if let Some(local) = network::look(|stack| stack.local_address(socket)) {
+        crate::log!("listening on {}", local.port());
     }
     Ok(0)
 }
@@ -147,9 +144,8 @@ pub fn accept4(_: &mut Frame, &[fd, at, length_at, flags, ..]: &Args) -> Answer 
     if files::count() >= files::MAX_DESCRIPTORS {
         return Err(Errno::EMFILE); // Before a connection is taken that could not be kept.
     }
-    let (id, peer) = file.wait_for(file.nonblocking(), None, || {
-        Ok(network::with(|stack, _| stack.accept(socket))?)
-    })?;
+    let (id, peer) =
+        file.wait_for(file.nonblocking(), || Ok(network::with(|stack, _| stack.accept(socket))?))?;
     let object = Object::Socket(id, Kind::Stream);
     let accepted = files::new_file(object, O_RDWR | (flags & SOCK_NONBLOCK) as u32);
     write_address(at, length_at, Some(peer))?;
@@ -161,7 +157,7 @@ pub fn connect(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
     let (socket, _) = socket_of(&file)?;
     let address = read_address(at, length)?;
     match network::with(|stack, now| stack.connect(socket, address, now)) {
-        Err(net::Error::InProgress) => {}
+        Err(Errno::EINPROGRESS) => {}
         result => return Ok(result.map(|()| 0)?),
     }
     if file.nonblocking() {
@@ -171,7 +167,7 @@ pub fn connect(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
         let ready = network::look(|stack| stack.readiness(socket));
         if ready.error {
             let error = network::with(|stack, _| stack.take_error(socket));
-            return error.map_or(Ok(0), |error| Err(error.into()));
+            return error.map_or(Ok(0), Err);
         }
         if ready.writable {
             return Ok(0);
@@ -191,13 +187,11 @@ pub fn shutdown(_: &mut Frame, &[fd, how, ..]: &Args) -> Answer {
         _ => return Err(Errno::EINVAL),
     };
     if let Object::Pair(input, output) = &file.object {
-        if how != Shutdown::Write {
-            input.borrow_mut().reader_closed = true;
-            input.borrow_mut().writer_closed = true;
-        }
-        if how != Shutdown::Read {
-            output.borrow_mut().writer_closed = true;
-            output.borrow_mut().reader_closed = true;
+        for (stream, other) in [(input, Shutdown::Write), (output, Shutdown::Read)] {
+            if how != other {
+                let mut stream = stream.borrow_mut();
+                (stream.reader_closed, stream.writer_closed) = (true, true);
+            }
         }
         files::notify(file.peer.get());
         files::notify(file.id);
@@ -230,8 +224,8 @@ fn send_message(
         }
         let sent = network::with(|stack, now| stack.send_to(socket, &data, target, now));
         return sent.map(|n| n as u64).map_err(|error| match error {
-            net::Error::NotConnected => Errno::EDESTADDRREQ,
-            error => error.into(),
+            Errno::ENOTCONN => Errno::EDESTADDRREQ,
+            error => error,
         });
     }
     if target.is_some() {
@@ -254,7 +248,7 @@ fn receive_message(
     let peek = flags & MSG_PEEK != 0;
     if let Object::Socket(socket, Kind::Datagram) = file.object {
         let mut data = [0; MAX_DATAGRAM as usize];
-        let (count, from) = file.wait_for(nonblocking, None, || {
+        let (count, from) = file.wait_for(nonblocking, || {
             Ok(network::with(|stack, _| stack.recv_from(socket, &mut data, peek))?)
         })?;
         let mut done = 0;
@@ -273,7 +267,7 @@ fn receive_message(
 pub fn sendto(_: &mut Frame, &[fd, at, length, flags, to, to_length]: &Args) -> Answer {
     let file = files::get(fd)?;
     is_socket(&file)?;
-    let target = if to != 0 { Some(read_address(to, to_length)?) } else { None };
+    let target = (to != 0).then(|| read_address(to, to_length)).transpose()?;
     send_message(&file, &io::one_part(at, length)?, flags, target)
 }
 
@@ -318,25 +312,22 @@ pub fn recvmsg(_: &mut Frame, &[fd, message, flags, ..]: &Args) -> Answer {
     Ok(count)
 }
 
-pub fn getsockname(_: &mut Frame, &[fd, at, length_at, ..]: &Args) -> Answer {
-    let file = files::get(fd)?;
-    if let Object::Pair(..) = file.object {
-        return write_address(at, length_at, None).map(|()| 0);
-    }
-    let (socket, _) = socket_of(&file)?;
-    let address = network::look(|stack| stack.local_address(socket));
-    let address = address.unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
-    write_address(at, length_at, Some(address)).map(|()| 0)
+fn tell_name(args: &Args, ask: impl Fn(&Stack, SocketId) -> Result<SocketAddrV4, Errno>) -> Answer {
+    let file = files::get(args[0])?;
+    let address = match file.object {
+        Object::Pair(..) => None,
+        _ => Some(network::look(|stack| ask(stack, socket_of(&file)?.0))?),
+    };
+    write_address(args[1], args[2], address).map(|()| 0)
 }
 
-pub fn getpeername(_: &mut Frame, &[fd, at, length_at, ..]: &Args) -> Answer {
-    let file = files::get(fd)?;
-    if let Object::Pair(..) = file.object {
-        return write_address(at, length_at, None).map(|()| 0);
-    }
-    let (socket, _) = socket_of(&file)?;
-    let address = network::look(|stack| stack.peer_address(socket)).ok_or(Errno::ENOTCONN)?;
-    write_address(at, length_at, Some(address)).map(|()| 0)
+pub fn getsockname(_: &mut Frame, args: &Args) -> Answer {
+    let none = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+    tell_name(args, |stack, socket| Ok(stack.local_address(socket).unwrap_or(none)))
+}
+
+pub fn getpeername(_: &mut Frame, args: &Args) -> Answer {
+    tell_name(args, |stack, socket| stack.peer_address(socket).ok_or(Errno::ENOTCONN))
 }
 
 const SOL_SOCKET: u64 = 1;
@@ -422,7 +413,7 @@ pub fn getsockopt(_: &mut Frame, &[fd, level, name, at, length_at, _]: &Args) ->
     let value = match (level, name, inet) {
         (SOL_SOCKET, SO_ERROR, Some((socket, _))) => {
             let error = network::with(|stack, _| stack.take_error(socket));
-            error.map_or(0, |error| Errno::from(error) as u32)
+            error.map_or(0, |error| error as u32)
         }
         (SOL_SOCKET, SO_ERROR, None) => 0,
         (SOL_SOCKET, SO_TYPE, Some((_, Kind::Datagram))) => SOCK_DGRAM as u32,

@@ -26,7 +26,7 @@ fn half(data: &[u8], at: usize) -> Option<usize> {
 impl Tree {
     /// Adds all of an image; every offset in it is checked.
     pub fn load(&mut self, image: &'static [u8]) -> Result<(), Error> {
-        self.try_load(image).ok_or(Error::BadImage)
+        self.try_load(image).ok_or(Error::EINVAL)
     }
 
     fn try_load(&mut self, image: &'static [u8]) -> Option<()> {

@@ -13,6 +13,7 @@ mod stream;
 mod tests;
 mod tree;
 
+pub use errno::Errno as Error;
 pub use stream::Stream;
 pub use tree::{Device, Entry, Kind, NodeId, Stat, Tree, ROOT};
 
@@ -30,21 +31,3 @@ pub const MAX_MEMORY: u64 = 128 << 20;
 pub const MAX_FILE: u64 = 1 << 40;
 /// Bytes waiting in a pipe or a socket pair, as on Linux.
 pub const PIPE_CAPACITY: usize = 65_536;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    NotFound,
-    NotDirectory,
-    IsDirectory,
-    Exists,
-    NotEmpty,
-    ReadOnly,
-    Denied,
-    TooManyLinks,
-    NameTooLong,
-    NoSpace,
-    Invalid,
-    WouldBlock,
-    BrokenPipe,
-    BadImage,
-}

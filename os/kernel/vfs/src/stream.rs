@@ -38,7 +38,7 @@ impl Stream {
     pub fn read(&mut self, out: &mut [u8], peek: bool) -> Result<usize, Error> {
         let taken = out.len().min(self.data.len());
         if taken == 0 && !out.is_empty() {
-            return if self.writer_closed { Ok(0) } else { Err(Error::WouldBlock) };
+            return if self.writer_closed { Ok(0) } else { Err(Error::EAGAIN) };
         }
         let (a, b) = self.data.as_slices();
         let first = a.len().min(taken);
@@ -55,11 +55,11 @@ impl Stream {
 
     pub fn write(&mut self, data: &[u8]) -> Result<usize, Error> {
         if self.reader_closed {
-            return Err(Error::BrokenPipe);
+            return Err(Error::EPIPE);
         }
         let room = PIPE_CAPACITY - self.data.len();
         if room == 0 && !data.is_empty() || data.len() <= ATOMIC && data.len() > room {
-            return Err(Error::WouldBlock);
+            return Err(Error::EAGAIN);
         }
         let taken = data.len().min(room);
         self.data.extend(&data[..taken]);

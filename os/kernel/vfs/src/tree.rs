@@ -79,12 +79,6 @@ pub struct Tree {
     used: u64,
 }
 
-impl Default for Tree {
-    fn default() -> Self {
-        Tree::new()
-    }
-}
-
 impl Tree {
     /// A tree with nothing but its root.
     pub fn new() -> Tree {
@@ -106,24 +100,24 @@ impl Tree {
     }
 
     fn node(&self, id: NodeId) -> Result<&Node, Error> {
-        self.nodes.get(id.0 as usize).and_then(|n| n.as_ref()).ok_or(Error::NotFound)
+        self.nodes.get(id.0 as usize).and_then(|n| n.as_ref()).ok_or(Error::ENOENT)
     }
 
     fn node_mut(&mut self, id: NodeId) -> Result<&mut Node, Error> {
-        self.nodes.get_mut(id.0 as usize).and_then(|n| n.as_mut()).ok_or(Error::NotFound)
+        self.nodes.get_mut(id.0 as usize).and_then(|n| n.as_mut()).ok_or(Error::ENOENT)
     }
 
     fn names(&self, id: NodeId) -> Result<&BTreeMap<String, NodeId>, Error> {
         match &self.node(id)?.content {
             Content::Directory(names) => Ok(names),
-            _ => Err(Error::NotDirectory),
+            _ => Err(Error::ENOTDIR),
         }
     }
 
     fn names_mut(&mut self, id: NodeId) -> Result<&mut BTreeMap<String, NodeId>, Error> {
         match &mut self.node_mut(id)?.content {
             Content::Directory(names) => Ok(names),
-            _ => Err(Error::NotDirectory),
+            _ => Err(Error::ENOTDIR),
         }
     }
 
@@ -137,16 +131,16 @@ impl Tree {
         now_ns: u64,
     ) -> Result<NodeId, Error> {
         if name.is_empty() || name == "." || name == ".." {
-            return Err(Error::Exists);
+            return Err(Error::EEXIST);
         }
         if name.len() > MAX_NAME {
-            return Err(Error::NameTooLong);
+            return Err(Error::ENAMETOOLONG);
         }
         if self.names(parent)?.contains_key(name) {
-            return Err(Error::Exists);
+            return Err(Error::EEXIST);
         }
         if self.nodes.len() - self.free.len() >= MAX_NODES {
-            return Err(Error::NoSpace);
+            return Err(Error::ENOSPC);
         }
         let directory = matches!(content, Content::Directory(_));
         let writable = self.node(parent)?.writable;
@@ -175,7 +169,7 @@ impl Tree {
         let (parent, name) = self.resolve(base, path, follow)?;
         match name {
             None => Ok(parent),
-            Some(name) => self.names(parent)?.get(&name).copied().ok_or(Error::NotFound),
+            Some(name) => self.names(parent)?.get(&name).copied().ok_or(Error::ENOENT),
         }
     }
 
@@ -188,14 +182,14 @@ impl Tree {
         follow: bool,
     ) -> Result<(NodeId, Option<String>), Error> {
         if path.is_empty() {
-            return Err(Error::NotFound);
+            return Err(Error::ENOENT);
         }
         let mut rest = String::from(path);
         let mut at = base;
         let mut links = 0;
         loop {
             if rest.len() > MAX_PATH {
-                return Err(Error::NameTooLong);
+                return Err(Error::ENAMETOOLONG);
             }
             if rest.starts_with('/') {
                 at = ROOT;
@@ -205,7 +199,7 @@ impl Tree {
             let must_be_directory = trimmed.len() > part.len();
             let last = after.trim_matches('/').is_empty();
             if part.len() > MAX_NAME {
-                return Err(Error::NameTooLong);
+                return Err(Error::ENAMETOOLONG);
             }
             match part {
                 "" => return Ok((at, None)),
@@ -229,23 +223,17 @@ impl Tree {
                     if let Some(target) = target {
                         links += 1;
                         if links > MAX_LINKS {
-                            return Err(Error::TooManyLinks);
+                            return Err(Error::ELOOP);
                         }
-                        let mut next = target.clone();
-                        if !after.is_empty() || must_be_directory {
-                            next.push('/');
-                            next.push_str(after);
-                        }
-                        rest = next;
+                        let slash = if must_be_directory { "/" } else { "" };
+                        rest = alloc::format!("{target}{slash}{after}");
                         continue;
                     }
-                    if last && !must_be_directory {
+                    // Without the second: mkdir("new/").
+                    if last && (!must_be_directory || found.is_none()) {
                         return Ok((at, Some(String::from(part))));
                     }
-                    if last && found.is_none() {
-                        return Ok((at, Some(String::from(part)))); // mkdir("new/")
-                    }
-                    at = found.ok_or(Error::NotFound)?;
+                    at = found.ok_or(Error::ENOENT)?;
                     self.names(at)?;
                 }
             }
@@ -256,17 +244,23 @@ impl Tree {
     /// The directory to change and the name in it, where the directory may be changed.
     fn place(&self, base: NodeId, path: &str) -> Result<(NodeId, String), Error> {
         let (parent, name) = self.resolve(base, path, false)?;
-        let name = name.ok_or(Error::Exists)?;
+        let name = name.ok_or(Error::EEXIST)?;
         self.names(parent)?;
         Ok((parent, name))
     }
 
-    fn check_writable(&self, directory: NodeId) -> Result<(), Error> {
-        if self.node(directory)?.writable {
-            Ok(())
-        } else {
-            Err(Error::ReadOnly)
+    /// A place where there is nothing yet.
+    fn new_place(&self, base: NodeId, path: &str) -> Result<(NodeId, String), Error> {
+        let (parent, name) = self.place(base, path)?;
+        if self.names(parent)?.contains_key(&name) {
+            return Err(Error::EEXIST);
         }
+        self.check_writable(parent)?;
+        Ok((parent, name))
+    }
+
+    fn check_writable(&self, directory: NodeId) -> Result<(), Error> {
+        self.node(directory)?.writable.then_some(()).ok_or(Error::EROFS)
     }
 
     /// Opens a directory for changes, making it where it is missing.
@@ -296,7 +290,7 @@ impl Tree {
         permissions: u32,
         now: u64,
     ) -> Result<(), Error> {
-        let (parent, name) = path.rsplit_once('/').ok_or(Error::Invalid)?;
+        let (parent, name) = path.rsplit_once('/').ok_or(Error::EINVAL)?;
         let parent = self.make_path(parent)?;
         let id = match self.names(parent)?.get(name) {
             Some(id) => *id,
@@ -311,7 +305,7 @@ impl Tree {
     }
 
     pub fn put_device(&mut self, path: &str, device: Device) -> Result<(), Error> {
-        let (parent, name) = path.rsplit_once('/').ok_or(Error::Invalid)?;
+        let (parent, name) = path.rsplit_once('/').ok_or(Error::EINVAL)?;
         let parent = self.make_path(parent)?;
         self.insert(parent, name, Content::Device(device), 0o666, 0).map(|_| ())
     }
@@ -327,10 +321,10 @@ impl Tree {
     ) -> Result<NodeId, Error> {
         let (parent, name) = self.resolve(base, path, !exclusive)?;
         let Some(name) = name.filter(|_| !path.ends_with('/')) else {
-            return Err(if exclusive { Error::Exists } else { Error::IsDirectory });
+            return Err(if exclusive { Error::EEXIST } else { Error::EISDIR });
         };
         match self.names(parent)?.get(&name) {
-            Some(_) if exclusive => Err(Error::Exists),
+            Some(_) if exclusive => Err(Error::EEXIST),
             Some(id) => Ok(*id),
             None => {
                 self.check_writable(parent)?;
@@ -347,11 +341,7 @@ impl Tree {
         permissions: u32,
         now_ns: u64,
     ) -> Result<(), Error> {
-        let (parent, name) = self.place(base, path)?;
-        if self.names(parent)?.contains_key(&name) {
-            return Err(Error::Exists);
-        }
-        self.check_writable(parent)?;
+        let (parent, name) = self.new_place(base, path)?;
         let content = Content::Directory(BTreeMap::new());
         self.insert(parent, &name, content, permissions & 0o7777, now_ns).map(|_| ())
     }
@@ -364,35 +354,27 @@ impl Tree {
         now_ns: u64,
     ) -> Result<(), Error> {
         if target.is_empty() || target.len() >= MAX_PATH {
-            return Err(if target.is_empty() { Error::NotFound } else { Error::NameTooLong });
+            return Err(if target.is_empty() { Error::ENOENT } else { Error::ENAMETOOLONG });
         }
-        let (parent, name) = self.place(base, path)?;
-        if self.names(parent)?.contains_key(&name) {
-            return Err(Error::Exists);
-        }
-        self.check_writable(parent)?;
+        let (parent, name) = self.new_place(base, path)?;
         self.insert(parent, &name, Content::Link(String::from(target)), 0o777, now_ns).map(|_| ())
     }
 
     pub fn readlink(&self, base: NodeId, path: &str) -> Result<String, Error> {
         match &self.node(self.lookup(base, path, false)?)?.content {
             Content::Link(target) => Ok(target.clone()),
-            _ => Err(Error::Invalid),
+            _ => Err(Error::EINVAL),
         }
     }
 
     /// A second name for a file.
     pub fn link(&mut self, base: NodeId, old: &str, new: &str, now_ns: u64) -> Result<(), Error> {
         let id = self.lookup(base, old, false)?;
-        let (parent, name) = self.place(base, new)?;
-        if self.names(parent)?.contains_key(&name) {
-            return Err(Error::Exists);
-        }
-        self.check_writable(parent)?;
+        let (parent, name) = self.new_place(base, new)?;
         match self.node(id)?.content {
             Content::Memory { .. } | Content::Link(_) => {}
-            Content::Directory(_) => return Err(Error::Denied),
-            _ => return Err(Error::ReadOnly),
+            Content::Directory(_) => return Err(Error::EPERM),
+            _ => return Err(Error::EROFS),
         }
         self.names_mut(parent)?.insert(name, id);
         self.node_mut(id)?.links += 1;
@@ -402,10 +384,10 @@ impl Tree {
 
     pub fn unlink(&mut self, base: NodeId, path: &str, now_ns: u64) -> Result<(), Error> {
         let (parent, name) = self.resolve(base, path, false)?;
-        let name = name.ok_or(Error::IsDirectory)?;
-        let id = *self.names(parent)?.get(&name).ok_or(Error::NotFound)?;
+        let name = name.ok_or(Error::EISDIR)?;
+        let id = *self.names(parent)?.get(&name).ok_or(Error::ENOENT)?;
         if self.kind(id)? == Kind::Directory {
-            return Err(Error::IsDirectory);
+            return Err(Error::EISDIR);
         }
         self.check_writable(parent)?;
         self.names_mut(parent)?.remove(&name);
@@ -419,10 +401,10 @@ impl Tree {
         let trimmed = path.trim_end_matches('/');
         let (parent, name) =
             self.resolve(base, if trimmed.is_empty() { path } else { trimmed }, false)?;
-        let name = name.ok_or(Error::Invalid)?;
-        let id = *self.names(parent)?.get(&name).ok_or(Error::NotFound)?;
+        let name = name.ok_or(Error::EINVAL)?;
+        let id = *self.names(parent)?.get(&name).ok_or(Error::ENOENT)?;
         if !self.names(id)?.is_empty() {
-            return Err(Error::NotEmpty);
+            return Err(Error::ENOTEMPTY);
         }
         self.check_writable(parent)?;
         self.names_mut(parent)?.remove(&name);
@@ -440,14 +422,14 @@ impl Tree {
             String::from(if trimmed.is_empty() { path } else { trimmed })
         };
         let (old_parent, old_name) = self.place(base, &trim(old))?;
-        let id = *self.names(old_parent)?.get(&old_name).ok_or(Error::NotFound)?;
+        let id = *self.names(old_parent)?.get(&old_name).ok_or(Error::ENOENT)?;
         let (new_parent, new_name) = self.place(base, &trim(new))?;
         let directory = self.kind(id)? == Kind::Directory;
         if new_name.len() > MAX_NAME {
-            return Err(Error::NameTooLong);
+            return Err(Error::ENAMETOOLONG);
         }
         if !directory && (new.ends_with('/') || old.ends_with('/')) {
-            return Err(Error::NotDirectory);
+            return Err(Error::ENOTDIR);
         }
         self.check_writable(old_parent)?;
         self.check_writable(new_parent)?;
@@ -455,7 +437,7 @@ impl Tree {
         let mut at = new_parent;
         while directory && at != ROOT {
             if at == id {
-                return Err(Error::Invalid);
+                return Err(Error::EINVAL);
             }
             at = self.node(at)?.parent;
         }
@@ -464,11 +446,11 @@ impl Tree {
                 return Ok(());
             }
             match (directory, self.kind(target)? == Kind::Directory) {
-                (true, false) => return Err(Error::NotDirectory),
-                (false, true) => return Err(Error::IsDirectory),
+                (true, false) => return Err(Error::ENOTDIR),
+                (false, true) => return Err(Error::EISDIR),
                 (true, true) => {
                     if !self.names(target)?.is_empty() {
-                        return Err(Error::NotEmpty);
+                        return Err(Error::ENOTEMPTY);
                     }
                     self.node_mut(target)?.links = 0;
                     self.node_mut(new_parent)?.links -= 1;
@@ -554,21 +536,19 @@ impl Tree {
         Ok((node.permissions & 0o400 != 0, write))
     }
 
-    pub fn chmod(&mut self, id: NodeId, permissions: u32) -> Result<(), Error> {
+    fn changeable(&mut self, id: NodeId) -> Result<&mut Node, Error> {
         let node = self.node_mut(id)?;
-        if matches!(node.content, Content::Image(_)) || !node.writable {
-            return Err(Error::ReadOnly);
-        }
-        node.permissions = permissions & 0o7777;
+        let fixed = matches!(node.content, Content::Image(_)) || !node.writable;
+        Some(node).filter(|_| !fixed).ok_or(Error::EROFS)
+    }
+
+    pub fn chmod(&mut self, id: NodeId, permissions: u32) -> Result<(), Error> {
+        self.changeable(id)?.permissions = permissions & 0o7777;
         Ok(())
     }
 
     pub fn set_time(&mut self, id: NodeId, changed_ns: u64) -> Result<(), Error> {
-        let node = self.node_mut(id)?;
-        if matches!(node.content, Content::Image(_)) || !node.writable {
-            return Err(Error::ReadOnly);
-        }
-        node.changed_ns = changed_ns;
+        self.changeable(id)?.changed_ns = changed_ns;
         Ok(())
     }
 
@@ -594,7 +574,7 @@ impl Tree {
         while at != ROOT {
             let parent = self.node(at)?.parent;
             let names = self.names(parent)?;
-            let name = names.iter().find(|(_, node)| **node == at).ok_or(Error::NotFound)?.0;
+            let name = names.iter().find(|(_, node)| **node == at).ok_or(Error::ENOENT)?.0;
             parts.push(name);
             at = parent;
         }
@@ -614,8 +594,8 @@ impl Tree {
         let size = match &self.node(id)?.content {
             Content::Image(data) => data.len() as u64,
             Content::Memory { size, .. } => *size,
-            Content::Directory(_) => return Err(Error::IsDirectory),
-            _ => return Err(Error::Invalid),
+            Content::Directory(_) => return Err(Error::EISDIR),
+            _ => return Err(Error::EINVAL),
         };
         let length = size.saturating_sub(offset).min(out.len() as u64) as usize;
         match &self.node(id)?.content {
@@ -651,10 +631,10 @@ impl Tree {
         let used = self.used;
         let node = self.node_mut(id)?;
         let Content::Memory { pages, size } = &mut node.content else {
-            return Err(Error::ReadOnly);
+            return Err(Error::EROFS);
         };
         let end = offset.checked_add(data.len() as u64).filter(|e| *e <= MAX_FILE);
-        let end = end.ok_or(Error::Invalid)?;
+        let end = end.ok_or(Error::EINVAL)?;
         let before = pages.len();
         let mut done = 0;
         while done < data.len() {
@@ -679,18 +659,18 @@ impl Tree {
         let grown = (pages.len() - before) as u64 * PAGE;
         self.used += grown;
         if done == 0 && !data.is_empty() {
-            return Err(Error::NoSpace);
+            return Err(Error::ENOSPC);
         }
         Ok(done)
     }
 
     pub fn truncate(&mut self, id: NodeId, length: u64, now_ns: u64) -> Result<(), Error> {
         if length > MAX_FILE {
-            return Err(Error::Invalid);
+            return Err(Error::EINVAL);
         }
         let node = self.node_mut(id)?;
         let Content::Memory { pages, size } = &mut node.content else {
-            return Err(Error::ReadOnly);
+            return Err(Error::EROFS);
         };
         let before = pages.len();
         if length < *size {

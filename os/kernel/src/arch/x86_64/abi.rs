@@ -30,7 +30,7 @@ numbers! {
     201: time futex; 204: sched_getaffinity; 217: getdents64 set_tid_address;
     228: clock_gettime clock_getres clock_nanosleep exit_group; 233: epoll_ctl tgkill;
     257: openat mkdirat; 262: newfstatat unlinkat; 265: linkat symlinkat readlinkat fchmodat;
-    270: pselect6 ppoll; 273: set_robust_list; 280: utimensat epoll_pwait; 285: fallocate;
+    270: pselect6 ppoll; 280: utimensat epoll_pwait; 285: fallocate;
     288: accept4; 290: eventfd2 epoll_create1 dup3 pipe2; 302: prlimit64; 309: getcpu;
     316: renameat2; 318: getrandom; 327: preadv2 pwritev2; 439: faccessat2;
 }
@@ -78,6 +78,7 @@ pub const REFUSED: &[(usize, &str)] = &[
     (58, "vfork"),
     (59, "execve"),
     (157, "prctl"),
+    (273, "set_robust_list"), // Mutexes of threads that died are not passed on.
     (332, "statx"),
     (334, "rseq"),
     (425, "io_uring_setup"),
@@ -96,40 +97,15 @@ pub const CLONE_PARENT_TID: usize = 2;
 pub const CLONE_CHILD_TID: usize = 3;
 pub const CLONE_TLS: usize = 4;
 
-pub struct StatFields {
-    pub inode: u64,
-    pub mode: u32,
-    pub links: u32,
-    pub uid: u32,
-    pub device: u64,
-    pub size: u64,
-    pub blocks: u64,
-    pub time_ns: u64,
-}
-
 pub const STAT_SIZE: usize = 144;
 
 /// `struct stat`.
-pub fn stat_bytes(stat: &StatFields) -> [u8; STAT_SIZE] {
-    let (seconds, ns) = (stat.time_ns / 1_000_000_000, stat.time_ns % 1_000_000_000);
-    let owner = u64::from(stat.uid);
-    let words = [
-        1,
-        stat.inode,
-        u64::from(stat.links),
-        u64::from(stat.mode) | owner << 32,
-        owner,
-        stat.device,
-        stat.size,
-        4096,
-        stat.blocks,
-        seconds,
-        ns,
-        seconds,
-        ns,
-        seconds,
-        ns,
-    ];
+pub fn stat_bytes(stat: &vfs::Stat, owner: u32) -> [u8; STAT_SIZE] {
+    let time = [stat.changed_ns / 1_000_000_000, stat.changed_ns % 1_000_000_000];
+    let (links, owner) = (u64::from(stat.links), u64::from(owner));
+    let mode = u64::from(stat.mode) | owner << 32;
+    let head = [1, stat.inode, links, mode, owner, 0, stat.size, 4096, stat.blocks];
+    let words = [&head[..], &time, &time, &time].concat();
     let mut bytes = [0; STAT_SIZE];
     for (at, word) in words.iter().enumerate() {
         bytes[at * 8..at * 8 + 8].copy_from_slice(&word.to_le_bytes());
@@ -226,28 +202,13 @@ pub fn push_signal_frame(
 /// Takes the registers back; answers the signal mask, or `None` where the frame cannot be.
 pub fn pop_signal_frame(frame: &mut Frame) -> Option<u64> {
     let words = usercopy::read_words(frame.rsp.wrapping_sub(8), FRAME_WORDS).ok()?;
-    let r = &words[REGISTERS..];
-    let mut back = Frame {
-        r8: r[0],
-        r9: r[1],
-        r10: r[2],
-        r11: r[3],
-        r12: r[4],
-        r13: r[5],
-        r14: r[6],
-        r15: r[7],
-        rdi: r[8],
-        rsi: r[9],
-        rbp: r[10],
-        rbx: r[11],
-        rdx: r[12],
-        rax: r[13],
-        rcx: r[14],
-        rsp: r[15],
-        rip: r[16],
-        rflags: r[17],
-        ..*frame
-    };
+    let registers: [u64; 18] = words[REGISTERS..REGISTERS + 18].try_into().ok()?;
+    let mut back = *frame;
+    let f = &mut back;
+    [
+        f.r8, f.r9, f.r10, f.r11, f.r12, f.r13, f.r14, f.r15, f.rdi, f.rsi, f.rbp, f.rbx, f.rdx,
+        f.rax, f.rcx, f.rsp, f.rip, f.rflags,
+    ] = registers;
     if !back.sanitize() {
         return None;
     }

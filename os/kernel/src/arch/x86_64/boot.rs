@@ -12,8 +12,6 @@ const MAX_COMMAND_LINE: usize = 1024;
 #[derive(Default)]
 pub struct BootInfo {
     pub protocol: &'static str,
-    /// Start and end of usable memory.
-    pub memory: Vec<(u64, u64)>,
     /// Start and end of each module, in the order given.
     pub modules: Vec<(u64, u64)>,
     pub command_line: String,
@@ -98,17 +96,13 @@ fn each_tag(at: u64, each: &mut dyn FnMut(u32, &'static [u8])) {
 /// The whole of it, with the heap at hand.
 pub fn read(protocol: u32, at: u64) -> BootInfo {
     let mut info = BootInfo::default();
-    each_memory_range(protocol, at, &mut |start, end| info.memory.push((start, end)));
     each_module(protocol, at, &mut |start, end| info.modules.push((start, end)));
     if protocol == 1 {
         info.protocol = "PVH";
         if let Some(bytes) = physical_bytes(at, 56) {
             info.acpi_root = Some(le64(bytes, 32)).filter(|root| *root != 0);
-            let line = le64(bytes, 24);
-            if line != 0 {
-                info.command_line =
-                    physical_bytes(line, MAX_COMMAND_LINE).map(text).unwrap_or_default();
-            }
+            let line = physical_bytes(le64(bytes, 24), MAX_COMMAND_LINE); // None at 0.
+            info.command_line = line.map(text).unwrap_or_default();
         }
     } else {
         info.protocol = "Multiboot2";
@@ -116,8 +110,7 @@ pub fn read(protocol: u32, at: u64) -> BootInfo {
         each_tag(at, &mut |kind, tag| match kind {
             1 => info.command_line = text(&tag[8..tag.len().min(8 + MAX_COMMAND_LINE)]),
             14 | 15 if tag.len() >= 28 => {
-                let copy = tag.as_ptr() as u64 - crate::mm::PHYSICAL_BASE + 8;
-                info.acpi_root = Some(copy);
+                info.acpi_root = Some(tag.as_ptr() as u64 - crate::mm::PHYSICAL_BASE + 8);
             }
             _ => {}
         });

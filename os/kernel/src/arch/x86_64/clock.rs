@@ -14,7 +14,6 @@ const APIC_DIVIDE: usize = 0x3e0;
 /// How long the counters are compared with the reference clock.
 const CALIBRATION_US: u64 = 10_000;
 const PM_TIMER_HZ: u64 = 3_579_545;
-const PIT_HZ: u64 = 1_193_182;
 
 #[derive(Clone, Copy)]
 struct Clock {
@@ -76,8 +75,7 @@ fn apic_write(register: usize, value: u32) {
     unsafe { core::ptr::write_volatile((clock().apic + register as u64) as *mut u32, value) }
 }
 
-/// Switches the APIC on and measures both counters against the ACPI timer, or the PIT where
-/// there is none.
+/// Switches the APIC on and measures both counters against the ACPI timer.
 pub fn init_clock() {
     // The old interrupt controllers are masked for good: devices signal by message.
     out8(0x21, 0xff);
@@ -88,26 +86,14 @@ pub fn init_clock() {
     apic_write(APIC_TIMER, 1 << 16);
     apic_write(APIC_INITIAL, u32::MAX);
     let before = counter();
-    let elapsed_ns = match acpi::pm_timer_port() {
-        Some(port) => {
-            let first = in32(port) & 0xff_ffff;
-            let wanted = PM_TIMER_HZ * CALIBRATION_US / 1_000_000;
-            let mut passed = 0;
-            while passed < wanted {
-                passed = u64::from((in32(port) & 0xff_ffff).wrapping_sub(first) & 0xff_ffff);
-            }
-            passed * 1_000_000_000 / PM_TIMER_HZ
-        }
-        None => {
-            let count = (PIT_HZ * CALIBRATION_US / 1_000_000) as u16;
-            out8(0x61, in8(0x61) & !2 | 1);
-            out8(0x43, 0xb0);
-            out8(0x42, count as u8);
-            out8(0x42, (count >> 8) as u8);
-            while in8(0x61) & 0x20 == 0 {}
-            CALIBRATION_US * 1000
-        }
-    };
+    let port = acpi::pm_timer_port().expect("the machine has no ACPI timer");
+    let first = in32(port) & 0xff_ffff;
+    let wanted = PM_TIMER_HZ * CALIBRATION_US / 1_000_000;
+    let mut passed = 0;
+    while passed < wanted {
+        passed = u64::from((in32(port) & 0xff_ffff).wrapping_sub(first) & 0xff_ffff);
+    }
+    let elapsed_ns = passed * 1_000_000_000 / PM_TIMER_HZ;
     let tsc = counter() - before;
     let apic = u64::from(u32::MAX - apic_read(APIC_CURRENT));
     let clock = clock();

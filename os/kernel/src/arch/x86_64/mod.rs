@@ -36,40 +36,31 @@ struct Lone<T>(UnsafeCell<T>);
 // SAFETY: the other processors are never started and the kernel is not preempted.
 unsafe impl<T> Sync for Lone<T> {}
 
-pub(crate) fn in8(port: u16) -> u8 {
-    let value: u8;
-    // SAFETY: reading a port of the PC changes no memory.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack)) };
-    value
+/// The instructions on ports, by the size of what they move.
+macro_rules! ports {
+    ($($size:ty: $read:ident $write:ident $register:tt;)*) => {$(
+        pub(crate) fn $read(port: u16) -> $size {
+            let value: $size;
+            // SAFETY: reading a port of the PC changes no memory.
+            unsafe {
+                asm!(concat!("in ", $register, ", dx"), in("dx") port, out($register) value,
+                    options(nomem, nostack))
+            };
+            value
+        }
+
+        pub(crate) fn $write(port: u16, value: $size) {
+            // SAFETY: the ports used in this folder belong to devices that write no memory by it.
+            unsafe {
+                asm!(concat!("out dx, ", $register), in("dx") port, in($register) value,
+                    options(nomem, nostack))
+            };
+        }
+    )*};
 }
 
-pub(crate) fn out8(port: u16, value: u8) {
-    // SAFETY: the ports used in this folder belong to devices that do not write memory by it.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
-}
-
-fn in16(port: u16) -> u16 {
-    let value: u16;
-    // SAFETY: as for in8.
-    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack)) };
-    value
-}
-
-fn out16(port: u16, value: u16) {
-    // SAFETY: as for out8.
-    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack)) };
-}
-
-fn in32(port: u16) -> u32 {
-    let value: u32;
-    // SAFETY: as for in8.
-    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack)) };
-    value
-}
-
-fn out32(port: u16, value: u32) {
-    // SAFETY: as for out8.
-    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack)) };
+ports! {
+    u8: in8 out8 "al"; u16: in16 out16 "ax"; u32: in32 out32 "eax";
 }
 
 fn write_msr(register: u32, value: u64) {
@@ -100,16 +91,11 @@ fn cpuid(leaf: u32, sub: u32) -> core::arch::x86_64::CpuidResult {
 const KERNEL_CODE: u16 = 0x08;
 const TSS_SELECTOR: u16 = 0x28;
 
-#[repr(C, packed)]
-struct TaskState {
-    reserved0: u32,
-    stacks: [u64; 3],
-    reserved1: u64,
-    interrupt_stacks: [u64; 7],
-    reserved2: [u8; 10],
-    /// Past the limit: no port is open to ring 3.
-    io_map: u16,
-}
+/// The task state segment, in words of 32 bits: where it keeps ring 0's stack, and the first of
+/// the interrupts' own.
+const TASK_WORDS: usize = 26;
+const TASK_STACK: usize = 1;
+const TASK_INTERRUPT_STACK: usize = 9;
 
 #[repr(C, packed)]
 struct TablePointer {
@@ -121,7 +107,14 @@ struct TablePointer {
 struct Tables {
     gdt: [u64; 7],
     idt: [[u64; 2]; 256],
-    task: TaskState,
+    task: [u32; TASK_WORDS],
+}
+
+impl Tables {
+    fn set_stack(&mut self, word: usize, top: u64) {
+        self.task[word] = top as u32;
+        self.task[word + 1] = (top >> 32) as u32;
+    }
 }
 
 /// The double fault's own stack: the usual cause is that a kernel stack ran into its guard page.
@@ -129,26 +122,11 @@ struct Tables {
 struct EmergencyStack([u8; 8192]);
 
 static EMERGENCY_STACK: Lone<EmergencyStack> = Lone(UnsafeCell::new(EmergencyStack([0; 8192])));
-static TABLES: Lone<Tables> = Lone(UnsafeCell::new(Tables {
-    gdt: [
-        0,
-        0x00af_9b00_0000_ffff,
-        0x00cf_9300_0000_ffff,
-        0x00cf_f300_0000_ffff,
-        0x00af_fb00_0000_ffff,
-        0,
-        0,
-    ],
-    idt: [[0; 2]; 256],
-    task: TaskState {
-        reserved0: 0,
-        stacks: [0; 3],
-        reserved1: 0,
-        interrupt_stacks: [0; 7],
-        reserved2: [0; 10],
-        io_map: 0xffff,
-    },
-}));
+static TABLES: Lone<Tables> =
+    Lone(UnsafeCell::new(Tables { gdt: [0; 7], idt: [[0; 2]; 256], task: [0; TASK_WORDS] }));
+/// Code and data of ring 0, data and code of ring 3.
+const SEGMENTS: [u64; 4] =
+    [0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff];
 
 extern "C" {
     static trap_stubs_address: u64;
@@ -159,7 +137,7 @@ extern "C" {
 }
 
 /// What the processor offers of what the kernel uses.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Features {
     pub smep: bool,
     pub smap: bool,
@@ -170,18 +148,11 @@ pub struct Features {
     pub vector_bytes: usize,
 }
 
-static FEATURES: Lone<Features> = Lone(UnsafeCell::new(Features {
-    smep: false,
-    smap: false,
-    umip: false,
-    rdrand: false,
-    vector_state: 0,
-    vector_bytes: 512,
-}));
+static FEATURES: Lone<Option<Features>> = Lone(UnsafeCell::new(None));
 
 pub fn features() -> Features {
     // SAFETY: written once, by init_cpu, before anything else runs.
-    unsafe { *FEATURES.0.get() }
+    unsafe { (*FEATURES.0.get()).unwrap_or_default() }
 }
 
 /// Loads the descriptor tables and switches on what the processor has for isolation.
@@ -190,10 +161,12 @@ pub fn init_cpu() {
     unsafe {
         let tables = &mut *TABLES.0.get();
         let task = core::ptr::addr_of!(tables.task) as u64;
-        let limit = core::mem::size_of::<TaskState>() as u64 - 1;
+        let limit = TASK_WORDS as u64 * 4 - 1;
+        tables.gdt[1..5].copy_from_slice(&SEGMENTS);
         tables.gdt[5] = limit | (task & 0xff_ffff) << 16 | 0x89 << 40 | (task >> 24 & 0xff) << 56;
         tables.gdt[6] = task >> 32;
-        tables.task.interrupt_stacks[0] = EMERGENCY_STACK.0.get() as u64 + 8192;
+        tables.set_stack(TASK_INTERRUPT_STACK, EMERGENCY_STACK.0.get() as u64 + 8192);
+        tables.task[TASK_WORDS - 1] = 0xffff_0000; // No port is open to ring 3.
         for vector in 0..256u64 {
             let stub = trap_stubs_address + vector * 16;
             // Interrupt gates, entered with interrupts off; the double fault and the
@@ -258,7 +231,7 @@ pub fn init_cpu() {
             asm!("xsetbv", in("ecx") 0, in("eax") state as u32, in("edx") 0, options(nostack));
             found.vector_bytes = cpuid(13, 0).ebx as usize;
         }
-        *FEATURES.0.get() = found;
+        *FEATURES.0.get() = Some(found);
     }
 }
 
@@ -267,7 +240,7 @@ pub fn set_kernel_stack(top: u64) {
     // SAFETY: `top` is the end of a mapped stack; both copies are read by hardware and trap.s only.
     unsafe {
         kernel_rsp = top;
-        (*TABLES.0.get()).task.stacks[0] = top;
+        (*TABLES.0.get()).set_stack(TASK_STACK, top);
     }
 }
 

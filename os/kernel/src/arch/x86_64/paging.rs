@@ -75,13 +75,9 @@ extern "C" {
     static kernel_end: u8;
 }
 
-fn symbol(symbol: *const u8) -> u64 {
-    symbol as u64
-}
-
 /// The physical range that the kernel was loaded to, the way in included.
 pub fn kernel_range() -> (u64, u64) {
-    (0x10_0000, symbol(&raw const kernel_end) - KERNEL_OFFSET)
+    (0x10_0000, (&raw const kernel_end) as u64 - KERNEL_OFFSET)
 }
 
 fn index(address: u64, level: u32) -> usize {
@@ -187,7 +183,7 @@ pub fn init(top: u64, read_only: (u64, u64)) {
     let root_frame = frames::allocate_zeroed().expect("no memory for page tables");
     // SAFETY: nothing else runs yet.
     unsafe { *ROOT.0.get() = root_frame };
-    let physical = |s: *const u8| symbol(s) - KERNEL_OFFSET;
+    let physical = |symbol: *const u8| symbol as u64 - KERNEL_OFFSET;
     let (text, data) = (physical(&raw const text_start), physical(&raw const data_start));
     let (rodata, end) = (physical(&raw const rodata_start), physical(&raw const kernel_end));
     let protected =
@@ -233,34 +229,25 @@ pub struct Audit {
 /// Walks all tables and counts what must never be there.
 pub fn audit() -> Audit {
     let mut found = Audit::default();
-    audit_level(page_table(root()), 3, 0, true, true, true, &mut found);
+    audit_level(page_table(root()), 3, 0, USER | WRITE, &mut found);
     found
 }
 
-fn audit_level(
-    table: &[u64; 512],
-    level: u32,
-    base: u64,
-    user: bool,
-    write: bool,
-    execute: bool,
-    found: &mut Audit,
-) {
+/// `rights`: USER and WRITE, which every level must grant, and NO_EXECUTE, which any can set.
+fn audit_level(table: &[u64; 512], level: u32, base: u64, rights: u64, found: &mut Audit) {
     found.tables += 1;
     for (i, entry) in table.iter().enumerate().filter(|(_, e)| **e & PRESENT != 0) {
         let at = base | (i as u64) << (12 + 9 * level);
-        let user = user && entry & USER != 0;
-        let write = write && entry & WRITE != 0;
-        let execute = execute && entry & NO_EXECUTE == 0;
+        let rights = rights & entry & (USER | WRITE) | (rights | entry) & NO_EXECUTE;
         if level > 0 && entry & LARGE == 0 {
-            audit_level(page_table(entry & ADDRESS), level - 1, at, user, write, execute, found);
+            audit_level(page_table(entry & ADDRESS), level - 1, at, rights, found);
             continue;
         }
         let upper = at >= 1 << 47;
         found.kernel_pages += usize::from(upper);
         found.user_pages += usize::from(!upper);
-        found.writable_and_executable += usize::from(write && execute);
+        found.writable_and_executable += usize::from(rights & (WRITE | NO_EXECUTE) == WRITE);
         // The upper half closed to ring 3, and nothing of the kernel's in the lower half.
-        found.kernel_open_to_user += usize::from(upper == user);
+        found.kernel_open_to_user += usize::from(upper == (rights & USER != 0));
     }
 }

@@ -184,10 +184,8 @@ extern "C" fn trap_handler(frame: &mut Frame) {
 
 fn page_fault(frame: &mut Frame, address: u64) {
     let access = crate::mm::Access { write: frame.error & 2 != 0, execute: frame.error & 16 != 0 };
-    let copying = {
-        let (start, end) = (user_copy_start as *const () as u64, user_copy_end as *const () as u64);
-        (start..end).contains(&frame.rip)
-    };
+    let place = |label: unsafe extern "C" fn()| label as *const () as u64;
+    let copying = (place(user_copy_start)..place(user_copy_end)).contains(&frame.rip);
     if !frame.is_user() && !copying {
         panic!("page fault in the kernel: {address:#x} touched from {:#x}", frame.rip);
     }
@@ -195,7 +193,7 @@ fn page_fault(frame: &mut Frame, address: u64) {
         return;
     }
     if copying {
-        frame.rip = user_copy_failed as *const () as u64;
+        frame.rip = place(user_copy_failed);
         return;
     }
     let mapped = frame.error & 1 != 0;

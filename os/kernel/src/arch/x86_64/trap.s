@@ -37,6 +37,24 @@ trap_stubs:
     pushq %r15
 .endm
 
+.macro restore_registers
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    popq %r11
+    popq %r10
+    popq %r9
+    popq %r8
+    popq %rax
+    popq %rcx
+    popq %rdx
+    popq %rsi
+    popq %rdi
+.endm
+
 trap_common:
     save_registers
     cld
@@ -66,21 +84,7 @@ syscall_entry:                  /* SFMASK has cleared IF, DF, TF, AC and NT */
     testl %eax, %eax
     jz leave_kernel
     /* The handler found the frame as the processor left it: the short way back is safe. */
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
-    popq %r11
-    popq %r10
-    popq %r9
-    popq %r8
-    popq %rax
-    popq %rcx
-    popq %rdx
-    popq %rsi
-    popq %rdi
+    restore_registers
     movq 16(%rsp), %rcx         /* rip */
     movq 32(%rsp), %r11         /* rflags */
     movq 40(%rsp), %rsp
@@ -88,21 +92,7 @@ syscall_entry:                  /* SFMASK has cleared IF, DF, TF, AC and NT */
 
 .global leave_kernel
 leave_kernel:
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
-    popq %r11
-    popq %r10
-    popq %r9
-    popq %r8
-    popq %rax
-    popq %rcx
-    popq %rdx
-    popq %rsi
-    popq %rdi
+    restore_registers
     addq $16, %rsp
     iretq
 
