@@ -14,6 +14,11 @@ def test_seeds_that_pass(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 seeds, 0 failed" in said.out and "100%" in said.err
 
 
+def test_a_seed_of_three_nodes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--nodes", "3", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("all promises held")
+
+
 def test_a_failing_seed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,8 @@ SLOW_SEEDS = int(os.environ.get("O3_SIMULATION_SEEDS", "100"))
 
 def judge(report: SeedReport) -> None:
     text = "\n".join(str(violation) for violation in report.violations)
-    assert not report.violations, f"o3storage simulate --seed {report.seed} --trace\n{text}"
+    again = f"o3storage simulate --nodes {report.nodes} --seed {report.seed} --trace"
+    assert not report.violations, f"{again}\n{text}"
 
 
 @pytest.mark.parametrize("seed", range(1, 5))
@@ -27,6 +28,24 @@ def test_a_few_seeds(seed: int) -> None:
     assert report.acknowledged > 100
 
 
+@pytest.mark.parametrize(("nodes", "seed"), [(3, 1), (3, 2), (5, 1)])
+def test_a_few_seeds_of_a_cluster(nodes: int, seed: int) -> None:
+    report = simulate(seed, nodes=nodes)
+    judge(report)
+    assert report.virtual_s >= 30 and report.operations >= 150 and report.fault_count >= 8
+    assert report.acknowledged > 100 and report.frames > 1000
+
+
+def test_one_seed_of_a_cluster_twice_is_the_same_run() -> None:
+    first, second = (simulate(3, nodes=3, keep_trace=True) for _ in range(2))
+    assert first.trace == second.trace and first.trace_hash == second.trace_hash
+
+
+def test_another_number_of_nodes_is_refused() -> None:
+    with pytest.raises(ValueError, match="1, 3, 5"):
+        simulate(1, nodes=4)
+
+
 def test_one_seed_twice_is_the_same_run() -> None:
     first, second = simulate(7, keep_trace=True), simulate(7, keep_trace=True)
     assert first.trace == second.trace and first.trace_hash == second.trace_hash
@@ -34,19 +53,23 @@ def test_one_seed_twice_is_the_same_run() -> None:
 
 
 def test_a_seed_is_the_same_run_in_another_process() -> None:
-    code = "from o3storage.simulation import simulate; print(simulate(7).trace_hash)"
+    code = (
+        "from o3storage.simulation import simulate;"
+        "print(simulate(7).trace_hash + simulate(4, nodes=3).trace_hash)"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "77"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == simulate(7).trace_hash
+    assert done.stdout.strip() == simulate(7).trace_hash + simulate(4, nodes=3).trace_hash
 
 
 @pytest.mark.slow
-def test_many_seeds() -> None:
+@pytest.mark.parametrize("nodes", [1, 3, 5])
+def test_many_seeds(nodes: int) -> None:
     totals = [0.0, 0, 0]
     for seed in range(100, 100 + SLOW_SEEDS):
-        report = simulate(seed)
+        report = simulate(seed, nodes=nodes)
         judge(report)
         totals[0] += report.virtual_s
         totals[1] += report.operations

@@ -278,17 +278,20 @@ examples:
 
     simulate = commands.add_parser(
         "simulate",
-        help="run the node on a simulated, failing machine and judge it",
+        help="run nodes on simulated, failing machines and judge them",
         description="Each seed is half a minute of virtual time: clients work through the S3 "
-        "layer while power cuts, failing syncs, full and stuck disks and more strike. Then the "
+        "layer while power cuts, failing syncs, full and stuck disks, with several nodes also "
+        "pauses and partitions, strike. Then the "
         "history must be linearizable and every acknowledged byte readable. Exit 1 if not.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   o3storage simulate --seeds 1000
+  o3storage simulate --nodes 3 --seeds 100       a cluster of three
   o3storage simulate --seed 42 --trace           what happened in one run""",
     )
     simulate.add_argument("--seeds", type=int, metavar="N", help="how many (default 100)")
     simulate.add_argument("--seed", type=int, metavar="S", help="this one, or the first of N")
+    simulate.add_argument("--nodes", type=int, choices=(1, 3, 5), default=1, help="(default 1)")
     simulate.add_argument("--trace", action="store_true", help="print all that happened (one seed)")
 
     commands.add_parser("version", help="print the version")

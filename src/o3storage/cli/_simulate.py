@@ -1,4 +1,4 @@
-"""`simulate`: the node under seeded faults on virtual time, and the judgement of each run."""
+"""`simulate`: nodes under seeded faults on virtual time, and the judgement of each run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MAX_SEEDS = 1_000_000
 def run_seeds(options: argparse.Namespace) -> int:
     """Exit code: 0, or 1 if any seed broke a promise."""
     if options.seed is not None and options.seeds is None:
-        return _one(options.seed, options.trace)
+        return _one(options.seed, options.nodes, options.trace)
     first = options.seed or 0
     count = max(1, min(options.seeds or DEFAULT_SEEDS, MAX_SEEDS))
     progress = Progress("simulate", count)
     began = time.monotonic()
     totals = Totals()
     for done, seed in enumerate(range(first, first + count), start=1):
-        report = simulate(seed)
+        report = simulate(seed, nodes=options.nodes)
         totals.add(report)
         if report.violations:
             print(report.line, flush=True)
@@ -63,8 +63,8 @@ class Totals:
         )
 
 
-def _one(seed: int, trace: bool) -> int:
-    report = simulate(seed, keep_trace=trace)
+def _one(seed: int, nodes: int, trace: bool) -> int:
+    report = simulate(seed, nodes=nodes, keep_trace=trace)
     for line in report.trace:
         print(line)
     if not trace:

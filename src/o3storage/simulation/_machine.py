@@ -328,8 +328,9 @@ class Machine:
         bad = (await self._run_verify(self.disk)).problems
         if bad and not self.rotten:
             problem = bad[0]
+            where = f"n{self.number} {problem.where}" if self.world.clustered else problem.where
             self.world.violation(
-                "P3", f"verify: {problem.kind} {problem.where}: {problem.detail} (of {len(bad)})"
+                "P3", f"verify: {problem.kind} {where}: {problem.detail} (of {len(bad)})"
             )
 
     async def _run_verify(

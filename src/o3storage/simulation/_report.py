@@ -35,7 +35,8 @@ class Report:
     def line(self) -> str:
         """The one line of a failing seed."""
         first = str(self.violations[0]).splitlines()[0] if self.violations else "no violation"
-        return f"seed {self.seed}: {first}"
+        nodes = f" with {self.nodes} nodes" if self.nodes > 1 else ""
+        return f"seed {self.seed}{nodes}: {first}"
 
 
 class GaveUp(Exception):
