@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from o3storage.cluster import parse_token
 from tests.support.running_store import RunningStore, run_command
 
 pytestmark = pytest.mark.slow
@@ -89,13 +90,19 @@ def test_a_terminal_is_shown_the_secret_once(tmp_path: Path) -> None:
     secret = line_of(lines, "secret")
     stored = (tmp_path / "data" / "root-credentials").read_text()
     assert secret in stored
+    # And what another machine needs to join.
+    join = line_of(lines, "join").split()
+    assert join[:3] == ["o3storage", "--ip", "IP"] and join[3] == "--join"
+    kept = (tmp_path / "data" / "cluster-secret").read_text().strip()
+    assert parse_token(join[4])[0].text() == kept
+    assert len(lines) <= 14
 
 
 def test_what_is_kept_is_private(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with RunningStore(data_dir):
         assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
-        for name in ("master.key", "root-credentials", "node.keys"):
+        for name in ("master.key", "root-credentials", "node.keys", "cluster-secret"):
             assert stat.S_IMODE((data_dir / name).stat().st_mode) == 0o600, name
 
 

@@ -347,7 +347,7 @@ class Application:
             credentials_file=config.data_dir / _root_key.FILE_NAME,
             key_id=first.key_id if first else None,
             secret=first.secret if first else None,
-            token=self.membership.token() if config.show_secrets else None,
+            token=self.membership.token() if config.show_secrets and not others else None,
             anonymous=config.anonymous,
             warning=warning,
         )
