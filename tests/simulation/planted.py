@@ -167,7 +167,7 @@ def floor_too_high(patch: Patch) -> None:
     patch.setattr(Flusher, "floor", floor)
 
 
-@planted(60)
+@planted(150)
 def stale_placement(patch: Patch) -> None:
     """Compaction joins runs and leaves the row of the second one (was a real defect)."""
     patch.setattr(RunBuilder, "cut", lambda self: None)
