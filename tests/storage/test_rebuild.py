@@ -9,9 +9,21 @@ from hypothesis import strategies as st
 
 from o3storage.simulation import SimDisk, run
 from o3storage.storage import Store
+from o3storage.storage import _records as records
 
 from .crash_model import Driver
-from .support import KEY, SimClock, SimEntropy, SimJobs, small_options
+from .support import (
+    KEY,
+    SimClock,
+    SimEntropy,
+    SimJobs,
+    entry,
+    hard,
+    open_store,
+    small_options,
+    store_on,
+)
+from .test_faults import places
 
 OPTIONS = {"log_volume_bytes": 40 * 1024, "bulk_volume_bytes": 64 * 1024}
 
@@ -158,3 +170,27 @@ def test_with_the_real_index():
         await driver.store.close()
 
     run(main(), 3)
+
+
+def test_an_outcome_that_rotted_is_not_passed_over():
+    """What lies behind it is executed again; nothing is lost in silence."""
+
+    async def main():
+        disk = SimDisk(5)
+        store = await open_store(disk, log_volume_bytes=64 * 1024)
+        await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
+        for index in range(1, 6):
+            store.apply(1, index, [(b"\x20row%d" % index, b"of entry %d" % index)])
+            await store.append(1, hard(1, 0, index), [])  # the outcome rides with it
+        disk = disk.crash()
+        await store.close()
+        path, offset, size = places(disk, records.OUTCOME)[2]
+        disk.rot(path, offset + size // 2, 4)
+        await lose_index(disk)
+        async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+            assert store.log_state(1).applied_index == 2
+            assert store.log_state(1).last_index == 6
+            rows = await store.scan(b"\x20", b"\x21", 10)
+            assert [key for key, _ in rows] == [b"\x20row1", b"\x20row2"]
+
+    run(main(), 5)

@@ -21,12 +21,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from o3storage.crypto import FileSealer
 from o3storage.runtime.disk import Disk
 from o3storage.storage import _open
-from o3storage.storage._batches import BatchInfo
+from o3storage.storage._batches import FLAG_RESTATED, BatchInfo, GroupInfo
 from o3storage.storage._core import Core, Volume
 from o3storage.storage._groups import unpack_place
 from o3storage.storage._mark import Mark, VolumeCount
 from o3storage.storage._records import (
     FRAME,
+    GROUP,
     LOCAL,
     OUTCOME,
     STATE,
@@ -73,6 +74,11 @@ class _Gather(Replay):
     def __init__(self, core: Core, sealers: Callable[[int], FileSealer]) -> None:
         super().__init__(core, Mark(), sealers)
         self._outcomes_may_be_gone = True
+        self._chain: dict[int, int] = {}
+        """group -> last outcome so far of the volume that is walked. Outcomes of one volume follow
+        each other; between volumes some may be gone, moved by compaction."""
+        self._lost: dict[int, None] = {}
+        """Groups an outcome of which rotted: what lies behind it is executed again."""
         self.staged: dict[bytes, tuple[int, bytes | None]] = {}
 
     def stage(self, sequence: int, rows: Sequence[RowChange]) -> None:
@@ -87,6 +93,9 @@ class _Gather(Replay):
     ) -> None:
         del rotted  # what can be read counts; what cannot is reported by the walk of the open
         others: list[FoundRecord] = []
+        for summary in info.groups:
+            if summary.flags & FLAG_RESTATED:
+                self._chain[summary.group] = summary.applied_index
         sealer = self._sealers(info.volume)
         for found in records:
             offset, header = found
@@ -96,6 +105,8 @@ class _Gather(Replay):
                 self.stage(header.sequence, [(placement_key(header.a, header.b), run)])
             elif header.kind in (OUTCOME, LOCAL):
                 self.core.volumes[info.volume].change_bytes += header.size_bytes
+                if header.kind == OUTCOME and not self._follows(header.group, header.b):
+                    continue
                 body = open_body(data, header, sealer, offset, offset)
                 rows, released = decode_rows(body)
                 rows += [(released_key(stream), b"") for stream in released]
@@ -104,8 +115,27 @@ class _Gather(Replay):
                     group = self._group(header.group)
                     group.applied_index = max(group.applied_index, header.b)
             else:
+                if header.kind == GROUP:
+                    # A snapshot took the place of all that.
+                    self._lost.pop(header.group, None)
+                    self._chain[header.group] = header.b
                 others.append(found)
         super().batch(info, data, others, rotted=False)
+
+    def _follows(self, group: int, index: int) -> bool:
+        """Whether the outcome counts: none before it was lost."""
+        before = self._chain.get(group, index - 1)
+        if group in self._lost or index > before + 1:
+            self._lost[group] = None
+            return False
+        self._chain[group] = max(before, index)
+        return True
+
+    def _restated(self, summary: GroupInfo) -> None:
+        applied = self._group(summary.group).applied_index
+        super()._restated(summary)
+        if summary.group in self._lost:
+            self._group(summary.group).applied_index = applied
 
 
 class _Nobody:
