@@ -13,6 +13,7 @@ const INITIAL_SEGMENTS: usize = 10;
 const GROWTH_SEGMENTS: usize = 8;
 /// Duplicates after which the first segment is lost where the peer has no SACK (RFC 5681).
 const DUPLICATES: usize = 3;
+const REORDER_STEPS_MAX: u64 = 64;
 /// A lone segment's acknowledgement may be delayed by the peer; others take a batch's time.
 const PROBE_LONE_US: u64 = 50_000;
 const PROBE_SLACK_US: u64 = 2_000;
@@ -82,6 +83,8 @@ pub struct Recovery {
     rack_rtt_us: u64,
     highest: u32,
     reordered: bool,
+    reorder_steps: u64,
+    reorder_round: u32,
     /// When a segment that may only be late counts as lost.
     pub reorder_at: Option<u64>,
     /// A tail loss probe: the number it ends at, and whether it was a resending.
@@ -102,6 +105,8 @@ impl Recovery {
             min_rtt_us: u64::MAX,
             rack: (0, seq),
             highest: seq,
+            reorder_steps: 1,
+            reorder_round: seq,
             ..Recovery::default()
         }
     }
@@ -255,6 +260,11 @@ impl Recovery {
             self.settle_rto();
         }
         self.end_probe(ack, twice, acked == 0 && same && sacks.is_empty());
+        if twice && !after(self.reorder_round, ack) {
+            // A needless resending: losses are waited for longer (RFC 8985, 6.2, step 4).
+            self.reorder_round = self.snd_nxt;
+            self.reorder_steps = (self.reorder_steps + 1).min(REORDER_STEPS_MAX);
+        }
         if self.point.is_some_and(|point| !after(point, ack)) {
             self.point = None;
             self.slow = false;
@@ -350,7 +360,7 @@ impl Recovery {
         if !self.reordered && (self.point.is_some() || many) {
             return 0;
         }
-        self.min_rtt_us.min(self.srtt_us) / 4
+        (self.min_rtt_us.min(self.srtt_us) / 4 * self.reorder_steps).min(self.srtt_us)
     }
 
     /// Marks what was sent long enough before something that arrived.
