@@ -12,8 +12,8 @@ from support import FIGURES, FULL, KERNEL, PYTHON, ROOT, Machine, config, free_p
 ANSWER_TIMEOUT_S = 20
 CLIENTS = 16
 # Of clients that come at once, user-mode networking resets some before the guest hears of them: a
-# capture of the guest's wire in such runs shows no reset in either direction, and all of them strike
-# a client's first request. Those requests are sent again.
+# capture of the guest's wire in such runs shows no reset in either direction, and the clients see
+# them at their first request. Those requests are sent again.
 MAX_BROKEN = 8
 
 
