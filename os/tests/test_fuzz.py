@@ -7,7 +7,8 @@ from support import FIGURES, FULL, run
 
 CALLS = 10_000_000 if FULL else 300_000
 # The kernel's heap keeps the pieces it once cut, and connections that still close keep what they
-# hold for up to a minute. Seen: 17 to 540, not growing with the number of calls.
+# hold for up to a minute. Not a leak: one seed left 148 after 30,000 calls, 913 after 300,000 and
+# 145 after 900,000.
 FRAMES_KEPT = 2048
 
 
