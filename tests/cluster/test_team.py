@@ -321,6 +321,12 @@ def test_members_are_changed_from_one_to_three_and_a_learner_follows() -> None:
     run(main(), 11)
 
 
+async def streams_of(member: Member) -> list[bytes]:
+    """Streams with frames on this node's own disk."""
+    rows = await member.store._core.index.scan(b"\x01", b"\x02", 100_000)
+    return sorted({key[1:17] for key, _ in rows})
+
+
 async def forget(member: Member, last: int) -> None:
     """Until the member's log no longer has the entry."""
     for _ in range(200):
@@ -365,7 +371,8 @@ def test_a_member_whose_entries_are_gone_gets_a_snapshot(fresh: bool) -> None:
             leader = group.leader()
             assert leader.replica().team.snapshots.sent >= 1
             await everywhere(group, bucket, bodies)
-            # It is a whole member: the other two need not be there.
+            # It is a whole member, frames too: the other two need not be there.
+            assert set(await streams_of(leader)) <= set(await streams_of(away))
             for number in range(3):
                 await away.put(bucket, b"then-%d" % number, b"body")
             await group.kill(next(m for m in group.up if m is not away))
