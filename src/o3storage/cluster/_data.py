@@ -182,8 +182,11 @@ class BodyReceiver:
         if len(head) != _HEAD.size:
             raise ValueError("a stream of a body with a bad head")
         _group, stream = _HEAD.unpack(head)
+        if stream in self._node.writing:
+            raise PeerError(CODE_STORAGE, "the frames of this stream are being stored already")
         store = self._node.store
         writer = None
+        self._node.writing[stream] = None
         try:
             expected = 0
             async for piece in pieces:
@@ -197,6 +200,7 @@ class BodyReceiver:
         except StoreError as error:
             raise PeerError(CODE_STORAGE, str(error)) from error
         finally:
+            del self._node.writing[stream]
             if writer is not None:
                 writer.discard()
         return b""

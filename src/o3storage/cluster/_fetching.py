@@ -115,6 +115,9 @@ class Fetcher:
 
     async def _fetch(self, team: Team, wanted: Wanted) -> bool:
         """Whether they are all here now, or superseded."""
+        if wanted.stream in self._node.writing:
+            return False  # its coordinator is still sending them
+        self._node.writing[wanted.stream] = None
         try:
             missing = await self.missing(wanted.stream, wanted.frames)
             if not missing:
@@ -128,6 +131,8 @@ class Fetcher:
                     return True
         except READ_FAULTS:
             return False
+        finally:
+            del self._node.writing[wanted.stream]
         return False
 
     async def missing(self, stream: bytes, frames: int) -> list[tuple[int, int]]:

@@ -122,6 +122,8 @@ class Replication:
         self.replicas = replicas
         self.up_listeners: list[Callable[[int], None]] = []
         self.down_listeners: list[Callable[[int], None]] = []
+        self.writing: dict[bytes, None] = {}
+        """Streams whose frames are being stored here: by one writer at a time."""
         self._released: dict[bytes, None] = {}
         self._bodies: dict[asyncio.Task[None], None] = {}
         self._entropy = entropy
