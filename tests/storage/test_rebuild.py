@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import Store
+from o3storage.storage import Store, _rebuild
 from o3storage.storage import _records as records
 
 from .crash_model import Driver
@@ -170,6 +170,36 @@ def test_with_the_real_index():
         await driver.store.close()
 
     run(main(), 3)
+
+
+def test_memory_of_a_rebuild_does_not_grow_with_the_log(monkeypatch):
+    kept = []
+    mark_of = _rebuild._mark_of
+
+    def looking(core, last):
+        kept.append(sum(len(group.places) for group in core.groups.values()))
+        return mark_of(core, last)
+
+    monkeypatch.setattr(_rebuild, "_mark_of", looking)
+
+    async def main():
+        driver = Driver(SimDisk(1), **OPTIONS)
+        await driver.start()
+        for round_ in range(80):
+            driver.append(2, 2, 2000, vote=1)
+            await driver.settle()
+            driver.apply(2)
+            if round_ == 20:
+                await driver.flush()
+                while await driver.store.compact():
+                    pass
+        await driver.store.close()
+        await lose_index(driver.disk)
+        await driver.reopen(driver.disk)
+        assert driver.store.stats().index_rebuilt
+
+    run(main(), 6)
+    assert kept == [0]  # every entry is applied
 
 
 def test_an_outcome_that_rotted_is_not_passed_over():

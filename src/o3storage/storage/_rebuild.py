@@ -250,6 +250,10 @@ async def _collect(
     for volume in volumes:
         if volume.kind is VolumeKind.LOG:
             await _open.feed_volume(core, walk, volume, medium=True)
+            for group in core.groups.values():
+                # Of what is applied nothing is asked later; kept for every entry there ever was,
+                # places and terms would grow with the store (promise P8).
+                group.forget_below(group.applied_index + 1)
         else:
             await _gather_state(core, volume, gather, staging)
         await _store_staged(gather, staging)
