@@ -8,8 +8,8 @@ checksummed by the index, not by SQLite.
 
     python -m bench.index_vs_sqlite [--seconds S] [--preload N] [--gets N] [--dir D]
 
-Four measures: sequential keys from empty, random 24-byte keys onto a preloaded store, random gets
-of existing keys there, a scan of 1,000 rows there. Each prints rates and CPU (user + system, all
+Four measures: sequential keys from empty; then on a preloaded store random gets, scans of 1,000
+rows, and puts of random 24-byte keys. Each prints rates and CPU (user + system, all
 threads) and the ratio to SQLite. The puts go on for `--seconds` in each arm, of the same keys in
 the same order: the faster arm gets further, and so has more to merge.
 """
@@ -271,16 +271,11 @@ async def run(arguments: argparse.Namespace, root: Path) -> None:
     await store.open()
     ours = await load(store, "random", preload, 2, inf)
     report(f"preload random, {preload:,} (no log)", preload, ours, None, None)
-    store._sync = True
-    ours = await load(store, "random", ANY, 3, seconds)
     if references:
         sqlite = SqliteStore(root / "random-sqlite")
         sqlite._db.execute("PRAGMA synchronous=OFF")
         load_sqlite(sqlite, "random", preload, 2, inf)
         sqlite._db.execute("PRAGMA synchronous=FULL")
-        theirs = load_sqlite(sqlite, "random", ANY, 3, seconds)
-    rows = theirs.rows if theirs else 0
-    report(f"put random onto {preload:,}", ours.rows, ours, theirs, 2, rows)
 
     keys = list(keys_of("random", preload, 2))
     random.Random(4).shuffle(keys)
@@ -296,7 +291,7 @@ async def run(arguments: argparse.Namespace, root: Path) -> None:
         with theirs:
             for key in keys:
                 sqlite.get(key)
-    report(f"get random, {missed} waited", len(keys), ours, theirs, 0.5)
+    report(f"get random of {preload:,}, {missed} waited", len(keys), ours, theirs, 0.5)
 
     lows = [bytes([n]) * 8 for n in range(10, 240, 5)]
     ours, theirs_scan = Meter(), Meter()
@@ -308,8 +303,15 @@ async def run(arguments: argparse.Namespace, root: Path) -> None:
             assert len(found) == SCAN_ROWS
     if references:
         repeat(theirs_scan, sqlite.scan, lows)
-        sqlite.close()
     report("scan of 1,000 rows", len(lows), ours, theirs_scan if references else None, None)
+
+    store._sync = True
+    ours = await load(store, "random", ANY, 3, seconds)
+    if references:
+        theirs = load_sqlite(sqlite, "random", ANY, 3, seconds)
+        sqlite.close()
+    rows = theirs.rows if theirs else 0
+    report(f"put random onto {preload:,}", ours.rows, ours, theirs, 2, rows)
     print(f"index: {store.index.stats}; resident {memory_mb():,.0f} MB", flush=True)
     await store.close()
 

@@ -79,7 +79,7 @@ class Load:
                     "GET", f"/{self.bucket}", query={"list-type": "2", "max-keys": "1000"}
                 )
             else:
-                answer = await client.request(operation.upper(), self.path(number))
+                answer = await client.request(operation.upper(), self.path(number), keep_body=False)
         except ClientError as error:
             samples.errors[str(error)] = samples.errors.get(str(error), 0) + 1
             return
@@ -89,7 +89,7 @@ class Load:
             samples.errors[text] = samples.errors.get(text, 0) + 1
             return
         samples.latencies_s.append(took)
-        samples.size_bytes += len(self.body) if operation == "put" else len(answer.body)
+        samples.size_bytes += len(self.body) if operation == "put" else answer.size_bytes
 
     async def prepare(self, progress: Progress) -> None:
         """Make the bucket, and the objects that reads will ask for. Raises CommandError."""

@@ -15,8 +15,9 @@ from urllib.parse import quote, urlsplit
 
 from o3storage import _native
 
-MAX_ANSWER_HEAD_BYTES = 64 * 1024
-"""A peer's answer head is refused above this, so that a wrong endpoint cannot fill memory."""
+MAX_ANSWER_HEAD_BYTES = 1 << 20
+"""A peer's answer head is refused above this, so that a wrong endpoint cannot fill memory. As much
+of a body is read ahead: with less the socket is paused and resumed for every few packets."""
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 60.0
 
@@ -39,6 +40,8 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+    size_bytes: int
+    """Of the body, also where it was not kept."""
 
 
 class Writer(Protocol):
@@ -150,9 +153,11 @@ class Client:
         body: bytes = b"",
         headers: dict[str, str] | None = None,
         unsigned_payload: bool = False,
+        keep_body: bool = True,
     ) -> Answer:
-        """Send one request and read the whole answer. `path` is not encoded yet. Raises
-        ClientError when the endpoint does not answer in HTTP within the timeouts."""
+        """Send one request and read the whole answer. `path` is not encoded yet. A good answer's
+        body is read and dropped without `keep_body`. Raises ClientError when the endpoint does not
+        answer in HTTP within the timeouts."""
         encoded = quote(path, safe="/-_.~")
         query_text = "&".join(
             f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}"
@@ -178,7 +183,7 @@ class Client:
             self._writer.write(head + body if len(body) < 65536 else head)
             if len(body) >= 65536:
                 self._writer.write(body)
-            return await asyncio.wait_for(self._answer(method), ANSWER_TIMEOUT_S)
+            return await asyncio.wait_for(self._answer(method, keep_body), ANSWER_TIMEOUT_S)
         except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
             await self.close()
             raise ClientError(f"{self.endpoint} does not answer: {_reason(error)}") from error
@@ -194,7 +199,7 @@ class Client:
                 self._host, self._port, limit=MAX_ANSWER_HEAD_BYTES
             )
 
-    async def _answer(self, method: str) -> Answer:
+    async def _answer(self, method: str, keep_body: bool) -> Answer:
         reader = self._reader
         assert reader is not None
         while True:
@@ -214,22 +219,34 @@ class Client:
             if colon:
                 headers[name.lower()] = value.strip()
         body = b""
+        dropped_bytes = 0
         if method != "HEAD" and status not in {204, 304}:
             if headers.get("transfer-encoding") == "chunked":
                 body = await _read_chunked(reader)
-            elif "content-length" in headers:
+            elif "content-length" not in headers:
+                body = await reader.read()
+            elif keep_body or status >= 300:
                 body = await reader.readexactly(int(headers["content-length"]))
             else:
-                body = await reader.read()
+                dropped_bytes = int(headers["content-length"])
+                await _pass_over(reader, dropped_bytes)
         if headers.get("connection") == "close":
             await self.close()
-        return Answer(status, headers, body)
+        return Answer(status, headers, body, len(body) + dropped_bytes)
 
     async def close(self) -> None:
         """Idempotent."""
         writer, self._writer, self._reader = self._writer, None, None
         if writer is not None:
             writer.close()
+
+
+async def _pass_over(reader: asyncio.StreamReader, size: int) -> None:
+    while size:
+        piece = await reader.read(min(size, MAX_ANSWER_HEAD_BYTES))
+        if not piece:
+            raise asyncio.IncompleteReadError(b"", size)
+        size -= len(piece)
 
 
 async def _read_chunked(reader: asyncio.StreamReader) -> bytes:
