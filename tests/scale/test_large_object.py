@@ -72,6 +72,7 @@ async def upload(store: RunningStore) -> None:
         for number in sorted(etags)
     )
     document = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
+    await control.close()  # idle for as long as the parts took: the server may have closed it
     done = await control.request(
         "POST", "/large/object", query={"uploadId": upload_id}, body=document
     )
