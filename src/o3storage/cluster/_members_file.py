@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from o3storage import _native
 from o3storage.cluster._errors import Unavailable
 from o3storage.cluster._node_records import MAX_NODE_ROWS, Announcement, Reader
-from o3storage.runtime.disk import Disk, OpenMode
+from o3storage.runtime.disk import Disk, OpenMode, write_whole
 
 MEMBERS_FILE = "members"
 MAX_MEMBERS_FILE_BYTES = 1 << 20
@@ -100,15 +100,6 @@ async def save(disk: Disk, members: Members) -> None:
     """Durable, and whole, on return. Raises DiskError."""
     data = members.encode()
     name = MEMBERS_FILE + _NEW
-    try:
-        file = await disk.open(name, OpenMode.CREATE)
-    except FileExistsError:
-        await disk.unlink(name)
-        file = await disk.open(name, OpenMode.CREATE)
-    try:
-        await file.allocate(0, len(data), zero_fill=False)
-        await file.write_sync(0, [data])
-    finally:
-        await file.close()
+    await write_whole(disk, name, data)
     await disk.rename(name, MEMBERS_FILE)
     await disk.sync_dir("")

@@ -29,7 +29,7 @@ from o3storage.crypto._errors import (
 )
 from o3storage.crypto._master import MASTER_KEY_FILE, MASTER_KEY_MAX_BYTES, MasterKey
 from o3storage.runtime.clock import Entropy
-from o3storage.runtime.disk import Disk, OpenMode
+from o3storage.runtime.disk import Disk, OpenMode, write_whole
 
 NODE_KEYS_FILE = "node.keys"
 
@@ -183,7 +183,7 @@ async def rotate_master(
     """Wrap the node's keys with `new` instead; data stays as it is. When the master key lies in
     the data directory it is replaced there; a crash at any point leaves one that opens."""
     if keys.master_in_data_dir:
-        await _write_whole(disk, MASTER_KEY_FILE + _NEW, new.text().encode() + b"\n")
+        await write_whole(disk, MASTER_KEY_FILE + _NEW, new.text().encode() + b"\n")
         await disk.sync_dir("")
     await _replace(disk, NODE_KEYS_FILE, keys.node.wrap(new, entropy))
     if keys.master_in_data_dir:
@@ -237,20 +237,6 @@ async def _drop_leftovers(disk: Disk) -> None:
 
 
 async def _replace(disk: Disk, name: str, data: bytes) -> None:
-    await _write_whole(disk, name + _NEW, data)
+    await write_whole(disk, name + _NEW, data)
     await disk.rename(name + _NEW, name)
     await disk.sync_dir("")
-
-
-async def _write_whole(disk: Disk, name: str, data: bytes) -> None:
-    try:
-        file = await disk.open(name, OpenMode.CREATE)
-    except FileExistsError:
-        # Left by a crash, and never read as what it would have become.
-        await disk.unlink(name)
-        file = await disk.open(name, OpenMode.CREATE)
-    try:
-        await file.allocate(0, len(data), zero_fill=False)
-        await file.write_sync(0, [data])
-    finally:
-        await file.close()

@@ -131,3 +131,18 @@ class Disk(Protocol):
     def aligned_buffer(self, size: int) -> memoryview:
         """A writable buffer whose address is aligned for direct I/O, zero-filled."""
         ...
+
+
+async def write_whole(disk: Disk, name: str, data: bytes) -> None:
+    """A new file `name` with `data`, its bytes durable on return, its name not (`rename` and
+    `sync_dir` are the caller's). One that a crash left is written anew. Raises DiskError."""
+    try:
+        file = await disk.open(name, OpenMode.CREATE)
+    except FileExistsError:
+        await disk.unlink(name)
+        file = await disk.open(name, OpenMode.CREATE)
+    try:
+        await file.allocate(0, len(data), zero_fill=False)
+        await file.write_sync(0, [data])
+    finally:
+        await file.close()
