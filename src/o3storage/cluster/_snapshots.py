@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from o3storage.cluster._replication import Replication
 
 PIECE_BYTES = 256 << 10
-"""Rows of one piece: heartbeats share the link with a few of them."""
+"""Rows of one piece, held in memory on both sides; they take the bulk link, not the heartbeats'."""
 PAGE_ROWS = 500
 RETRY_S = 0.5
 """A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
