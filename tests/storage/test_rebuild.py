@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -220,6 +221,35 @@ def test_an_outcome_that_rotted_is_not_passed_over():
         async with store_on(disk, log_volume_bytes=64 * 1024) as store:
             assert store.log_state(1).applied_index == 2
             assert store.log_state(1).last_index == 6
+            rows = await store.scan(b"\x20", b"\x21", 10)
+            assert [key for key, _ in rows] == [b"\x20row1", b"\x20row2"]
+
+    run(main(), 5)
+
+
+@pytest.mark.parametrize("index_lost", [False, True])
+def test_an_outcome_in_the_place_of_another_does_not_count(index_lost):
+    """A sector that went to the wrong place: the record in it is whole, its seal knows better."""
+
+    async def main():
+        disk = SimDisk(5)
+        store = await open_store(disk, log_volume_bytes=64 * 1024)
+        await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
+        for index in range(1, 6):
+            store.apply(1, index, [(b"\x20row%d" % index, b"of entry %d" % index)])
+            await store.append(1, hard(1, 0, index), [])  # the outcome rides with it
+        disk = disk.crash()
+        await store.close()
+        found = places(disk, records.OUTCOME)
+        (path, one, size), (_, other, _) = found[0], found[2]
+        assert one % 512 == other % 512
+        node = disk.image.lookup(path)
+        for data in (node.cached, node.durable):
+            data[other : other + size] = data[one : one + size]
+        if index_lost:
+            await lose_index(disk)
+        async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+            assert store.log_state(1).applied_index == 2
             rows = await store.scan(b"\x20", b"\x21", 10)
             assert [key for key, _ in rows] == [b"\x20row1", b"\x20row2"]
 

@@ -53,7 +53,7 @@ from o3storage.storage._rows import (
 from o3storage.storage._scan import scan_records
 from o3storage.storage._types import MIB, StoreDamaged
 from o3storage.storage._volume import VOLUME_DIR, VolumeKind
-from o3storage.storage._walk import FoundRecord
+from o3storage.storage._walk import FoundRecord, in_place
 from o3storage.storage.index import IndexDamaged
 
 REBUILDING = b"rebuilding"
@@ -91,12 +91,14 @@ class _Gather(Replay):
     def batch(
         self, info: BatchInfo, data: memoryview, records: list[FoundRecord], *, rotted: bool
     ) -> None:
-        del rotted  # what can be read counts; what cannot is reported by the walk of the open
+        # What can be read counts; what cannot is reported by the walk of the open.
         others: list[FoundRecord] = []
         for summary in info.groups:
             if summary.flags & FLAG_RESTATED:
                 self._chain[summary.group] = summary.applied_index
         sealer = self._sealers(info.volume)
+        if rotted:
+            records = in_place(data, records, sealer)
         for found in records:
             offset, header = found
             if header.kind == FRAME:

@@ -54,7 +54,7 @@ from o3storage.storage._rows import (
 )
 from o3storage.storage._types import HardState
 from o3storage.storage._volume import VolumeKind
-from o3storage.storage._walk import FoundRecord
+from o3storage.storage._walk import FoundRecord, in_place
 from o3storage.storage.index import BadBlock
 
 ROWS_PER_WRITE = 512
@@ -97,6 +97,8 @@ class Replay:
             if summary.flags & FLAG_ENTRIES:
                 self._begin(summary)
         sealer = self._sealers(info.volume)
+        if rotted:
+            records = in_place(data, records, sealer)
         for offset, header in records:
             kind = header.kind
             if kind == ENTRY:

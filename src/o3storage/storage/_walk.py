@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from o3storage._native import blake3
+from o3storage.crypto import FileSealer
 from o3storage.storage._batches import (
     MAX_BATCH_BYTES,
     NO_HASH,
@@ -43,6 +44,7 @@ from o3storage.storage._records import (
     RecordBad,
     RecordHeader,
     check_record,
+    open_body,
     parse_header,
 )
 from o3storage.storage._types import SEAL_TAG_BYTES
@@ -308,6 +310,23 @@ def salvage(data: memoryview, start: int, end: int, info: BatchInfo) -> list[Fou
         records.append(FoundRecord(at, header))
         at += header.size_bytes
     return records
+
+
+def in_place(data: memoryview, records: list[FoundRecord], sealer: FileSealer) -> list[FoundRecord]:
+    """Those of salvaged `records` that were written where they stand.
+
+    A disk may put a sector in another's place; the record in it is whole, and its own checksum
+    holds. The seal knows the place. Frames may stand anywhere: they name what they are part of.
+    """
+    held: list[FoundRecord] = []
+    for found in records:
+        if found.header.kind != FRAME:
+            try:
+                open_body(data, found.header, sealer, found.offset, found.offset)
+            except RecordBad:
+                continue
+        held.append(found)
+    return held
 
 
 def _next_record(content: bytes, at: int) -> int:
