@@ -68,6 +68,8 @@ CONDITIONS: list[Any] = [
     {"x-amz-meta-a": "1"},
 ]
 
+ANY_KEY: list[Any] = [{"bucket": "bucket"}, ["starts-with", "$key", ""]]
+
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
 @pytest.mark.s3(op="PostObject", headers=["content-type", "x-amz-meta-*", "etag"])
@@ -122,7 +124,7 @@ def test_every_field_must_be_matched_by_the_policy(
 @pytest.mark.s3(op="PostObject", errors=["EntityTooLarge", "EntityTooSmall"])
 def test_the_files_size_is_held_to_the_policy(store: Store) -> None:
     store.bucket()
-    fields = signed_fields(store, [["starts-with", "$key", ""], ["content-length-range", "2", 10]])
+    fields = signed_fields(store, [*ANY_KEY, ["content-length-range", "2", 10]])
     fields["key"] = "k"
     for size, code in ((1, "EntityTooSmall"), (11, "EntityTooLarge"), (300_000, "EntityTooLarge")):
         answer = send(store, encode(fields, b"x" * size))
@@ -137,11 +139,14 @@ def test_the_files_size_is_held_to_the_policy(store: Store) -> None:
 def test_a_policy_expires_and_names_its_bucket(store: Store) -> None:
     store.bucket()
     store.bucket("other")
-    old = signed_fields(store, [["starts-with", "$key", ""]], "2000-01-01T00:00:00Z")
+    old = signed_fields(store, ANY_KEY, "2000-01-01T00:00:00Z")
     assert "expired" in (send(store, encode({**old, "key": "k"})).text("Message") or "")
     fields = {**signed_fields(store, CONDITIONS[:2]), "key": "up/k"}
     assert send(store, encode(fields), "/other").code == "AccessDenied"
     assert send(store, encode(fields), "/bucket").status == 204
+    anywhere = {**signed_fields(store, ANY_KEY[1:]), "key": "k"}
+    refused = send(store, encode(anywhere))
+    assert (refused.code, "bucket" in (refused.text("Message") or "")) == ("AccessDenied", True)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +218,7 @@ def test_any_json_as_conditions_ends_in_an_s3_error_or_a_range(conditions: objec
 def test_what_a_form_is_answered(store: Store) -> None:
     store.bucket()
     free: list[Any] = [
-        ["starts-with", "$key", ""],
+        *ANY_KEY,
         ["starts-with", "$success_action_status", ""],
         ["starts-with", "$success_action_redirect", ""],
     ]
@@ -244,7 +249,10 @@ def test_form_fields_that_are_headers(store: Store) -> None:
         "x-amz-checksum-sha1",
         "x-amz-object-lock-mode",
     )
-    conditions: list[Any] = [["starts-with", f"${name}", ""] for name in names]
+    conditions: list[Any] = [
+        {"bucket": "bucket"},
+        *(["starts-with", f"${name}", ""] for name in names),
+    ]
     fields = {**signed_fields(store, conditions), "key": "k"}
     tags = "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>"
     sha1 = base64.b64encode(hashlib.sha1(b"file").digest()).decode()
@@ -270,7 +278,7 @@ def test_form_fields_that_are_headers(store: Store) -> None:
 def test_who_may_post(store: Store) -> None:
     store.bucket()
     assert send(store, encode({"key": "k"})).code == "AccessDenied"
-    fields = {**signed_fields(store, [["starts-with", "$key", ""]]), "key": "k"}
+    fields = {**signed_fields(store, ANY_KEY), "key": "k"}
     assert send(store, encode(fields), "/no-such").code in ("NoSuchBucket", "AccessDenied")
     unknown = {**fields, "x-amz-credential": fields["x-amz-credential"].replace(KEY_ID, "AKIAX")}
     assert send(store, encode(unknown)).code == "InvalidAccessKeyId"

@@ -225,7 +225,7 @@ def check_policy(fields: dict[str, str], bucket: str, now_s: int) -> tuple[int, 
     if not isinstance(conditions, list) or len(conditions) > MAX_CONDITIONS:
         raise S3Error("InvalidPolicyDocument", "Invalid Policy: Invalid 'conditions' value.")
     values = {**fields, "bucket": bucket}
-    matched = {"bucket"}
+    matched: set[str] = set()
     low, high = 0, MAX_PUT_BYTES
     for condition in conditions:
         for operator, name, operand in _read_condition(condition):
@@ -234,9 +234,10 @@ def check_policy(fields: dict[str, str], bucket: str, now_s: int) -> tuple[int, 
                 continue
             _check_condition(operator, name, operand, values, condition)
             matched.add(name)
+    # The bucket counts as a field (as with AWS): a policy that names none would be good for all.
     extra = [
         name
-        for name in fields
+        for name in values
         if name not in matched
         and name not in _SIGNATURE_FIELDS
         and not name.startswith("x-ignore-")
