@@ -38,7 +38,7 @@ from o3storage.raft.core import (
     VoteRequest,
     VoteResponse,
 )
-from tests.raft.model import Cluster, Durable, Node, commands
+from tests.raft.model import Cluster, Durable, Node, commands, held_appends
 
 
 def core_of(node: Node):  # type: ignore[no-untyped-def]
@@ -747,6 +747,60 @@ def test_commit_waits_for_the_frames_but_log_matching_does_not() -> None:
     cluster.step(cluster.nodes[2], DataGap(0))
     cluster.settle()
     assert core.commit == 2
+
+
+def test_what_lies_below_an_entry_without_frames_is_committed_by_the_next_leader() -> None:
+    """Its own first entry cannot be, for it lies above; but a majority holds that in its log, so
+    nothing below can be replaced any more."""
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.tick_all(2)
+    low = core_of(leader).log.last + 1
+    cluster.propose(1, b"whole")
+    cluster.propose(1, b"frames are nowhere")
+    gap = low + 1
+    for node in cluster.nodes.values():
+        cluster.step(node, DataGap(gap))
+    cluster.flush(leader)
+    for node in (2, 3):
+        for message in held_appends(cluster, node):
+            cluster.network.remove(message)
+            cluster.step(cluster.nodes[node], message)
+        cluster.flush(cluster.nodes[node])
+    # The leader goes before it hears of it: nobody knows that the entry `low` is committed.
+    leader.crash()
+    cluster.network.clear()
+    assert core_of(cluster.nodes[2]).commit < low
+    next_leader = cluster.elect(2)
+    core = core_of(next_leader)
+    assert core.log.term(low) < core.term and core.log.last == gap + 1
+    assert core.commit == low
+    assert commands(next_leader) == [b"whole"]
+    # And the rest as soon as a majority needs the frames no more.
+    for node in (2, 3):
+        cluster.step(cluster.nodes[node], DataGap(0))
+    cluster.settle()
+    assert core.commit == gap + 1
+    assert commands(cluster.nodes[3]) == [b"whole", b"frames are nowhere"]
+
+
+def test_an_older_terms_entry_is_not_committed_while_only_its_leader_has_a_newer_one() -> None:
+    """As figure 8, with data: a majority holds the older entry and its frames."""
+    logs = {1: [1, 2], 2: [1, 2], 3: [1, 2]}
+    cluster = cluster_with_logs(logs, {1: 2, 2: 2, 3: 2})
+    leader = cluster.nodes[1]
+    core = core_of(leader)
+    core.role = Role.CANDIDATE
+    core.term, core.vote, core.votes = 3, 1, {1: True}
+    cluster.step(leader, VoteResponse(2, 1, 3, True))
+    assert core.role is Role.LEADER and core.log.last == 3
+    cluster.network.clear()
+    cluster.flush(leader)
+    for follower in (2, 3):
+        cluster.step(leader, AppendResponse(follower, 1, 3, match=2, data=2))
+        assert core.commit == 0
+    cluster.step(leader, AppendResponse(2, 1, 3, match=3, data=2))
+    assert core.commit == 2  # two of three hold the newer one, one of them without its frames
 
 
 def rotten(cluster: Cluster, node: int, *indexes: int) -> None:

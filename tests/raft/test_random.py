@@ -12,6 +12,7 @@ from o3storage.raft.core import (
     CONFIGURATION,
     ChangeConfiguration,
     Configuration,
+    DataGap,
     Options,
     PeerLost,
     Role,
@@ -34,8 +35,17 @@ OPTIONS = Options(
 )
 
 
-def run(seed: int, steps: int = 1500, *, voters: int | None = None, check: bool = True) -> Cluster:
+def run(
+    seed: int,
+    steps: int = 1500,
+    *,
+    voters: int | None = None,
+    check: bool = True,
+    gaps: bool = False,
+) -> Cluster:
+    """With `gaps`, nodes now and then lack the frames of some entry that is not committed."""
     rng = random.Random(seed)
+    lacking = random.Random(f"{seed}/gaps")
     voters = voters or rng.choice([1, 2, 3, 3, 3, 4, 5, 7])
     cluster = Cluster(voters, options=OPTIONS, extra=rng.choice([0, 1, 2]), check=check)
     cluster.start()
@@ -48,6 +58,8 @@ def run(seed: int, steps: int = 1500, *, voters: int | None = None, check: bool 
     for _ in range(steps):
         roll = rng.random()
         node = cluster.nodes[rng.choice(ids)]
+        if gaps and lacking.random() < 0.05:
+            lack(cluster, lacking)
         if roll < 0.45 and cluster.network:
             # Mostly in order, sometimes not.
             number = 0 if rng.random() < 0.6 else rng.randrange(len(cluster.network))
@@ -121,10 +133,21 @@ def run(seed: int, steps: int = 1500, *, voters: int | None = None, check: bool 
     return cluster
 
 
+def lack(cluster: Cluster, rng: random.Random) -> None:
+    """One node lacks frames from some entry on, or has all of them again."""
+    node = cluster.nodes[rng.choice(list(cluster.nodes))]
+    core = node.core
+    if not node.up or core is None:
+        return
+    index = rng.randint(core.commit + 1, core.log.last + 2)
+    cluster.step(node, DataGap(0 if rng.random() < 0.4 or index > core.log.last else index))
+
+
 def heal(cluster: Cluster) -> None:
     for node in cluster.nodes.values():
         if not node.up:
             node.start()
+        cluster.step(node, DataGap(0))
     rng = random.Random(7)
     for round_number in range(400):
         for node in cluster.nodes:
@@ -156,6 +179,17 @@ def heal(cluster: Cluster) -> None:
 def test_random_run_keeps_the_invariants(seed: int) -> None:
     cluster = run(seed)
     heal(cluster)
+
+
+@pytest.mark.parametrize("seed", range(500, 540))
+def test_random_run_with_missing_frames_keeps_the_invariants(seed: int) -> None:
+    heal(run(seed, gaps=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5000, 5000 + SLOW_SEEDS))
+def test_many_random_runs_with_missing_frames(seed: int) -> None:
+    heal(run(seed, 4000, gaps=True))
 
 
 @pytest.mark.slow

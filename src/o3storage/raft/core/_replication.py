@@ -83,7 +83,10 @@ def trim(state: State) -> None:
 
 
 def maybe_commit(state: State) -> None:
-    """Commit what a majority holds with its data, by counting entries of this term only."""
+    """Commit what a majority holds with its data. An older term's entry counts only below one of
+    this term that a majority holds in its log (5.4.2): nobody without it can be elected then, so
+    nothing at or below it can be replaced, whoever lacks its data. An entry whose frames are on no
+    machine therefore never keeps what lies below it from being committed and applied."""
     log = state.log
     own = state.data_here(log.stable)
     if not state.progress:
@@ -92,7 +95,9 @@ def maybe_commit(state: State) -> None:
         marks = {node: p.data for node, p in state.progress.items() if not p.uncertain}
         marks[state.id] = own
         index = state.configuration.majority_mark(marks)
-    if index <= state.commit or log.term(index) != state.term:
+    if index <= state.commit:
+        return
+    if log.term(index) != state.term and log.term(_held_by_majority(state)) != state.term:
         return
     state.commit = index
     _membership.committed(state)
@@ -100,6 +105,13 @@ def maybe_commit(state: State) -> None:
         _reads.first_commit(state)
         for node, progress in state.progress.items():
             _spread_commit(state, node, progress)
+
+
+def _held_by_majority(state: State) -> int:
+    """The highest index up to which a majority holds the log, with or without its data."""
+    marks = {node: p.match for node, p in state.progress.items() if not p.uncertain}
+    marks[state.id] = state.log.stable
+    return state.configuration.majority_mark(marks)
 
 
 def _spread_commit(state: State, node: int, progress: Progress) -> None:
