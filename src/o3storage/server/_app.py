@@ -56,6 +56,9 @@ GC_THRESHOLDS = (10_000, 20, 20)
 is done; with the interpreter's own 700 every fifteenth request starts a collection, which finds
 only what is still in use: circles are not made on the path of a request."""
 
+MAX_BAD_FRAME_LINES = 1000
+"""Log lines for bad records in the life of a process: enough to see where a disk goes bad."""
+
 FOLLOW_S = 0.2
 """Between looks for a root key that has not come yet."""
 
@@ -170,7 +173,7 @@ class Application:
         self.store.on_out_of_service(
             lambda error: _log.error("disk.out_of_service", reason=str(error))
         )
-        self.store.on_bad_frame(_log_bad_frame)
+        self.store.on_bad_frame(_BadFrameLog())
 
     async def _open_node(self) -> None:
         """The store, the network and the node among others. Raises StartError, with all of it
@@ -478,17 +481,28 @@ def run_server(config: ServerConfig, show: Callable[[list[str]], None]) -> int:
         return runner.run(main())
 
 
-def _log_bad_frame(bad: BadFrame) -> None:
-    """What scrub found. All are counted in o3_scrub_bad_total."""
-    _log.error(
-        "scrub.bad",
-        volume=bad.volume,
-        offset=bad.offset,
-        stream=bad.stream.hex(),
-        frame=bad.number,
-        reason=bad.reason,
-        hint="stop the store and run o3storage verify: it says whose bytes these are",
-    )
+class _BadFrameLog:
+    """Tells of what scrub found. All are counted in o3_scrub_bad_total; a line for each of a disk
+    that goes bad as a whole would fill the disk that the log is on."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+
+    def __call__(self, bad: BadFrame) -> None:
+        self._lines += 1
+        if self._lines > MAX_BAD_FRAME_LINES:
+            return
+        _log.error(
+            "scrub.bad",
+            volume=bad.volume,
+            offset=bad.offset,
+            stream=bad.stream.hex(),
+            frame=bad.number,
+            reason=bad.reason,
+            hint="stop the store and run o3storage verify: it says whose bytes these are",
+        )
+        if self._lines == MAX_BAD_FRAME_LINES:
+            _log.error("scrub.bad_many", hint="further ones are counted in o3_scrub_bad_total only")
 
 
 def _reachable(host: str) -> str:

@@ -20,7 +20,7 @@ from o3storage.catalog import (
     resume_delete,
 )
 from o3storage.cluster import StorageFull, Unavailable
-from o3storage.runtime import Clock
+from o3storage.runtime import Clock, Logger
 
 if TYPE_CHECKING:
     from o3storage.cluster import Node
@@ -29,6 +29,8 @@ INTERVAL_S = 20.0
 """How long garbage may wait before anybody looks; S3 promises nothing about it."""
 PAUSE_S = 0.01
 """Between steps, so that a large clean-up leaves the loop to requests."""
+
+_log = Logger("housekeeping")
 
 
 class Housekeeping:
@@ -68,6 +70,9 @@ class Housekeeping:
                 await self.round()
             except (Unavailable, StorageFull):
                 continue  # it is all still due at the next round
+            except Exception as error:
+                # One row that cannot be read must not end all chores until the next start.
+                _log.error("housekeeping.failed", reason=f"{type(error).__name__}: {error}")
 
     async def round(self) -> int:
         """Do everything that is due now; returns the number of steps."""
