@@ -450,6 +450,75 @@ def test_frames_that_come_after_their_stream_was_released_are_not_kept() -> None
     run(main(), 15)
 
 
+async def given_up(group: Team, bucket: Any) -> tuple[Member, Any, Any]:
+    """A body whose frames are released everywhere, and the command that was to name it."""
+    member = group.follower()
+    upload, command = await member.upload(bucket, b"late", body_of(1, 600_000))
+    await group.level()
+    upload.discard()
+    for _ in range(400):
+        if not any([await m.store.stream_frames(upload.ref.stream) for m in group.members]):
+            return member, upload, command
+        await asyncio.sleep(0.05)
+    raise AssertionError("the frames are still there")
+
+
+def test_a_proposal_that_comes_after_its_stream_was_given_up_stops_nobody() -> None:
+    """Its client went away, so the stream was given up; the proposal was still on its way. Nobody
+    has its frames, and nobody needs them: it is refused when it is applied."""
+
+    async def main() -> None:
+        async with team(seed=21) as group:
+            bucket = await group.members[0].bucket()
+            member, upload, command = await given_up(group, bucket)
+            with pytest.raises(catalog.StreamAbandoned):
+                await member.node.submit(command, upload.frames)
+            await member.put(bucket, b"key", b"after")
+            await equal(group)
+            assert [m.node.status()["groups"][1]["repair_debt"] for m in group.members] == [0, 0, 0]
+            for each in group.members:
+                assert await each.get(bucket, b"late") is None
+
+    run(main(), 21)
+
+
+def test_a_proposal_without_frames_that_is_in_all_logs_at_a_power_cut_stops_nobody() -> None:
+    """The next leader has to learn first that what lies before it is committed."""
+
+    async def never(_: int) -> bool:
+        return False
+
+    async def main() -> None:
+        async with team(seed=22) as group:
+            bucket = await group.members[0].bucket()
+            member, upload, command = await given_up(group, bucket)
+            for each in group.members:
+                each.replica().will_refuse = never
+            applied = member.replica().applied
+            small, naming = await member.upload(bucket, b"early", b"in the same batch")
+            early = asyncio.ensure_future(member.node.submit(naming, small.frames))
+            late = asyncio.ensure_future(member.node.submit(command, upload.frames))
+            await early
+            assert [m.replica().core.log.last for m in group.members] == [applied + 2] * 3
+            assert member.replica().core.commit == applied + 1
+            for each in group.members:
+                await group.kill(each)
+            with pytest.raises(Unavailable) as caught:
+                await late
+            assert caught.value.uncertain
+            for each in group.members:
+                await group.restart(each)
+            await group.settled()
+            await member.put(bucket, b"key", b"after")
+            await equal(group)
+            for each in group.members:
+                assert await each.get(bucket, b"early") == b"in the same batch"
+                assert await each.get(bucket, b"key") == b"after"
+                assert await each.get(bucket, b"late") is None
+
+    run(main(), 22)
+
+
 async def spoil(member: Member, stream: bytes, number: int) -> None:
     """A bit of a frame turns over on one node's disk."""
     run_at, first = await member.store._frames.find(stream, number)

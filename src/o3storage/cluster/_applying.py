@@ -242,6 +242,22 @@ class Applying:
             outcome: Outcome = stop.value
             return outcome
 
+    async def will_refuse(self, index: int) -> bool:
+        """Whether the command at `index` will be refused when it is applied: certain once it is
+        next, for then all that comes before it is applied. Raises StoreError, BadBlock, DiskError.
+        """
+        if self.applied != index - 1:
+            return False
+        found = await entries_of(self._store, self.group, index, index, 1)
+        if not found or found[0].kind != COMMAND:
+            return False
+        try:
+            outcome = await self._run_entry(found[0], None, None)
+        except ValueError:
+            return False  # applying it will say so
+        same = self.core.log.term(index) == found[0].term
+        return same and self.applied == index - 1 and outcome.error is not None
+
     async def _read_entries(self) -> None:
         low = self.applied + len(self._queue) + 1
         found = await entries_of(self._store, self.group, low, self._target, REPLAY_BYTES)

@@ -102,7 +102,7 @@ class Fetcher:
             team, index, wanted = self._queue.popleft()
             pause_s = RETRY_S
             while team.wants(index, wanted):
-                if await self._fetch(team, wanted):
+                if await self._fetch(team, wanted) or await team.needless(index):
                     team.fetched(index, wanted)
                     break
                 if self._queue:

@@ -23,6 +23,7 @@ from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavai
 from o3storage.cluster._fetching import Wanted, in_order
 from o3storage.cluster._forwarding import Answer, Status, decode_answer, encode_batch
 from o3storage.cluster._peer_types import Code, PeerError
+from o3storage.cluster._reading import READ_FAULTS
 from o3storage.cluster._snapshots import Snapshots
 from o3storage.raft.core import (
     COMMAND,
@@ -453,6 +454,14 @@ class Team:
                 del missing[index]
         self.settle()
 
+    async def needless(self, index: int) -> bool:
+        """Whether nobody needs the frames of the entry at `index`: it will be refused. (Nobody may
+        have them: its proposal was late, and the stream was given up before.)"""
+        try:
+            return index in self.gaps and await self._replica.will_refuse(index)
+        except READ_FAULTS:
+            return False
+
     def wants(self, index: int, wanted: Wanted) -> bool:
         return self.gaps.get(index) == wanted or self.debt.get(index) == wanted
 
@@ -634,6 +643,10 @@ class Team:
         """An entry was applied here; perhaps one that this node proposed without knowing yet."""
         if outcome.released:
             self._node.note_released(outcome.released)
+        if outcome.error is not None and (self.gaps or self.debt):
+            # What was refused needs no frames; the core hears of it at the next tick.
+            self.gaps.pop(index, None)
+            self.debt.pop(index, None)
         if self._tasks:
             recent = self._recent
             recent[index] = (term, outcome)
