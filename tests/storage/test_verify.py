@@ -19,6 +19,7 @@ from o3storage.storage import (
     verify,
 )
 from o3storage.storage import _records as records
+from o3storage.storage._scrub import placed_bad_frames
 
 from .support import KEY, entry, frame, hard, small_options, stream_id
 from .test_faults import batch_end, batch_starts, places
@@ -179,13 +180,30 @@ def test_lost_entries_are_marked_lost():
         assert {p.kind for p in report.problems} == {"batch", "entries", "record"}
         report = await verify(disk, **parts(), repair=True)
         assert any("lost" in line for line in report.repaired)
+        # Its volume holds entries that are not applied yet, so it stays for now.
+        assert any("still needed" in line for line in report.repaired)
         store = await opened(disk)
         state = store.log_state(1)
         assert state.missing == [] and state.last_index == 4 and state.hard_state == hard(1, 1, 0)
         found = await store.entries(1, 1, 5, 1 << 20)
         assert [e.kind for e in found] == [0, EntryKind.LOST, 0, 0]
         assert [e.data for e in found] == [b"entry 1", b"", b"entry 3", b"entry 4"]
+        for index in (1, 2, 3, 4):
+            rows = [] if index == 2 else [(b"\x10key%d" % index, b"value")]
+            store.apply(1, index, rows)
         await store.close()
+        report = await verify(disk, **parts(), repair=True)
+        assert await disk.list_dir("quarantine"), report.repaired
+        assert (await verify(disk, **parts())).clean
+        for _ in range(2):  # as it stands, then with an index made from what is left
+            store = await opened(disk)
+            state = store.log_state(1)
+            assert state.last_index == state.applied_index == 4
+            rows_now = await store.scan(b"\x10", b"\x11", 10)
+            assert [key for key, _ in rows_now] == [b"\x10key1", b"\x10key3", b"\x10key4"]
+            await store.close()
+            for name in [n for n in disk.image.names if n.startswith("index/")]:
+                await disk.unlink(name)
 
     run(main(), 6)
 
@@ -453,3 +471,33 @@ def test_lost_frames_of_a_large_stream_are_named_until_it_is_released():
         assert (await verify(disk, **parts())).clean
 
     run(main(), 10)
+
+
+def test_a_frame_that_was_stored_again_is_looked_for_where_it_is_now():
+    """As a replica does with a frame that rotted, in the middle and at the end of its stream."""
+
+    async def main():
+        disk, store = await filled()
+        await store.close()
+        offline = await OfflineStore.open(disk, **parts())
+        places_ = await offline.stream_places(stream_id(900))
+        await offline.close()
+        store = await opened(disk)
+        for n in (1, 3):
+            writer = store.open_stream(stream_id(900))
+            await writer.write(frame(900, n, 20_000, last=n == 3))
+            await writer.sync()
+        await store.close()
+        for n in (1, 3):
+            disk.rot(f"volumes/{places_[n].volume:010d}.bulk", places_[n].offset + 500)
+        report = await verify(disk, **parts())
+        assert [p.kind for p in report.problems] == ["record", "record"]
+        assert report.lost == {}
+        store = await opened(disk)
+        for n in range(4):
+            assert bytes(await store.read_frame(stream_id(900), n))
+        bad = await placed_bad_frames(store._core, places_[1].volume)
+        assert bad == []
+        await store.close()
+
+    run(main(), 11)
