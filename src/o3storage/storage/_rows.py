@@ -91,6 +91,21 @@ def split_placement_key(key: bytes) -> tuple[bytes, int]:
     return key[1:17], _INVERT - int.from_bytes(key[17:], "big")
 
 
+class InSight:
+    """Of the rows of the placement table, taken in their order, the frames that a reader finds: a
+    frame that was stored again, after it rotted, has a run of its own, and the run that it was in
+    before may still count it as its last."""
+
+    def __init__(self) -> None:
+        self._next = (b"", 0)
+
+    def frames(self, stream: bytes, first: int, run: Run) -> int:
+        """How many of the run, from its first on. (Rows begin with a stream's highest frame.)"""
+        of, begin = self._next
+        self._next = (stream, first)
+        return min(run.frames, begin - first) if of == stream else run.frames
+
+
 def released_key(stream: bytes) -> bytes:
     return RELEASED_TABLE + stream
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from o3storage.runtime.disk import DiskError
 from o3storage.storage._core import Core, Volume
 from o3storage.storage._frames import check_frame_record, frame_place
-from o3storage.storage._rows import PLACEMENT_TABLE, decode_run, split_placement_key
+from o3storage.storage._rows import PLACEMENT_TABLE, InSight, decode_run, split_placement_key
 from o3storage.storage._scan import scan_records
 from o3storage.storage._types import KIB, FrameBad
 
@@ -119,14 +119,16 @@ async def placed_bad_frames(core: Core, volume: int) -> list[BadFrame]:
     """Frames that placement says are in the volume and that cannot be read there."""
     bad: list[BadFrame] = []
     low, high = PLACEMENT_TABLE, bytes([PLACEMENT_TABLE[0] + 1])
+    in_sight = InSight()
     while True:
         rows = await core.index.scan(low, high, 500)
         for key, value in rows:
             run = decode_run(value)
+            stream, first = split_placement_key(key)
+            count = in_sight.frames(stream, first, run)
             if run.volume != volume:
                 continue
-            stream, first = split_placement_key(key)
-            for i in range(run.frames):
+            for i in range(count):
                 offset, size = frame_place(run, i)
                 try:
                     held = core.volumes.get(volume)

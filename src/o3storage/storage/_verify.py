@@ -33,7 +33,13 @@ from o3storage.storage._offline import OfflineStore
 from o3storage.storage._open import synced_end
 from o3storage.storage._rebuild import remove_index
 from o3storage.storage._records import FRAME, RecordBad, RecordHeader, open_body
-from o3storage.storage._rows import PLACEMENT_TABLE, decode_run, released_key, split_placement_key
+from o3storage.storage._rows import (
+    PLACEMENT_TABLE,
+    InSight,
+    decode_run,
+    released_key,
+    split_placement_key,
+)
 from o3storage.storage._scan import Scanned, is_unsynced, scan_records
 from o3storage.storage._store import INDEX_DIR, Store
 from o3storage.storage._types import Entry, EntryKind, StoreOptions
@@ -283,15 +289,17 @@ async def _check_placement(
 ) -> None:
     """Each placed frame is one that was found good where it is said to be."""
     low, high = PLACEMENT_TABLE, bytes([PLACEMENT_TABLE[0] + 1])
+    in_sight = InSight()
     while True:
         rows = await store.scan(low, high, 1000)
         for key, value in rows:
             stream, first = split_placement_key(key)
+            count = in_sight.frames(stream, first, decode_run(value))
             if await store.get(released_key(stream)) is not None:
                 continue  # garbage: the next start takes it out, its volume may be gone
             run = decode_run(value)
             offsets = good.get(run.volume, array("Q"))
-            for i in range(run.frames):
+            for i in range(count):
                 offset, _ = frame_place(run, i)
                 report.placed_frames += 1
                 at = bisect.bisect_left(offsets, offset)
