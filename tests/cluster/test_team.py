@@ -11,7 +11,9 @@ import pytest
 from o3storage import catalog
 from o3storage.cluster import BodyDamaged, Unavailable, _records
 from o3storage.cluster._collector import LOOK_S
+from o3storage.cluster._data import CODE_STORAGE
 from o3storage.cluster._kinds import BODY
+from o3storage.cluster._peer_types import PeerError
 from o3storage.crypto import FRAME_BYTES, wrap_epoch_key
 from o3storage.raft.core import Append
 from o3storage.simulation import SimDisk, run
@@ -418,6 +420,40 @@ def test_a_member_that_is_too_far_behind_is_left_and_fetches_later() -> None:
             assert await slow.get(bucket, b"key") == body
 
     run(main(), 14)
+
+
+def test_a_body_that_no_majority_takes_is_refused_and_stops_nobody() -> None:
+    """Proposed all the same, its entry would wait in all logs for the one machine that has it."""
+
+    async def main() -> None:
+        async with team(seed=23) as group:
+            bucket = await group.members[0].bucket()
+            member, *others = group.members
+
+            async def full(*_: Any) -> bytes:
+                raise PeerError(CODE_STORAGE, "the disk is full")
+
+            handlers = [group.net.peers[other.id].stream_handlers for other in others]
+            kept = [found[BODY] for found in handlers]
+            for found in handlers:
+                found[BODY] = full
+            with pytest.raises(Unavailable) as caught:
+                await member.put(bucket, b"key", body_of(1, 600_000))
+            assert not caught.value.uncertain
+            await member.kill()
+            group.down.append(member)
+            await group.settled()
+            await others[0].put(bucket, b"small", b"body")
+            assert await others[1].get(bucket, b"key") is None
+            for found, handler in zip(handlers, kept, strict=True):
+                found[BODY] = handler
+            await group.restart(member)
+            await group.settled()
+            await member.put(bucket, b"key", body_of(2, 600_000))
+            await equal(group)
+            await everywhere(group, bucket, {b"key": body_of(2, 600_000), b"small": b"body"})
+
+    run(main(), 23)
 
 
 def test_frames_that_come_after_their_stream_was_released_are_not_kept() -> None:

@@ -5,8 +5,8 @@ its own, in parallel, and the upload waits for a majority only.
     piece   number u32, last u8, sealed
 
 A member that is too far behind, or fails, is dropped from the stream: it fetches what it lacks when
-the entry comes. The entry is proposed when a majority holds the frames durably; if no majority can
-be had so, it is proposed all the same, and commits when enough have fetched them.
+the entry comes. The entry is proposed only when a majority holds the frames durably: an entry whose
+frames one machine alone holds would keep its range waiting if that machine were lost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from o3storage.cluster import _kinds
-from o3storage.cluster._errors import ClusterError
+from o3storage.cluster._errors import ClusterError, Unavailable
 from o3storage.cluster._peer_streams import InStream
 from o3storage.cluster._peer_types import PeerError
 from o3storage.storage import SEAL_TAG_BYTES, SealedFrame, StoreError
@@ -45,6 +45,7 @@ class Fanout:
     def __init__(self, node: Replication, team: Team, stream: bytes) -> None:
         self._node = node
         self._core = team.core
+        self._began = team.core.configuration
         self._head = _HEAD.pack(team.group, stream)
         self._changed: deque[asyncio.Future[None]] = deque()
         self._branches = {
@@ -73,14 +74,21 @@ class Fanout:
                 branch.put(frame)
 
     async def durable(self) -> None:
-        """Return when a majority, this node included, holds all frames durably, or when no more
-        members will."""
+        """Return when a majority, this node included, holds all frames durably. (Of the members
+        at the start, if they changed meanwhile: newcomers fetch.)
+
+        Raises Unavailable when no more members will hold them; nothing was proposed then."""
         while True:
-            done = [b.member for b in self._branches.values() if b.done]
-            if self._core.configuration.decided([self._node.id, *done]):
+            holders = [self._node.id, *(b.member for b in self._branches.values() if b.done)]
+            if self._core.configuration.decided(holders):
                 return
             if not any(branch.open for branch in self._branches.values()):
-                return
+                if self._began.decided(holders):
+                    return
+                raise Unavailable(
+                    f"only {len(holders)} of {len(self._began.members())} nodes hold the body, "
+                    "which is no majority; try again"
+                )
             await self._change()
 
     def abort(self) -> None:

@@ -113,8 +113,8 @@ class StreamUpload:
     async def write(self, block: Buffer, last: bool, digester: Digester | None = None) -> None:
         """Seal and store a block of exactly 256 KiB, fewer only with `last` (not none). With
         `digester` its plaintext is digested in the same pass. The block may be reused on return;
-        with `last`, all frames are durable then. A small body becomes so with its entry, as the
-        placement of a large one does.
+        with `last`, all frames are durable then, on a majority of the members. A small body becomes
+        so with its entry, as the placement of a large one does.
 
         Raises StorageFull, Unavailable."""
         size = len(block)

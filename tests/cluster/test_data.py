@@ -1,0 +1,106 @@
+"""A body on its way to the other members: when it counts as durable, and when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from o3storage.cluster import Unavailable
+from o3storage.cluster._data import Fanout
+from o3storage.cluster._errors import ClusterError
+from o3storage.raft.core import Configuration
+from o3storage.simulation import run
+from o3storage.storage import SealedFrame
+
+THREE = Configuration(voters=(1, 2, 3))
+FRAME = SealedFrame(b"s" * 16, 0, True, 4, b"d" * 20)
+
+
+class Out:
+    """One member's end: it holds the body, or fails."""
+
+    def __init__(self, error: ClusterError | None) -> None:
+        self.error = error
+
+    async def write(self, _: Any, last: bool, *, head: bytes) -> None:
+        assert last and head
+
+    async def finish(self, _: float) -> bytes:
+        if self.error is not None:
+            raise self.error
+        return b""
+
+    def abort(self) -> None:
+        return
+
+
+class Node:
+    """Node 1 and whom it reaches."""
+
+    def __init__(self, up: tuple[int, ...], failing: tuple[int, ...] = ()) -> None:
+        self.id = 1
+        self.up = up
+        self.failing = failing
+        self.peers = self
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def is_up(self, node: int) -> bool:
+        return node in self.up
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        self.tasks.append(task)
+
+    async def open_stream(self, node: int, _: int, head: bytes, *, timeout_s: float) -> Out:
+        assert timeout_s > 0 and head
+        await asyncio.sleep(0.001 * node)
+        return Out(ClusterError("its disk is full") if node in self.failing else None)
+
+
+async def send(
+    node: Node, began: Configuration, ends: Configuration | None = None
+) -> Unavailable | None:
+    """Why the body is not durable with a majority; None if it is."""
+    team: Any = SimpleNamespace(group=1, core=SimpleNamespace(configuration=began))
+    fanout = Fanout(node, team, FRAME.stream)  # type: ignore[arg-type]
+    await fanout.write(FRAME)
+    if ends is not None:
+        team.core.configuration = ends
+    try:
+        await fanout.durable()
+    except Unavailable as error:
+        return error
+    finally:
+        await asyncio.gather(*node.tasks, return_exceptions=True)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("up", "failing", "held"),
+    [
+        ((2, 3), (), True),
+        ((2, 3), (2,), True),
+        ((2, 3), (3,), True),
+        ((2,), (), True),
+        ((2, 3), (2, 3), False),
+        ((3,), (3,), False),
+        ((), (), False),
+    ],
+)
+def test_a_body_is_durable_with_a_majority_or_the_upload_fails(
+    up: tuple[int, ...], failing: tuple[int, ...], held: bool
+) -> None:
+    refusal = run(send(Node(up, failing), THREE), 1)
+    assert (refusal is None) is held
+    if refusal is not None:
+        assert not refusal.uncertain and "1 of 3 nodes" in refusal.reason
+
+
+def test_the_members_at_the_start_are_enough_when_others_joined_meanwhile() -> None:
+    one = Configuration(voters=(1,), learners=(2,))
+    assert run(send(Node(()), one, THREE), 1) is None
+    # But no fewer than these.
+    refusal = run(send(Node(()), THREE, Configuration(voters=(1, 2, 3, 4, 5))), 1)
+    assert refusal is not None
