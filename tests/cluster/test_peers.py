@@ -43,6 +43,34 @@ async def echo(node: int, payload: memoryview) -> bytes:
     return bytes(payload)
 
 
+def test_not_to_be_known_yet_is_no_warning_unless_it_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+
+    class Heard:
+        def info(self, event: str, **_: object) -> None:
+            said.append(f"info {event}")
+
+        def warning(self, event: str, **_: object) -> None:
+            said.append(f"warning {event}")
+
+    monkeypatch.setattr(_peers, "_log", Heard())
+
+    async def main() -> None:
+        net = SimNet(1)
+        (one,) = await cluster(net, 1)
+        guest = Node(net, 2, role=GUEST_ROLE)
+        guest.cluster = one.cluster
+        guest.peers.set_peers({1: (key(1), (Address(host(1), PORT),))})
+        await asyncio.sleep(_peers.PASSES_WITHIN_S / 2)
+        assert said == ["info peer.problem"]
+        await asyncio.sleep(_peers.PASSES_WITHIN_S * 2)
+        assert said == ["info peer.problem", "warning peer.problem"]
+
+    play(main())
+
+
 def test_every_pair_has_two_links_and_keeps_them() -> None:
     async def main() -> None:
         nodes = await cluster(SimNet(1), 3)

@@ -49,6 +49,8 @@ FLUSH_BYTES = 1 << 20
 """What waits for the end of the turn of the loop goes out at once when it is so much."""
 REFUSAL_S = 1.0
 """A refused peer is given so long to read why, and hang up."""
+NOT_A_MEMBER = "you are not a member of this cluster"
+"""Told to whoever asks for a member's link and is none."""
 
 _MESSAGE = int(Unit.MESSAGE)  # (an enum's member costs a look-up each time)
 
@@ -75,7 +77,7 @@ class Host(Protocol):
     def stream_handler(self, kind: int) -> Any: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
     def failed(self, what: str, error: BaseException) -> None: ...
-    def note(self, link: Link, problem: str) -> None: ...
+    def note(self, link: Link, problem: str, *, passing: bool = False) -> None: ...
     def received(self, link: PeerLink, size_bytes: int) -> None: ...
     def versions(self) -> tuple[int, int]: ...
 
@@ -325,7 +327,8 @@ class PeerLink:
     def _was_refused(self, body: memoryview) -> None:
         self.refused = _wire.text_of(body)
         self.host.stats.links_refused += 1
-        self.host.note(self.link, f"refuses: {self.refused}")
+        # Also said by members that have not heard yet of a node that has just joined.
+        self.host.note(self.link, f"refuses: {self.refused}", passing=self.refused == NOT_A_MEMBER)
         self.close(f"refused by the peer: {self.refused}")
 
     def _hello_came(self, body: memoryview) -> None:
@@ -351,7 +354,7 @@ class PeerLink:
             self.attempt = hello.attempt
         verdict = self.host.judge(self, hello)
         if verdict.admission is Admission.GUEST and self.lane != Lane.GUEST:
-            verdict = Verdict(Admission.REFUSED, "you are not a member of this cluster")
+            verdict = Verdict(Admission.REFUSED, NOT_A_MEMBER)
         if verdict.admission is Admission.REFUSED:
             self.refuse(verdict.reason)
             return

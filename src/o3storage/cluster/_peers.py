@@ -53,6 +53,8 @@ MAX_RIDING_BYTES = 8 << 20
 """Frames that ride with one message, as many as the store takes in one append."""
 MAX_PROBLEMS = 64
 """Addresses and nodes whose last trouble is remembered for `status`."""
+PASSES_WITHIN_S = 10.0
+"""A node that has just joined is known to all others within this time."""
 SESSIONS_KEPT = 8
 TICK_S = 0.1
 
@@ -90,6 +92,8 @@ class Peers:
         self.on_down: Callable[[int], None] = _nothing
         self.problems: dict[str, str] = {}
         """Address (or "from HOST", of links from there) -> what is wrong there, for `status`."""
+        self._passing: dict[str, float] = {}
+        """When a problem that should end by itself was met first, where no warning was given."""
         self.served_bytes = 0
         """Payloads of the calls that are being served."""
         self._network = network
@@ -461,15 +465,24 @@ class Peers:
         self.stats.duplicates += 1
         self.note(link, f"a second process, or another key, claims node {node:016x}")
 
-    def note(self, link: Link, problem: str) -> None:
-        """Remember what is wrong with whoever is at the other end, and say it when it is new."""
+    def note(self, link: Link, problem: str, *, passing: bool = False) -> None:
+        """Remember what is wrong with whoever is at the other end, and say it when it is new.
+        `passing`: it most likely ends by itself, and is worth a warning only if it does not."""
         host, port = link.address
         place = f"{host}:{port}" if link.outgoing else f"from {host}"
-        if self.problems.pop(place, "") != problem:
+        is_new = self.problems.pop(place, "") != problem
+        now_s = self._loop.time()
+        if is_new and passing:
+            self._passing[place] = now_s
+            _log.info("peer.problem", place=place, problem=problem)
+        elif is_new or now_s - self._passing.get(place, now_s) >= PASSES_WITHIN_S:
+            self._passing.pop(place, None)
             _log.warning("peer.problem", place=place, problem=problem)
         self.problems[place] = problem
         if len(self.problems) > MAX_PROBLEMS:
-            del self.problems[next(iter(self.problems))]
+            oldest = next(iter(self.problems))
+            del self.problems[oldest]
+            self._passing.pop(oldest, None)
 
     def link_ready(self, link: PeerLink) -> None:
         self.stats.links_made += 1

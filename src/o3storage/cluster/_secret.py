@@ -111,7 +111,7 @@ def check_strength(text: str) -> None:
     if bits < MIN_SECRET_BITS or len(dict.fromkeys(text)) < MIN_DISTINCT_CHARS:
         raise SecretRefused(
             f"the cluster secret has fewer than {MIN_SECRET_BITS} bits and could be guessed; make "
-            "one with: openssl rand -hex 24"
+            "one with: od -An -N24 -tx1 /dev/urandom | tr -d ' \\n'"
         )
 
 
