@@ -28,6 +28,7 @@ from o3storage.storage._frames import Frames, frame_place
 from o3storage.storage._groups import unpack_place
 from o3storage.storage._log import LogWriter
 from o3storage.storage._log_batch import PlacedRun
+from o3storage.storage._pace import Pace
 from o3storage.storage._records import (
     FLAG_LAST,
     FRAME,
@@ -56,15 +57,17 @@ from o3storage.storage._scrub import placed_bad_frames
 from o3storage.storage._space import SpaceAccount
 from o3storage.storage._types import KIB, FrameMissing, SealedFrame
 from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
+from o3storage.storage.index import Miss
 
 STATE_BODY_BYTES = 48 * KIB
 """Rows of one state record: below the size that is aligned on its own."""
+LOOK_RECORDS = 8
+"""Between two looks at the time, which costs as much as a small record's header."""
 PLACE_RUNS = 500
 """Runs that one log record places: each is a row that one step on the loop writes."""
-PAUSE_BYTES = 64 * KIB
-"""After so much was read the compaction yields, and sleeps to keep its rate."""
-REST_RATIO = 2
-"""Rest after each piece of work, in parts of its time: requests keep most of the thread."""
+PAUSE_BYTES = 256 * KIB
+"""After so much was read, if no piece of work was over before, the compaction rests to keep its
+rate."""
 MIN_GARBAGE_BYTES = 64 * KIB
 """A volume with less garbage is left alone whatever its ratio."""
 
@@ -102,6 +105,7 @@ class Compactor:
         self.bulk = bulk
         self.frames = frames
         self.flusher = flusher
+        self.pace = Pace()
         self._busy = asyncio.Lock()
 
     def rest(self) -> asyncio.Lock:
@@ -111,10 +115,12 @@ class Compactor:
     # --- choosing
 
     def candidate(self, *, ratio: float | None = None) -> Volume | None:
-        """The volume with the largest part of garbage that may be freed, if any is worth it."""
+        """The volume with the largest part of garbage that may be freed, if any is worth it.
+        With a `ratio` of the caller's space is short: compaction need not give way to requests."""
         least = self.core.options.compaction_garbage_ratio if ratio is None else ratio
         best: Volume | None = None
         best_ratio = 0.0
+        waiting_bytes = 0
         changes = sum(volume.change_bytes for volume in self.core.volumes.values())
         # what part of all recorded changes still stands: about what the index's tables take
         standing = min(1.0, (self.core.index.disk_bytes + 1) / (changes + 1))
@@ -126,8 +132,11 @@ class Compactor:
             ):
                 continue
             found = garbage / max(1, volume.size_bytes)
-            if found >= least and found > best_ratio:
-                best, best_ratio = volume, found
+            if found >= least:
+                waiting_bytes += volume.size_bytes
+                if found > best_ratio:
+                    best, best_ratio = volume, found
+        self.pace.ask(waiting_bytes, urgent=ratio is not None)
         return best
 
     def is_worth_it(self, volume: Volume | None, ratio: float) -> bool:
@@ -236,7 +245,10 @@ class Compactor:
         volume = await self.core.open_for_read(volume.volume)
         assert volume.file is not None
         at = HEADER_BYTES
+        self.pace.begin()
         while at + PREFIX_BYTES <= volume.size_bytes:
+            if self.pace.is_long():
+                await self.pace.rest()
             try:
                 header = parse_header(await volume.file.read(at, PREFIX_BYTES))
             except RecordBad:
@@ -259,15 +271,14 @@ class Compactor:
         rows_bytes = 0
         since = 0
         singles = 0
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
+        records = 0
+        self.pace.begin()
         async for found in scan_records(self.core, volume):
             since += found.size_bytes
-            if since >= PAUSE_BYTES:
-                pause_s = since / self.core.options.compaction_bytes_per_s
-                await asyncio.sleep(max(pause_s, REST_RATIO * (loop.time() - began_s)))
+            records += 1
+            if since >= PAUSE_BYTES or (records % LOOK_RECORDS == 0 and self.pace.is_long()):
+                await self.pace.rest(since / self.core.options.compaction_bytes_per_s)
                 since = 0
-                began_s = loop.time()
             if found.header is None:
                 bad = True
             elif found.header.kind == FRAME:
@@ -357,13 +368,16 @@ class Compactor:
                 changes += [(header.sequence, released_key(s), b"") for s in released]
         except RecordBad:
             return []  # its checksum held, so this is a wrong key: nothing of it can be used
+        index = self.core.index
         needed: list[StateRow] = []
         for sequence, key, value in changes:
             if key[:1] == RELEASED_TABLE:
                 if self._hides_something(volume, sequence):
                     needed.append((sequence, key, value))
                 continue
-            current = await self.core.index.get(key)
+            current = index.get_now(key)
+            if isinstance(current, Miss):
+                current = await index.get(key)
             if current == value and (value is not None or self._hides_something(volume, sequence)):
                 needed.append((sequence, key, value))
         return needed

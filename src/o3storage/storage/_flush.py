@@ -107,7 +107,7 @@ class Flusher:
             raise core.fault(error) from error
         self.mark = mark
         core.stats.flushes += 1
-        self._forget_entries()
+        await self._forget_entries()
 
     def needed_by_followers(self) -> int:
         """Lowest log volume with entries that a follower still needs, within the limit."""
@@ -136,7 +136,7 @@ class Flusher:
                 lowest = min(lowest, number)
         return lowest
 
-    def _forget_entries(self) -> None:
+    async def _forget_entries(self) -> None:
         """Places of entries that nobody asks for any more leave memory (promise P8)."""
         keep = min(
             self.mark.floor_volume,
@@ -149,6 +149,11 @@ class Flusher:
             drop = bisect.bisect_left(group.places, pack_place(keep, 0), 0, applied)
             if drop > 0 and not group.missing:
                 group.forget_below(group.first_index + drop)
+        for group in list(self.core.groups.values()):
+            more = group.uncache()
+            while more:
+                await asyncio.sleep(0)
+                more = group.uncache()
 
     async def _settle(self) -> None:
         """All outcomes made before the mark are durable."""

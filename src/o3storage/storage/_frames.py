@@ -101,6 +101,9 @@ class Frames:
 
     async def find(self, stream: bytes, number: int) -> tuple[Run, int]:
         """(run that holds the frame, the run's first frame). Raises FrameMissing."""
+        found = self._find_now(stream, number)
+        if found is not None:
+            return found
         key = placement_key(stream, number)
         rows = await self.core.index.scan(key, placement_bounds(stream)[1], 1)
         return _run_of(rows, stream, number)

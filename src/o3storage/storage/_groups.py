@@ -45,6 +45,8 @@ class EntryCache:
         self.used_bytes = 0
 
 
+UNCACHE_ENTRIES = 1000
+"""Freed in one step of the loop, at about 0.3 us each: between two flushes 100 thousand gather."""
 ENTRY_OVERHEAD_BYTES = 200
 """Of an Entry object, its integers and its slot, for the cache's account."""
 
@@ -247,16 +249,27 @@ class GroupLog:
         self.previous_term = self.terms[drop - 1]
         del self.terms[:drop], self.places[:drop], self.sizes[:drop]
         self.first_index += drop
-        while self.cache and self.cache[0].index < self.first_index:
-            entry = self.cache.popleft()
-            self.cache_account.used_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+        self.uncache()
         if self.missing:
             low = self.first_index
             self.missing = [(max(lo, low), hi) for lo, hi in self.missing if hi >= low]
 
+    def uncache(self) -> bool:
+        """Some of the entries that were forgotten leave the cache; whether more have to. They do
+        no harm there: nobody asks for them, and those behind them follow without a gap."""
+        cache = self.cache
+        for _ in range(UNCACHE_ENTRIES):
+            if not cache or cache[0].index >= self.first_index:
+                return False
+            self.cache_account.used_bytes -= len(cache.popleft().data) + ENTRY_OVERHEAD_BYTES
+        return True
+
     def reset(self, index: int, term: int) -> None:
         """Empty, behind (index, term)."""
         self.truncate(self.first_index - 1)
+        for entry in self.cache:
+            self.cache_account.used_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+        self.cache.clear()
         self.first_index = index + 1
         self.previous_term = term
         self.missing = []

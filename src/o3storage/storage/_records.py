@@ -190,13 +190,18 @@ def parse_header(data: Buffer, at: int = 0) -> RecordHeader:
 def check_record(data: Buffer, at: int = 0) -> RecordHeader:
     """Header of a whole, unaltered record at `data[at]`. Raises RecordBad."""
     header = parse_header(data, at)
-    end = at + PREFIX_BYTES + header.stored_bytes
+    check_hash(data, header.size_bytes, at)
+    return header
+
+
+def check_hash(data: Buffer, size: int, at: int = 0) -> None:
+    """The record of `size` bytes at `data[at]` is whole and unaltered. Raises RecordBad."""
+    end = at + size
     if end > len(data):
         raise RecordBad("the record is cut off")
     view = memoryview(data)
     if blake3(view[at + HASH_BYTES : end]) != view[at : at + HASH_BYTES]:
         raise RecordBad("BLAKE3 does not match")
-    return header
 
 
 def stored_body(data: Buffer, header: RecordHeader, at: int = 0) -> memoryview:

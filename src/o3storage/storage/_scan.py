@@ -25,13 +25,18 @@ from o3storage.storage._records import (
     RECORD_MAGIC,
     RecordBad,
     RecordHeader,
-    check_record,
+    check_hash,
     parse_header,
 )
 from o3storage.storage._types import KIB, MIB
 from o3storage.storage._volume import BLOCK_BYTES, HEADER_BYTES, VolumeKind, align
 
 WINDOW_BYTES = 4 * MIB
+SEARCH_BYTES = 8 * KIB
+"""What is searched first for the next record: in a log it is the end of one batch and the start of
+the next, every few records."""
+MAX_SEARCH_BYTES = 256 * KIB
+"""... and at most at a time, in a span that holds no record."""
 SUMMARIES_BYTES = 64 * KIB
 """No more than this lies between the records of two batches."""
 
@@ -61,11 +66,13 @@ async def scan_records(
     window = _Window(core, volume, medium)
     at = start
     while at + PREFIX_BYTES <= end:
-        view = await window.at(at, PREFIX_BYTES)
+        view = window.now(at, PREFIX_BYTES) or await window.at(at, PREFIX_BYTES)
         try:
             header = parse_header(view)
-            view = await window.at(at, header.size_bytes)
-            check_record(view)
+            size = header.size_bytes
+            if len(view) < size:
+                view = await window.at(at, size)
+            check_hash(view, size)
         except RecordBad:
             following = min(await _next_magic(window, at + 1, end), end)
             sound = await _is_padding(window, at, following) or (
@@ -76,8 +83,8 @@ async def scan_records(
                 yield Scanned(at, following - at, None, view[: following - at])
             at = following
             continue
-        yield Scanned(at, header.size_bytes, header, view[: header.size_bytes])
-        at += header.size_bytes
+        yield Scanned(at, size, header, view[:size])
+        at += size
 
 
 async def bulk_end(core: Core, volume: Volume, synced: int) -> int:
@@ -111,6 +118,11 @@ class _Window:
         self._start = 0
         self._data = memoryview(b"")
 
+    def now(self, offset: int, size: int) -> memoryview | None:
+        """As `at`, if nothing must be read."""
+        low = offset - self._start
+        return self._data[low:] if 0 <= low <= len(self._data) - size else None
+
     async def at(self, offset: int, size: int) -> memoryview:
         """Bytes from `offset`, at least `size` unless the volume ends."""
         low = offset - self._start
@@ -131,9 +143,11 @@ class _Window:
 
 async def _next_magic(window: _Window, at: int, end: int) -> int:
     """Where the next record may begin, `end` if nowhere."""
+    step = SEARCH_BYTES
     while at + PREFIX_BYTES <= end:
         view = await window.at(at, PREFIX_BYTES)
-        content = bytes(view)
+        content = bytes(view[:step])
+        step = min(2 * step, MAX_SEARCH_BYTES)
         found = content.find(RECORD_MAGIC, HASH_BYTES)
         while found >= 0:
             try:

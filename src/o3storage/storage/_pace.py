@@ -1,0 +1,75 @@
+"""How much of the event loop's time the background takes beside requests (DESIGN 6).
+
+Interface: `Pace.begin`, `is_long`, `rest`, `ask`.
+
+Work that must run on the loop's thread is done in pieces of a few milliseconds with rests between
+them, which are as long as its share of the time asks for. Each rest also measures: a timer that
+fires late tells that requests queue for the loop, and the share is halved; on time, it grows again
+by a tenth. (Additive increase, multiplicative decrease, as in RFC 5681; what is measured is the
+delay, as in RFC 6817.)
+
+Invariants
+- The share never falls below a floor, which rises with the work that waits: the background cannot
+  fall behind for ever, however busy the loop is.
+- Time is the loop's: under virtual time work takes none, and the rests are those of the byte rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+PIECE_S = 0.002
+"""Work on the loop between two rests: a request waits no longer than this for the background."""
+MAX_SHARE = 1 / 3
+"""Of the loop's time while nobody else wants it: bursts of requests find it mostly free."""
+MIN_SHARE = 0.03
+"""Of the loop's time while requests queue for it. Compaction takes about a tenth of the CPU of the
+PUTs that made the garbage, so this alone does not keep up with a loop full of PUTs: the floor
+rises then."""
+LATE_S = 0.005
+"""A timer this late waited for more than one ordinary step of the loop."""
+GROWTH = 1.1
+"""Of the share, after a rest that ended on time."""
+FULL_FLOOR_BYTES = 4 << 30
+"""With so much waiting the floor is MAX_SHARE: as much garbage as four times the log between two
+flushes."""
+
+
+class Pace:
+    """The share of one kind of background work."""
+
+    def __init__(self) -> None:
+        self.share = MAX_SHARE
+        self.floor = MIN_SHARE
+        self.worked_s = 0.0
+        """On the loop, all pieces so far."""
+        self._began_s = 0.0
+
+    def ask(self, waiting_bytes: int, *, urgent: bool = False) -> None:
+        """So much waits to be worked on; `urgent`: space is short."""
+        part = 1.0 if urgent else min(1.0, waiting_bytes / FULL_FLOOR_BYTES)
+        self.floor = MIN_SHARE + (MAX_SHARE - MIN_SHARE) * part
+        self.share = max(self.share, self.floor)
+
+    def begin(self) -> None:
+        """A piece begins."""
+        self._began_s = asyncio.get_running_loop().time()
+
+    def is_long(self) -> bool:
+        """The piece has lasted long enough: rest."""
+        return asyncio.get_running_loop().time() - self._began_s >= PIECE_S
+
+    async def rest(self, least_s: float = 0.0) -> None:
+        """End the piece, wait for `least_s` or what the share asks for, begin the next."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        # Where a piece waited for the disk, others had the loop: it is not all its own time.
+        worked_s = min(now_s - self._began_s, 2 * PIECE_S)
+        self.worked_s += worked_s
+        rest_s = max(least_s, worked_s * (1 / self.share - 1))
+        await asyncio.sleep(rest_s)
+        self._began_s = loop.time()
+        if self._began_s - now_s - rest_s > LATE_S:
+            self.share = max(self.floor, self.share / 2)
+        else:
+            self.share = min(MAX_SHARE, self.share * GROWTH)

@@ -1,0 +1,115 @@
+"""Reading a volume record by record: what is found, and how much is looked at for it."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from o3storage.simulation import run
+from o3storage.storage import _scan
+from o3storage.storage._core import Volume
+from o3storage.storage._records import RECORD_MAGIC, frame_parts
+from o3storage.storage._volume import HEADER_BYTES, VolumeHeader, VolumeKind, align
+
+from .support import frame, stream_id
+
+STEP = _scan.SEARCH_BYTES
+GAPS = (0, 1, 40, STEP - 80, STEP - 1, STEP, STEP + 1, 3 * STEP - 37, 40 * STEP + 5)
+
+
+def record(n, size):
+    parts = []
+    frame_parts(parts, frame(n, 0, size), 0)
+    return b"".join(parts)
+
+
+def junk(size, seed):
+    """Bytes that are no record and no padding; here and there they look like the start of one."""
+    noise = random.Random(seed)
+    data = bytearray(noise.randbytes(size))
+    for at in range(100, size - 8, 700):
+        data[at : at + len(RECORD_MAGIC)] = RECORD_MAGIC
+    return bytes(data)
+
+
+def scanned(content):
+    """(records as (offset, stream), bad spans as (start, end)) of a bulk volume."""
+
+    class Disk:
+        async def read_direct(self, _, offset, size):
+            return content[offset : offset + size]
+
+    async def main():
+        header = VolumeHeader(VolumeKind.BULK, 1, 1, 0, bytes(32), bytes(16))
+        volume = Volume(header, len(content), None)
+        records, bad = [], []
+        async for found in _scan.scan_records(SimpleNamespace(disk=Disk()), volume):
+            if found.header is None:
+                bad.append((found.offset, found.offset + found.size_bytes))
+            else:
+                assert found.data == content[found.offset : found.offset + found.size_bytes]
+                records.append((found.offset, found.header.a))
+        return records, bad
+
+    return run(main(), 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(GAPS), st.integers(0, 9_000)), min_size=1, max_size=6),
+    st.sampled_from([1 << 14, 1 << 22]),
+)
+def test_every_record_is_found_behind_whatever_lies_before_it(layout, window):
+    content = bytearray(HEADER_BYTES)
+    expected, spans = [], []
+    for n, (gap, size) in enumerate(layout):
+        if gap:
+            spans.append((len(content), len(content) + gap))
+        content += junk(gap, n)
+        expected.append((len(content), stream_id(n)))
+        content += record(n, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_scan, "WINDOW_BYTES", window)
+        records, bad = scanned(bytes(content))
+    assert records == expected
+    assert bad == spans
+
+
+def test_padding_is_no_damage_and_an_altered_record_is():
+    first, second, third = record(1, 3_000), record(2, 3_000), record(3, 100)
+    content = bytearray(HEADER_BYTES) + first
+    content += b"\xff" * (align(len(content)) - len(content))
+    at = len(content)
+    content += second + third
+    assert scanned(bytes(content))[1] == []
+    content[at + 2_000] ^= 1
+    records, bad = scanned(bytes(content))
+    assert [stream for _, stream in records] == [stream_id(1), stream_id(3)]
+    assert bad == [(at, at + len(second))]
+
+
+def test_the_search_behind_a_batch_looks_at_little():
+    """A volume of many small batches: each has padding behind its records, and the search that
+    passes over it must not copy a whole window each time."""
+    content = bytearray(HEADER_BYTES)
+    count = 300
+    for n in range(count):
+        content += record(n, 500)
+        content += b"\xff" * (align(len(content)) - len(content))
+    copied = 0
+
+    def counting(view):
+        nonlocal copied
+        copied += view if isinstance(view, int) else len(view)
+        return bytes(view)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_scan, "bytes", counting, raising=False)
+        records, bad = scanned(bytes(content))
+    assert len(records) == count
+    assert bad == []
+    assert copied < count * 4 * STEP
