@@ -95,6 +95,22 @@ class Image:
         return size
 
 
+def read(source: Path) -> dict[str, tuple[int, bytes]]:
+    """The entries of an image that was written: path -> (mode, bytes or the link's target)."""
+    data = source.read_bytes()
+    magic, count, paths_at, _ = HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise ValueError(f"{source} is not a root image")
+    found = {}
+    for number in range(count):
+        at, length, mode, _, offset, size, _ = ENTRY.unpack_from(
+            data, HEADER.size + ENTRY.size * number
+        )
+        name = data[paths_at + at : paths_at + at + length].decode()
+        found[name] = (mode, data[offset : offset + size])
+    return found
+
+
 def libraries_of(binaries: list[str]) -> dict[str, str]:
     """The shared libraries that the binaries need: name as asked for -> file."""
     found: dict[str, str] = {}

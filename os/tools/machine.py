@@ -59,8 +59,8 @@ class Machine:
         command = ["qemu-system-x86_64", "-M", "pc", "-cpu", cpu, "-accel", accelerator]
         command += ["-m", str(memory_mb), "-smp", "1", "-nodefaults", "-no-reboot"]
         command += ["-display", "none", "-serial", "stdio"]
-        self._monitor_path = str(Path(self._folder.name, "monitor"))
-        command += ["-monitor", f"unix:{self._monitor_path},server,nowait"]
+        self.monitor_path = str(Path(self._folder.name, "monitor"))
+        command += ["-monitor", f"unix:{self.monitor_path},server,nowait"]
         if boot == "pvh":
             command += ["-kernel", str(kernel), "-initrd", str(root)]
             if command_line:
@@ -106,6 +106,10 @@ class Machine:
         self.kill()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def console(self) -> str:
         with self._condition:
             return self._output.decode(errors="replace").replace("\r\n", "\n")
@@ -147,7 +151,7 @@ class Machine:
 
     def monitor(self, command: str) -> None:
         with socket.socket(socket.AF_UNIX) as control:
-            control.connect(self._monitor_path)
+            control.connect(self.monitor_path)
             control.settimeout(5)
             # The prompt before and after: a connection closed earlier takes the command with it.
             for text in (b"", command.encode() + b"\n"):
