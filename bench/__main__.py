@@ -21,7 +21,7 @@ MEASUREMENTS = {
     "half_database": ("PUT and GET latency against the same front over SQLite", 90),
     "bodies": ("large PUT and GET against a plain loop over the same primitives", 60),
     "index_vs_sqlite": ("the index alone against SQLite (WAL, synchronous=FULL)", 420),
-    "sustained": ("70 % of peak for 10 minutes: latencies and the event loop's stalls", 660),
+    "sustained": ("70 % of peak for 10 minutes: latencies and the event loop's stalls", 740),
     "http_floor": ("the HTTP layer alone, trivial handler", 60),
     "native": ("the native module's primitives", 30),
 }

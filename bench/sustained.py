@@ -1,15 +1,19 @@
 """70 % of the peak rate for 10 minutes, with flushes, merges and compactions inside.
 
-First the peak: a closed loop of the same mix. Then an open one: each request has a time at which it
-is due, and its latency counts from there, so that a stall is seen by all that it delays. Everything
-is synced, sealed and verified as always. The longest steps of the event loop are the server's own
-metric, read every few seconds (reading it sets it back).
+First the peak: a closed loop of the same mix, for so long that it holds its own flush and
+compactions. (A peak of a few seconds holds none: 70 % of it and the work that its PUTs leave behind
+may be more than there is, and then no pacing helps. The rate of the first seconds is printed beside
+it.) Then an open loop: each request has a time at which it is due, and its latency counts from
+there, so that a stall is seen by all that it delays. Everything is synced, sealed and verified as
+always. The longest steps of the event loop are the server's own metric, read every few seconds
+(reading it sets it back). This client makes no garbage collections while it measures.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import resource
 import time
@@ -21,10 +25,13 @@ from o3storage.cli._text import Progress, parse_size, table
 from o3storage.server import read_running
 
 from ._result import Result
-from ._store import cpu_s, peak_rss_mib, running_store
+from ._store import TICKS_PER_S, cpu_s, peak_rss_mib, running_store
 
 SECONDS = 600.0
-PEAK_SECONDS = 10.0
+PEAK_SECONDS = 120.0
+"""A flush comes every 100 thousand PUTs, some 70 s at the peak, and compactions behind it."""
+BURST_SECONDS = 10.0
+"""The first part of it, which holds no background work."""
 SHARE_OF_PEAK = 0.7
 CONNECTIONS = 64
 OBJECTS = 10_000
@@ -48,22 +55,28 @@ class Mixed(Load):
         )  # fmt: skip
         super().__init__(options, parse_size("4K"))
 
-    async def closed(self, seconds: float) -> float:
-        """Requests per second of a closed loop."""
-        end = time.perf_counter() + seconds
+    async def closed(self, seconds: float) -> tuple[float, float]:
+        """Requests per second of a closed loop, and of its first BURST_SECONDS."""
+        began = time.perf_counter()
+        end = began + seconds
+        burst_s = min(BURST_SECONDS, seconds)
         count = 0
+        early = 0
 
         async def worker(number: int) -> None:
-            nonlocal count
+            nonlocal count, early
             client = self.client()
             while time.perf_counter() < end:
-                await self.one(client, MIX[number % len(MIX)], number)
+                # As in `open`: keys are spread, and each operation meets all of them.
+                await self.one(client, MIX[number % len(MIX)], number * 7_919)
                 number += CONNECTIONS
                 count += 1
+                if time.perf_counter() < began + burst_s:
+                    early = count
             await client.close()
 
         await asyncio.gather(*[worker(n) for n in range(CONNECTIONS)])
-        return count / seconds
+        return count / seconds, early / burst_s
 
     async def open(self, rate: float, seconds: float) -> dict[str, list[float]]:
         """Latencies in seconds from the time at which each request was due."""
@@ -89,6 +102,12 @@ class Mixed(Load):
 
     def errors(self) -> dict[str, int]:
         return {text: n for found in self.samples.values() for text, n in found.errors.items()}
+
+
+def loop_cpu_s(pid: int) -> float:
+    """As `cpu_s`, of the event loop's thread alone: the process's first."""
+    fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def scrape(url: str) -> dict[str, float]:
@@ -131,6 +150,17 @@ class Watch:
     def grown(self, name: str) -> float:
         return self.last[name] - self.first[name]
 
+    def inside(self) -> str:
+        return (
+            f"{self.grown('o3_flushes_total'):.0f} flushes, {self.merged_tables} tables merged "
+            f"away, {self.grown('o3_compactions_total'):.0f} compactions"
+        )
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
 
 async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
     found = read_running(data_dir)
@@ -138,13 +168,26 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
     load = Mixed(data_dir)
     with open(os.devnull, "w") as quiet:
         await load.prepare(Progress("", 1, quiet))
-    peak = await load.closed(min(PEAK_SECONDS, seconds or PEAK_SECONDS))
+    peak_s = min(PEAK_SECONDS, seconds or PEAK_SECONDS)
+    watch = Watch(found.url, data_dir)
+    watching = asyncio.create_task(watch.run())
+    await asyncio.sleep(0.5)
+    peak, burst = await load.closed(peak_s)
+    await stopped(watching)
+    await watch.look()
+    print(
+        f"peak {peak:,.0f} requests/s (closed loop, {CONNECTIONS} connections, {peak_s:.0f} s; "
+        f"inside: {watch.inside()}); its first {min(BURST_SECONDS, peak_s):.0f} s: {burst:,.0f}/s"
+    )
     load.samples.clear()
+    gc.collect()
+    gc.disable()
     rate = SHARE_OF_PEAK * peak
     watch = Watch(found.url, data_dir)
     watching = asyncio.create_task(watch.run())
     await asyncio.sleep(0.5)
     cpu_before = cpu_s(pid)
+    loop_before = loop_cpu_s(pid)
     own_before = resource.getrusage(resource.RUSAGE_SELF)
     began = time.perf_counter()
     took = await load.open(rate, seconds or SECONDS)
@@ -152,23 +195,24 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
     own = resource.getrusage(resource.RUSAGE_SELF)
     own_s = own.ru_utime + own.ru_stime - own_before.ru_utime - own_before.ru_stime
     server_s = cpu_s(pid) - cpu_before
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    loop_s = loop_cpu_s(pid) - loop_before
+    await stopped(watching)
     await watch.look()
+    gc.enable()
     errors = load.errors()
     assert not errors, errors
 
     print(
-        f"peak {peak:,.0f} requests/s (closed loop, {CONNECTIONS} connections); then {rate:,.0f}/s "
-        f"for {length_s:.0f} s: server {server_s / length_s * 100:.0f} % of a core, this client "
+        f"then {rate:,.0f}/s for {length_s:.0f} s: server {server_s / length_s * 100:.0f} % of a "
+        f"core, its event loop's thread {loop_s / length_s * 100:.0f} %, this client "
         f"{own_s / length_s * 100:.0f} %, server's peak memory {peak_rss_mib(pid):.0f} MiB"
     )
     print(
-        f"inside: {watch.grown('o3_flushes_total'):.0f} flushes, {watch.merged_tables} tables "
-        f"merged away, {watch.grown('o3_compactions_total'):.0f} compactions, "
-        f"{watch.grown('o3_batches_total'):,.0f} batches, "
+        f"inside: {watch.inside()}, {watch.grown('o3_batches_total'):,.0f} batches, "
         f"{watch.grown('o3_loop_slow_steps_total'):.0f} steps of the loop over 20 ms"
     )
+    longest = ", ".join(f"{stall * 1e3:.1f}" for stall in sorted(watch.stalls_s)[-8:][::-1])
+    print(f"longest step of the loop in each {SCRAPE_S:.0f} s, the worst of them in ms: {longest}")
     rows = []
     results = []
     for operation, latencies in took.items():
