@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 
 from o3storage import _native
-from o3storage.catalog import Counts, counts
+from o3storage.catalog import Counts
 from o3storage.cluster import (
     Clustered,
     ClusterError,
@@ -38,7 +38,7 @@ from o3storage.runtime import (
 from o3storage.s3 import Service, ServiceConfig
 from o3storage.storage import BadFrame, Store, StoreError
 
-from . import _admin, _health, _peering, _root_key, _running, _screen
+from . import _admin, _health, _peering, _root_key, _running, _screen, _waiting
 from ._config import RootKey, ServerConfig
 from ._credentials import ROOT_OWNER, Credentials
 from ._data_dir import DataDir, open_data_dir
@@ -93,6 +93,8 @@ class Application:
         self.http: Server
         self.tls: ServerTls | None = None
         self.admin_http: Server | None = None
+        self._front: Server | None = None
+        """Answers while the node waits for others."""
         self.housekeeping: Housekeeping
         self.metrics: Metrics
         self._secret_of_first_start: RootKey | None = None
@@ -112,12 +114,25 @@ class Application:
         self.data_dir = await open_data_dir(
             config.data_dir, self.pool, self.entropy, master, create=True
         )
-        await self._open_node()
         try:
-            return await self._begin()
+            self._front = await _waiting.open_front(config, self.clock)
         except BaseException:
-            await self._close_rooms()
+            self.data_dir.release()
             raise
+        try:
+            await self._open_node()
+            try:
+                return await self._begin()
+            except BaseException:
+                await self._close_rooms()
+                raise
+        finally:
+            await self._leave_front()
+
+    async def _leave_front(self) -> None:
+        front, self._front = self._front, None
+        if front is not None:
+            await front.drain(0.0)
 
     async def _begin(self) -> list[str]:
         """Over the open node: what serves requests. Raises StartError."""
@@ -150,6 +165,7 @@ class Application:
             report=self._report,
             clock=self.clock,
         )
+        await self._leave_front()
         await self._listen()
         self.housekeeping.start()
         # What was made so far lives as long as the process; the collector need not look at it.
@@ -299,14 +315,14 @@ class Application:
         if self.membership.why_no_writes() is not None:
             return None
         try:
-            return await self.node.query(counts())
+            return await _health.total_counts(self.node)
         except Unavailable:
             if len(self.membership.live()) > 1:
                 return None
             # The row lies in a damaged block of the index: mend it first.
             await self.store.repair_index()
         try:
-            return await self.node.query(counts())
+            return await _health.total_counts(self.node)
         except Unavailable as error:
             raise StartError(f"{self.config.data_dir}: {error}") from None
 

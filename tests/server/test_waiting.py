@@ -1,0 +1,82 @@
+"""A node that waits for its cluster says so to whoever asks, and leaves its address when it gives up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+
+import pytest
+
+from o3storage.cli._client import Client, ClientError
+from o3storage.cluster import ClusterSecret
+from o3storage.runtime import StallMeter
+from o3storage.server import ClusterConfig, ServerConfig, StartError
+from o3storage.server._app import Application
+from o3storage.storage import DataDirLock
+from tests.cli.cluster_support import SECRET, free_port_pair
+
+
+def config(directory: Path, port: int, **more: Path) -> ServerConfig:
+    cluster = ClusterConfig(peers="127.0.0.1:9", secret=ClusterSecret(SECRET))
+    return ServerConfig(
+        ip="127.0.0.1", port=port, data_dir=directory / "data", cluster=cluster, **more
+    )
+
+
+def test_probes_and_clients_are_told_while_it_waits(tmp_path: Path) -> None:
+    port = free_port_pair()
+
+    async def ask(method: str, path: str) -> tuple[int, bytes]:
+        client = Client(f"http://127.0.0.1:{port}")
+        try:
+            found = await client.request(method, path)
+        finally:
+            await client.close()
+        assert found.status == 200 or found.headers["retry-after"] == "5"
+        return found.status, found.body
+
+    async def main() -> None:
+        said: list[str] = []
+        application = Application(config(tmp_path, port), StallMeter(), said.append)
+        starting = asyncio.ensure_future(application.start())
+        try:
+            while not said:
+                await asyncio.sleep(0.01)
+            assert await ask("GET", "/health/live") == (200, b"live\n")
+            for path in ("/health/ready", "/health"):
+                status, body = await ask("GET", path)
+                assert status == 503 and b"waits for its cluster" in body
+            for method in ("GET", "PUT"):
+                status, body = await ask(method, "/bucket")
+                assert status == 503 and b"<Code>ServiceUnavailable</Code>" in body
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
+            with pytest.raises(ClientError):
+                await ask("GET", "/health/live")
+            DataDirLock.acquire(str(tmp_path / "data")).release()
+        finally:
+            await application.pool.close()
+
+    asyncio.run(main())
+
+
+def test_a_bad_certificate_ends_the_start_before_the_wait(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pem"
+    bad.write_text("no certificate")
+
+    async def main() -> None:
+        port = free_port_pair()
+        application = Application(config(tmp_path, port, tls_cert=bad, tls_key=bad), StallMeter())
+        try:
+            with pytest.raises(StartError, match=r"bad\.pem"):
+                await application.start()
+            DataDirLock.acquire(str(tmp_path / "data")).release()
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        finally:
+            await application.pool.close()
+
+    asyncio.run(main())
