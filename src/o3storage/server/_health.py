@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from o3storage.cluster import Unavailable
 from o3storage.http import Response
 
 if TYPE_CHECKING:
+    from o3storage.cluster import Node
+
     from ._app import Application
 
 RETRY_AFTER_S = 5
@@ -29,11 +32,8 @@ async def health_facts(app: Application) -> dict[str, Any]:
     membership = app.membership
     # Without a leader the question would only wait for the time that a client is made to wait.
     if membership.why_no_writes() is None:
-        try:
-            sums: Counts = await app.node.query(counts())
-            objects = sums.objects
-        except Unavailable:
-            pass
+        with contextlib.suppress(Unavailable):
+            objects = (await total_counts(app.node)).objects
     available = 0 if space.full else max(space.free_bytes - space.reserve_bytes, 0)
     cluster: dict[str, Any] = {
         "active_nodes": sum(membership.up(record.node) for record in membership.live()),
@@ -51,6 +51,11 @@ async def health_facts(app: Application) -> dict[str, Any]:
             "available_space_bytes": available,
         },
     }
+
+
+async def total_counts(node: Node) -> Counts:
+    """The sums of the whole store. Raises Unavailable."""
+    return await node.query(counts())
 
 
 def write_refusal(app: Application) -> str | None:
