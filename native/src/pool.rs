@@ -123,13 +123,15 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// The lane whose threads are to be told, once the lock is free: a thread woken before would
+    /// only go back to sleep on it.
     fn enqueue(
         &self,
         queues: &mut Queues,
         job: &Bound<'_, Job>,
         future: Bound<'_, PyAny>,
         background: bool,
-    ) -> PyResult<()> {
+    ) -> PyResult<Option<usize>> {
         if queues.closing {
             return Err(PyRuntimeError::new_err("the job pool is closed"));
         }
@@ -148,8 +150,9 @@ impl Pool {
         });
         self.pending.fetch_add(1, Ordering::Relaxed);
         if state.idle > 0 && state.idle >= state.queue.len() {
-            self.shared.wake[lane].notify_one();
-        } else if state.threads < self.limits[lane] {
+            return Ok(Some(lane));
+        }
+        if state.threads < self.limits[lane] {
             match start_thread(&self.shared, lane) {
                 Ok(()) => state.threads += 1,
                 // Others will do the work; without any the job would wait for ever.
@@ -160,12 +163,13 @@ impl Pool {
                         "cannot start a job thread: {error}"
                     )));
                 }
-                Err(_) => self.shared.wake[lane].notify_one(),
+                Err(_) => return Ok(Some(lane)),
             }
-        } else {
-            self.shared.wake[lane].notify_one();
+            return Ok(None);
         }
-        Ok(())
+        // All of its threads are at work or were told already; each looks at the queue again
+        // before it sleeps.
+        Ok((state.idle > 0).then_some(lane))
     }
 }
 
@@ -213,7 +217,11 @@ impl Pool {
         future: Bound<'_, PyAny>,
         background: bool,
     ) -> PyResult<()> {
-        self.enqueue(&mut lock(&self.shared.queues), job, future, background)
+        let told = self.enqueue(&mut lock(&self.shared.queues), job, future, background)?;
+        if let Some(lane) = told {
+            self.shared.wake[lane].notify_one();
+        }
+        Ok(())
     }
 
     #[pyo3(signature = (pairs, background = false))]
@@ -222,9 +230,8 @@ impl Pool {
         pairs: Vec<(Bound<'_, Job>, Bound<'_, PyAny>)>,
         background: bool,
     ) -> PyResult<()> {
-        let mut queues = lock(&self.shared.queues);
         for (job, future) in pairs {
-            self.enqueue(&mut queues, &job, future, background)?;
+            self.submit(&job, future, background)?;
         }
         Ok(())
     }

@@ -158,6 +158,11 @@ class ChaChaKey:
     def unseal_job(
         self, nonce: int | Buffer, aad: Buffer, ciphertext: Buffer, digester: Digester | None = None
     ) -> Job[bytes]: ...
+    def open_record_job(
+        self, nonce: int | Buffer, aad: Buffer, record: Buffer, prefix_bytes: int
+    ) -> Job[bytes]:
+        """The plaintext sealed in `record`: BLAKE3 (32 bytes) of all that follows it, a header that
+        ends at `prefix_bytes`, ciphertext, tag. SealError if the hash or the seal does not hold."""
 
 # --- keys and randomness ------------------------------------------------------------------------
 

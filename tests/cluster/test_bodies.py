@@ -12,7 +12,8 @@ from o3storage.catalog import DeleteObject, PreconditionFailed, WriteCondition
 from o3storage.cluster import BodyDamaged, BodyMissing, StreamUpload
 from o3storage.crypto import FRAME_BYTES, StreamRef
 from o3storage.simulation import run
-from o3storage.storage import SMALL_FRAME_BYTES
+from o3storage.storage import PREFIX_BYTES, SMALL_FRAME_BYTES
+from o3storage.storage._frames import frame_place
 from tests.cluster.support import OWNER, Rig, body_of, rig
 
 SIZES = [
@@ -306,6 +307,30 @@ def test_a_wrong_reference_is_refused_not_served() -> None:
                     r.node.read_small_now(wrong)
 
     run(main(), 11)
+
+
+@pytest.mark.parametrize("at", [PREFIX_BYTES + 5, 3, 60])
+def test_a_damaged_frame_in_the_middle_ends_the_reading_before_it(at: int) -> None:
+    async def main() -> None:
+        async with rig(14) as r:
+            b = await r.bucket()
+            body = body_of(14, 5 * FRAME_BYTES)
+            await r.put(b, b"k", body)
+            version = await r.node.query(catalog.head_version(b.bucket_id, b"k"))
+            ref = StreamRef.unpack(version.body)
+            run_of, first = await r.store._frames.find(ref.stream, 3)
+            volume = r.store._core.volumes[run_of.volume]
+            assert volume.file is not None
+            r.disk.rot(volume.file.path, frame_place(run_of, 3 - first)[0] + at)
+            got = b""
+            with pytest.raises(BodyDamaged):
+                async for piece in r.node.read_stream(ref, 0, len(body)):
+                    got += piece
+            assert got == body[: 3 * FRAME_BYTES]
+            with pytest.raises(BodyDamaged):
+                await r.read(ref, 2 * FRAME_BYTES, 2 * FRAME_BYTES)
+
+    run(main(), 14)
 
 
 def test_many_uploads_at_once_come_back_right() -> None:

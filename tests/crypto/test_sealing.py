@@ -65,6 +65,12 @@ def test_every_way_to_seal_a_frame(plain: bytes, number: int, last: bool) -> Non
     assert STREAM_SEALER.seal_frame_job(number, plain, last).run() == sealed
     assert STREAM_SEALER.unseal_frame(number, sealed, last) == plain
     assert STREAM_SEALER.unseal_frame_job(number, sealed, last).run() == plain
+    record = _native.blake3(b"header" + sealed) + b"header" + sealed
+    assert STREAM_SEALER.open_record_job(number, record, 38, last).run() == plain
+    with pytest.raises(SealError):
+        STREAM_SEALER.open_record_job(number, record, 38, not last).run()
+    with pytest.raises(SealError):
+        STREAM_SEALER.open_record_job(number, record[: 38 + 15], 38, last)
 
 
 def test_a_frame_stands_only_where_it_was_sealed() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from o3storage import _native
 from o3storage._native import ChaChaKey, Digester, SealError
-from tests.native import chacha_model
+from tests.native import blake3_model, chacha_model
 
 RFC_KEY = bytes(range(0x80, 0xA0))
 RFC_NONCE = bytes.fromhex("070000004041424344454647")
@@ -182,3 +182,32 @@ def test_a_job_keeps_its_buffers() -> None:
         plain.append(0)  # Lent: it cannot be resized.
     job.run()
     plain.append(0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 20_000])
+def test_a_record_is_checked_and_opened_in_one_job(size: int) -> None:
+    plain = bytes(n % 251 for n in range(size))
+    rest = b"header of the record" + chacha_model.seal(
+        bytes(range(32)), (5).to_bytes(12, "little"), b"aad", plain
+    )
+    record = blake3_model.blake3(rest) + rest
+    prefix_bytes = 32 + 20
+    assert KEY.open_record_job(5, b"aad", record, prefix_bytes).run() == plain
+    for at in (0, 31, 32, 51, 52, len(record) - 1):
+        bad = bytearray(record)
+        bad[at] ^= 4
+        with pytest.raises(SealError):
+            KEY.open_record_job(5, b"aad", bad, prefix_bytes).run()
+    # One whose hash holds and whose seal does not, and the other way round.
+    for number, aad in ((6, b"aad"), (5, b"AAD")):
+        with pytest.raises(SealError):
+            KEY.open_record_job(number, aad, record, prefix_bytes).run()
+    with pytest.raises(SealError):
+        KEY.open_record_job(5, b"aad", bytes(32) + rest, prefix_bytes).run()
+
+
+def test_what_is_no_record_is_refused() -> None:
+    with pytest.raises(SealError):
+        KEY.open_record_job(5, b"aad", bytes(52 + 15), 52)
+    with pytest.raises(ValueError, match="hash"):
+        KEY.open_record_job(5, b"aad", bytes(100), 31)

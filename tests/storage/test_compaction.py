@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import FrameBad, FrameMissing
+from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader
+from o3storage.storage._frames import frame_place
+from o3storage.storage._records import HASH_BYTES
 
 from .support import entry, frame, hard, open_store, store_on, stream_id
 
@@ -108,6 +110,40 @@ def test_readers_never_notice():
             assert reads > 100
 
     run(main(), 3)
+
+
+def test_a_reader_of_records_goes_on_over_compaction_and_gives_no_other_record():
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            await upload(store, 1, 12)
+            await upload(store, 2, 12)
+            await upload(store, 3, 12)
+            reader = FrameReader(store, stream_id(2))
+
+            def read(number):
+                record = reader.record_now(number)
+                return None if record is None else record[PREFIX_BYTES:]
+
+            for n in (0, 1, 11, 5):
+                assert read(n) == frame(2, n, 20_000).data
+            assert read(12) is None
+            assert FrameReader(store, stream_id(9)).record_now(0) is None
+            await release(store, 1, [1, 3])
+            assert await compact_all(store)
+            for n in range(12):
+                assert read(n) in (None, frame(2, n, 20_000).data)
+            assert [read(n) for n in range(12)] == [frame(2, n, 20_000).data for n in range(12)]
+            # A header that is not the frame's: `Store.read_frame` finds out what is wrong.
+            run, first = await store._frames.find(stream_id(2), 7)
+            volume = store._core.volumes[run.volume]
+            disk.rot(volume.file.path, frame_place(run, 7 - first)[0] + HASH_BYTES + 16)
+            assert read(7) is None
+            with pytest.raises(FrameBad):
+                await store.read_frame(stream_id(2), 7)
+            assert read(6) == frame(2, 6, 20_000).data
+
+    run(main(), 21)
 
 
 def test_a_pinned_stream_outlives_its_release():

@@ -14,7 +14,7 @@ from o3storage.cluster._streams import JOB_BYTES, settled
 from o3storage.crypto import FRAME_BYTES, TAG_BYTES, SealError, StreamRef, StreamSealer
 from o3storage.runtime.disk import Buffer
 from o3storage.runtime.jobs import Jobs
-from o3storage.storage import FrameBad, FrameMissing, Store
+from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader, Store
 
 if TYPE_CHECKING:
     from o3storage.cluster._repair import Repair
@@ -140,7 +140,7 @@ async def read_stream(
     final = (end - 1) // FRAME_BYTES
     stream = ref.stream
     store.pin(stream)
-    ahead: deque[asyncio.Task[bytes]] = deque()
+    ahead: deque[asyncio.Future[bytes]] = deque()
     try:
         if number == final:
             # One frame: no task, no read-ahead.
@@ -148,14 +148,23 @@ async def read_stream(
             base = number * FRAME_BYTES
             yield _cut(plain, offset - base, end - base)
             return
-        loop = asyncio.get_running_loop()
+        reader = FrameReader(store, stream)
         next_number = number
         while number <= final:
             while next_number <= final and len(ahead) <= READ_AHEAD_FRAMES:
-                read = _read_frame(store, jobs, sealer, ref, next_number, repair)
-                ahead.append(loop.create_task(read))
+                opened = _open_now(reader, jobs, sealer, ref, next_number)
+                ahead.append(
+                    opened
+                    or asyncio.ensure_future(
+                        _read_frame(store, jobs, sealer, ref, next_number, repair)
+                    )
+                )
                 next_number += 1
-            plain = await ahead[0]
+            try:
+                plain = await ahead[0]
+            except SealError:
+                # Which of its checks failed, and what is to be done, is found out there.
+                plain = await _read_frame(store, jobs, sealer, ref, number, repair)
             ahead.popleft()
             base = number * FRAME_BYTES
             yield _cut(plain, max(offset - base, 0), min(end - base, len(plain)))
@@ -167,6 +176,22 @@ async def read_stream(
             # Their reads end before the pin goes.
             await asyncio.gather(*ahead, return_exceptions=True)
         store.unpin(stream)
+
+
+def _open_now(
+    reader: FrameReader, jobs: Jobs, sealer: StreamSealer, ref: StreamRef, number: int
+) -> asyncio.Future[bytes] | None:
+    """The plaintext of a frame that is in the page cache, by one job that checks and unseals its
+    record; None if it is not, or is not what it should be. The future may raise SealError."""
+    try:
+        record = reader.record_now(number)
+    except READ_FAULTS:
+        return None
+    if record is None or len(record) != PREFIX_BYTES + frame_size(ref, number) + TAG_BYTES:
+        return None
+    last = number == frame_count(ref) - 1
+    job = sealer.open_record_job(number, record, PREFIX_BYTES, last)
+    return asyncio.ensure_future(jobs.run(job))
 
 
 def _cut(plain: bytes, low: int, high: int) -> Buffer:

@@ -159,6 +159,18 @@ class StreamSealer:
         aad = _frame_aad(self._stream_id, number, size, last)
         return self._key.unseal_job(number, aad, ciphertext, digester)
 
+    def open_record_job(
+        self, number: int, record: Buffer, prefix_bytes: int, last: bool
+    ) -> Job[bytes]:
+        """The plaintext of the frame in a volume's record, as a job of the pool: the BLAKE3 at the
+        record's start is checked over all that follows it, then what stands from `prefix_bytes` on
+        is unsealed. SealError if either does not hold."""
+        size = len(record) - prefix_bytes - TAG_BYTES
+        if size < 0:
+            raise SealError("a sealed frame is shorter than its tag")
+        aad = _frame_aad(self._stream_id, number, size, last)
+        return self._key.open_record_job(number, aad, record, prefix_bytes)
+
 
 _REF = struct.Struct(">16s32sIQ")
 STREAM_REF_BYTES = _REF.size

@@ -6,6 +6,7 @@ One disk is one `Store`. It knows groups, entries, frames and rows, and no S3.
 from __future__ import annotations
 
 from o3storage.storage._bulk import StreamWriter
+from o3storage.storage._frames import FrameReader
 from o3storage.storage._install import MAX_PIECE_BYTES, Span, encode_piece
 from o3storage.storage._lock import DataDirLock
 from o3storage.storage._offline import (
@@ -15,6 +16,7 @@ from o3storage.storage._offline import (
     RecordSummary,
     VolumeSummary,
 )
+from o3storage.storage._records import PREFIX_BYTES
 from o3storage.storage._scrub import BadFrame
 from o3storage.storage._store import Store
 from o3storage.storage._types import (
@@ -51,6 +53,7 @@ __all__ = [
     "MAX_APPEND_BYTES",
     "MAX_ENTRY_BYTES",
     "MAX_PIECE_BYTES",
+    "PREFIX_BYTES",
     "SEAL_TAG_BYTES",
     "SMALL_FRAME_BYTES",
     "BadBlock",
@@ -63,6 +66,7 @@ __all__ = [
     "FrameBad",
     "FrameMissing",
     "FramePlace",
+    "FrameReader",
     "GroupId",
     "HardState",
     "LogState",

@@ -1,9 +1,10 @@
 """Reading frames through the placement table; pins; taking released streams out of it.
 
-Interface: `Frames.read_now`, `read`, `pin`, `unpin`, `release`, `runs`.
+Interface: `FrameReader`, `Frames.read_now`, `read`, `pin`, `unpin`, `release`, `runs`.
 
 Invariants
-- No byte is returned before its record's BLAKE3 and ids were checked (promise P3).
+- No byte is returned before its record's BLAKE3 and ids were checked (promise P3), but for
+  `FrameReader.record_now`, whose records are opened by a job that checks them.
 - A record is live if and only if placement points at exactly it. A mismatch is looked up again
   once: compaction may have moved the frame between look-up and read.
 - A released stream keeps its placement while it is pinned; rows of table 0x03 remember it over a
@@ -16,6 +17,7 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from o3storage._native import blake3
 from o3storage.runtime.disk import DiskError
@@ -41,6 +43,9 @@ from o3storage.storage._rows import (
 from o3storage.storage._types import STREAM_ID_BYTES, FrameBad, FrameMissing, StoreOutOfService
 from o3storage.storage._volume import align
 from o3storage.storage.index import BadBlock, Miss
+
+if TYPE_CHECKING:
+    from o3storage.storage._store import Store
 
 RUNS_PER_STEP = 256
 """Runs of a stream that are taken out of the placement table in one step."""
@@ -287,6 +292,47 @@ class Frames:
             await task
 
 
+class FrameReader:
+    """Reads the frames of one stream, which the caller pins, one after the other: one look-up for
+    each run. Nothing here waits, and nothing is checked but the ids: see `record_now`.
+
+    A run that was looked up stays good while its volume is there: what compaction moved stands in
+    both places, and a record that is not the one asked for shows by its ids."""
+
+    __slots__ = ("_first", "_frames", "_run", "_stream")
+
+    def __init__(self, store: Store, stream: bytes) -> None:
+        self._frames = store._frames
+        self._stream = stream
+        self._run: Run | None = None
+        self._first = 0
+
+    def record_now(self, number: int) -> bytes | None:
+        """The frame's record as it stands on the disk, ids as asked, BLAKE3 *not* checked: what
+        takes it (`StreamSealer.open_record_job`) does that. Its ciphertext begins at
+        PREFIX_BYTES. None: read it by `Store.read_frame`, which finds out what is wrong.
+        """
+        run = self._run
+        if run is None or not 0 <= number - self._first < run.frames:
+            try:
+                found = self._frames._find_now(self._stream, number)
+            except FrameMissing:
+                return None
+            if found is None:
+                return None
+            run, self._first = found
+            self._run = run
+        volume = self._frames.core.volumes.get(run.volume)
+        if volume is None or volume.file is None:
+            return None
+        offset, size = frame_place(run, number - self._first)
+        data = volume.file.read_now(offset, size)
+        if data is None or not _is_frame(data, self._stream, number):
+            self._run = None
+            return None
+        return data
+
+
 def _ignore(_: BadBlock) -> None:
     pass
 
@@ -307,15 +353,20 @@ def _run_of(rows: list[tuple[bytes, bytes]], stream: bytes, number: int) -> tupl
     raise FrameMissing(f"frame {number} of stream {stream.hex()} is not on this disk")
 
 
+def _is_frame(data: bytes, stream: bytes, number: int) -> bool:
+    """The record's header says that it is this frame."""
+    return (
+        len(data) > PREFIX_BYTES
+        and data[_STREAM_AT:_NUMBER_AT] == stream
+        and _unpack_number(data, _NUMBER_AT)[0] == number
+        and data[HASH_BYTES:_KIND_END] == _FRAME_START
+    )
+
+
 def check_frame_record(data: bytes, stream: bytes, number: int) -> memoryview:
     """The ciphertext in a frame's record. Raises FrameBad."""
     view = memoryview(data)
-    if (
-        len(data) <= PREFIX_BYTES
-        or data[_STREAM_AT:_NUMBER_AT] != stream
-        or _unpack_number(data, _NUMBER_AT)[0] != number
-        or data[HASH_BYTES:_KIND_END] != _FRAME_START
-    ):
+    if not _is_frame(data, stream, number):
         raise FrameBad(f"frame {number} of stream {stream.hex()}: another record stands there")
     if blake3(view[HASH_BYTES:]) != data[:HASH_BYTES]:
         raise FrameBad(f"frame {number} of stream {stream.hex()}: its BLAKE3 does not match")
