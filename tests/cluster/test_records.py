@@ -146,8 +146,8 @@ def test_ranges_route_by_key_without_the_table_byte() -> None:
     ):
         for byte in (b"\x20", b"\x25", b"\xfd"):
             assert table.group_of(byte + tail) == group
-    assert table.span(5) == (b"m", b"t")
-    assert table.span(3) == (b"t", None)
+    assert table.span(5)[:2] == (b"m", b"t")
+    assert table.span(3)[:2] == (b"t", None)
     assert RangeTable([(b"", 1)]).group_of(b"\x20anything") == 1
     for wrong in ([], [(b"a", 1)], [(b"", 1), (b"", 2)], [(b"", 1), (b"b", 1)], [(b"", 0)]):
         with pytest.raises(ValueError):

@@ -659,9 +659,12 @@ def test_a_member_whose_log_rots_gets_back_what_it_lost() -> None:
             await equal(group)
             await everywhere(group, bucket, bodies)
 
-    for seed in range(30, 50):
+    # Most flips hit what is not written yet: about one run of ten loses entries.
+    for seed in range(30, 130):
         run(main(seed), seed)
-    assert found["missing"] >= 3
+        if seed >= 49 and found["missing"] >= 3:
+            return
+    raise AssertionError(found)
 
 
 def test_streams_of_a_run_that_ended_are_collected_by_the_ranges_leader() -> None:

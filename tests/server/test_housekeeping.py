@@ -35,6 +35,9 @@ class FailingNode:
         self.queries = 0
         self.done = asyncio.Event()
 
+    def key_ranges(self) -> list[int]:
+        return [1]
+
     async def query(self, asked: object) -> object:
         self.queries += 1
         if self.queries <= 2:

@@ -123,6 +123,7 @@ from ._queries import (
     range_bucket_epoch,
 )
 from ._query import Query
+from ._split import add_counts
 from ._types import (
     AbandonResult,
     AccessKey,
@@ -244,6 +245,7 @@ __all__ = [
     "VersionInfo",
     "VersionsPage",
     "WriteCondition",
+    "add_counts",
     "body_owner",
     "bucket_is_empty",
     "bucket_of",

@@ -45,6 +45,7 @@ TABLE_ABANDONED: Final = 0x25
 FIRST_KEYED_TABLE: Final = TABLE_VERSION
 """Tables from here on begin (table, bucket id, escaped key)."""
 
+# (Kind 0 of the range rows is the cluster's: the span of the range.)
 RANGE_STATE: Final = 1
 RANGE_BUCKET: Final = 2
 RANGE_PURGE: Final = 3

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
+
+from o3storage.runtime.state_machine import Read
 
 from . import _apply_objects as objects
 from . import _apply_uploads as uploads
 from . import _commands as c
+from . import _split
 from ._apply_system import APPLIES
 from ._keys import TABLE_PART, TABLE_VERSION, bucket_prefix, keyed, split_keyed
 from ._queries import FIRST_KEY_RANGE
@@ -43,13 +46,16 @@ _ADDING: Final = frozenset(
 
 class Catalog:
     """`runtime.state_machine.StateMachine`. `group` names the range whose own rows (clock, sums,
-    copies of bucket settings) commands change; range 0 has none of these, so one machine serves
-    range 0 and one key range."""
+    copies of bucket settings) commands change; range 0 has none of these."""
 
     __slots__ = ("_range",)
 
     def __init__(self, group: int = FIRST_KEY_RANGE) -> None:
         self._range = Range(group)
+
+    def of_group(self, group: int) -> Catalog:
+        """The machine that applies that range's entries."""
+        return Catalog(group)
 
     def route(self, command: c.Command) -> bytes:
         """The row key that decides which range takes the command; b"" for range 0."""
@@ -60,6 +66,41 @@ class Catalog:
         if type(command) in APPLIES:
             return b""
         return keyed(TABLE_VERSION, command.bucket_id, command.key)  # type: ignore[union-attr]
+
+    def touches_only(self, data: bytes, low: bytes, high: bytes | None) -> bool:
+        """See `runtime.state_machine.StateMachine.touches_only`."""
+        command = decode(data)
+        span = _split.whole(command)
+        if span is not None:
+            return span[1][1:] > low and (high is None or span[0][1:] < high)
+        routes = self.items(command) or (self.route(command),)
+        bounds = [route[1:] for route in routes]
+        return min(bounds) >= low and (high is None or max(bounds) < high)
+
+    def whole(self, command: c.Command) -> tuple[bytes, bytes] | None:
+        """See `runtime.state_machine.StateMachine.whole`."""
+        return _split.whole(command)
+
+    def joined(self, results: Sequence[Any]) -> Any:
+        """See `runtime.state_machine.StateMachine.joined`."""
+        return _split.joined(results)
+
+    def items(self, command: c.Command) -> Sequence[bytes] | None:
+        """See `runtime.state_machine.StateMachine.items`."""
+        if not isinstance(command, c.DeleteObjects):
+            return None
+        return [keyed(TABLE_VERSION, command.bucket_id, item.key) for item in command.items]
+
+    def part(self, command: c.Command, positions: Sequence[int]) -> c.Command:
+        """See `runtime.state_machine.StateMachine.part`."""
+        assert isinstance(command, c.DeleteObjects)
+        return _split.part(command, positions)
+
+    def split(
+        self, child: int, cut: bytes, high: bytes | None
+    ) -> Generator[Read, Any, list[tuple[bytes, bytes | None]] | str]:
+        """See `runtime.state_machine.StateMachine.split`."""
+        return _split.split_range(self._range, Range(child), cut, high)
 
     def stream_route(self, bucket_id: int, key: bytes) -> bytes:
         """What routes every command that may name a stream of this (bucket, key)."""

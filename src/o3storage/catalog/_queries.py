@@ -16,7 +16,8 @@ from ._keys import (
     keyed,
 )
 from ._limits import MAX_PAGE
-from ._query import Query
+from ._query import PageQuery, Query
+from ._read_lists import Span
 from ._types import (
     AccessKey,
     AccessKeysPage,
@@ -99,8 +100,8 @@ def list_objects(
     after: V1's marker, V2's start-after, or `next_after` of the page before (wins over
     start-after). With a delimiter (any length), an `after` inside a common prefix skips it whole.
     max_keys: 0 to 1,000 (more is cut to 1,000); common prefixes count."""
-    route = bucket_prefix(TABLE_VERSION, bucket_id)
-    return Query(route, _read_lists.list_objects, bucket_id, prefix, delimiter, after, max_keys)
+    route = Span(TABLE_VERSION, bucket_id, prefix, delimiter, after).low
+    return PageQuery(route, _read_lists.list_objects, bucket_id, prefix, delimiter, after, max_keys)
 
 
 def list_versions(
@@ -114,8 +115,11 @@ def list_versions(
 ) -> Query[VersionsPage]:
     """All versions and delete markers with keys > key_marker, newest first within a key; with a
     version_marker (an order or NULL) the rest of key_marker's versions first."""
-    route = bucket_prefix(TABLE_VERSION, bucket_id)
-    return Query(
+    span = Span(TABLE_VERSION, bucket_id, prefix, delimiter, key_marker)
+    route = span.low
+    if version_marker is not None and span.begins_inside(prefix, key_marker):
+        route = keyed(TABLE_VERSION, bucket_id, key_marker)
+    return PageQuery(
         route,
         _read_lists.list_versions,
         bucket_id,
@@ -127,7 +131,8 @@ def list_versions(
 
 
 def bucket_is_empty(bucket_id: int) -> Query[bool]:
-    """Whether no version and no delete marker is left (open uploads do not count)."""
+    """Whether no version and no delete marker is left (open uploads do not count), in the range
+    where the bucket begins."""
     route = bucket_prefix(TABLE_VERSION, bucket_id)
     return Query(route, _read_lists.bucket_is_empty, bucket_id)
 
@@ -152,8 +157,9 @@ def list_uploads(
 ) -> Query[UploadsPage]:
     """Open uploads by key, then upload id (time of initiation): those with key > key_marker, and
     with an upload_marker also key_marker's own with a greater id."""
-    route = bucket_prefix(TABLE_UPLOAD, bucket_id)
-    return Query(
+    span = Span(TABLE_UPLOAD, bucket_id, prefix, delimiter, key_marker)
+    route = _read_uploads.uploads_start(span, bucket_id, prefix, (key_marker, upload_marker))
+    return PageQuery(
         route,
         _read_uploads.list_uploads,
         bucket_id,
@@ -207,14 +213,14 @@ def parts_of_version(
 
 
 def counts(group: int = FIRST_KEY_RANGE) -> Query[Counts]:
-    """The exact sums of a key range."""
-    return Query(bucket_prefix(TABLE_VERSION, 0), _read_system.counts, group)
+    """The sums of a key range; exact are those over all ranges (`Counts.divided`, `add_counts`)."""
+    return Query(bucket_prefix(TABLE_VERSION, 0), _read_system.counts, group, group=group)
 
 
 def range_bucket_epoch(bucket_id: int, group: int = FIRST_KEY_RANGE) -> Query[int]:
     """The settings epoch of a range's copy of a bucket; 0 if it has none."""
     route = bucket_prefix(TABLE_VERSION, bucket_id)
-    return Query(route, _read_system.range_bucket_epoch, bucket_id, group)
+    return Query(route, _read_system.range_bucket_epoch, bucket_id, group, group=group)
 
 
 def chores(
@@ -225,7 +231,8 @@ def chores(
 
     Returns (commands, next_after); next_after b"" means the end was reached, else pass it for the
     next page. A chore's own command is idempotent, so a missed or repeated one does no harm."""
-    return Query(bucket_prefix(TABLE_CHORE, 0), _read_system.chores, now_ns, after, limit, group)
+    route = bucket_prefix(TABLE_CHORE, 0)
+    return Query(route, _read_system.chores, now_ns, after, limit, group, group=group)
 
 
 def is_abandoned(bucket_id: int, key: bytes, stream: bytes) -> Query[bool]:

@@ -15,6 +15,7 @@ from o3storage.runtime.state_machine import First, Get, Row, Scan
 
 from ._codec import CHECKSUM_NAMES
 from ._keys import (
+    END,
     KEY_OFFSET,
     OLDEST_SLOT,
     TABLE_NULL,
@@ -41,6 +42,11 @@ INSIDE: Final = "\U0010ffff".encode()
 there when 10,000 rows of delete markers were all it saw. Without it a marker inside a common
 prefix skips that prefix. The noncharacter U+10FFFF passes XML and URLs and is in no one's keys."""
 
+FROM: Final = "\U0010fffe".encode()
+"""Ends a marker that stands for a key itself, not for what follows it: a page ended where its range
+ends, and the next range begins at that key. Inside a common prefix it does not skip the prefix.
+U+10FFFE is a noncharacter like `INSIDE`."""
+
 BEHIND_KEY: Final = b"\xff" * 9
 """In place of a slot: above all versions of a key."""
 
@@ -52,11 +58,18 @@ _UNPACK = VERSION_LIST.unpack_from
 class Span:
     """The rows a listing may look at."""
 
-    __slots__ = ("base", "delimiter", "high", "low", "prefix_length")
+    __slots__ = ("base", "border", "delimiter", "high", "low", "prefix_length")
 
-    def __init__(
-        self, table: int, bucket_id: int, prefix: bytes, delimiter: bytes, after: bytes
+    def __init__(  # noqa: PLR0917
+        self,
+        table: int,
+        bucket_id: int,
+        prefix: bytes,
+        delimiter: bytes,
+        after: bytes,
+        border: bytes = b"",
     ) -> None:
+        """`border`: where the range ends, as of `Query.__call__`; b"" for nowhere."""
         self.base = bucket_prefix(table, bucket_id)
         self.delimiter = delimiter
         self.prefix_length = len(prefix)
@@ -64,9 +77,17 @@ class Span:
         self.high = after_prefix(self.low)
         if after:
             self.low = max(self.low, self._behind(prefix, after))
+        self.border = b""
+        """First key of the next range, if the listing goes on there."""
+        end = self.base[:1] + border
+        if border and self.low < end < self.high:
+            self.high = end
+            self.border = unescape(border[KEY_OFFSET - 1 : -2])
 
     def _behind(self, prefix: bytes, after: bytes) -> bytes:
         """The lowest row above marker `after`, and above the common prefix it lies in."""
+        if after.endswith(FROM):
+            return self.base + escape_open(after[: -len(FROM)]) + END
         if self.delimiter and after.startswith(prefix):
             if after.endswith(INSIDE):
                 return self.base + escape_open(after[: -len(INSIDE)]) + AFTER_KEY
@@ -80,6 +101,10 @@ class Span:
         at = key.find(self.delimiter, self.prefix_length)
         return b"" if at < 0 else key[: at + len(self.delimiter)]
 
+    def begins_inside(self, prefix: bytes, key: bytes) -> bool:
+        """A marker with a version goes on among the versions of its key."""
+        return key.startswith(prefix) and not (self.delimiter and self.group(key))
+
     def behind_group(self, group: bytes) -> bytes:
         return after_prefix(self.base + escape_open(group))
 
@@ -90,6 +115,11 @@ class Span:
         if not group:
             return key
         return group if group == last else key + INSIDE
+
+    def at_border(self, last: bytes) -> bytes:
+        """The marker with which a listing goes on in the next range; `last` as in `resume`."""
+        group = self.group(self.border) if self.delimiter else b""
+        return group if group and group == last else self.border + FROM
 
 
 def first_scan(limit: int, delimiter: bytes) -> int:
@@ -104,15 +134,20 @@ def next_scan(useful: int, answered: int, room: int) -> int:
     return min(size, room + 1) if answered else size
 
 
-def list_objects(
-    bucket_id: int, prefix: bytes, delimiter: bytes, after: bytes, max_keys: int
+def list_objects(  # noqa: PLR0917
+    bucket_id: int,
+    prefix: bytes,
+    delimiter: bytes,
+    after: bytes,
+    max_keys: int,
+    border: bytes = b"",
 ) -> Steps[ListPage]:
     limit = min(max_keys, MAX_PAGE)
     entries: list[ListEntry] = []
     groups: list[bytes] = []
     if limit <= 0:
         return ListPage(entries, groups, False, b"")
-    span = Span(TABLE_VERSION, bucket_id, prefix, delimiter, after)
+    span = Span(TABLE_VERSION, bucket_id, prefix, delimiter, after, border)
     low = span.low
     high = span.high
     delimiter_length = len(delimiter)
@@ -186,15 +221,18 @@ def list_objects(
             break
         low = max(rows[-1][0][:-8] + BEHIND_KEY, jump)
         size = next_scan(useful, before - room, room)
+    if span.border:
+        return ListPage(entries, groups, True, span.at_border(last))
     return ListPage(entries, groups, False, b"")
 
 
-def list_versions(
+def list_versions(  # noqa: PLR0917
     bucket_id: int,
     prefix: bytes,
     delimiter: bytes,
     marker: tuple[bytes, int | None],
     max_keys: int,
+    border: bytes = b"",
 ) -> Steps[VersionsPage]:
     key_marker, version_marker = marker
     limit = min(max_keys, MAX_PAGE)
@@ -202,16 +240,12 @@ def list_versions(
     groups: list[bytes] = []
     if limit <= 0:
         return VersionsPage(entries, groups, False, b"", 0)
-    span = Span(TABLE_VERSION, bucket_id, prefix, delimiter, key_marker)
+    span = Span(TABLE_VERSION, bucket_id, prefix, delimiter, key_marker, border)
     low = span.low
     high = span.high
     behind = b""
     """Rows from here on may be the newest of their key; rows before it are not."""
-    if (
-        version_marker is not None
-        and key_marker.startswith(prefix)
-        and not (delimiter and span.group(key_marker))
-    ):
+    if version_marker is not None and span.begins_inside(prefix, key_marker):
         low, behind = yield from _inside_key(bucket_id, key_marker, version_marker)
     last_key = b""
     last_version = 0
@@ -276,6 +310,8 @@ def list_versions(
             break
         low = max(rows[-1][0] + b"\x00", jump)
         size = next_scan(useful, before - room, room)
+    if span.border:
+        return VersionsPage(entries, groups, True, span.at_border(last_key), 0)
     return VersionsPage(entries, groups, False, b"", 0)
 
 

@@ -84,26 +84,32 @@ def get_part(bucket_id: int, key: bytes, upload_id: bytes, number: int) -> Steps
     return unpack_part(number, value)
 
 
-def list_uploads(
+def uploads_start(span: Span, bucket_id: int, prefix: bytes, marker: tuple[bytes, bytes]) -> bytes:
+    """The first row that a page of `list_uploads` looks at."""
+    key_marker, upload_marker = marker
+    if upload_marker and key_marker.startswith(prefix):
+        inside = bool(span.delimiter) and key_marker.endswith(INSIDE)
+        marked = key_marker[: -len(INSIDE)] if inside else key_marker
+        if inside or not (span.delimiter and span.group(marked)):
+            return keyed(TABLE_UPLOAD, bucket_id, marked) + upload_marker + b"\x00"
+    return span.low
+
+
+def list_uploads(  # noqa: PLR0917
     bucket_id: int,
     prefix: bytes,
     delimiter: bytes,
     marker: tuple[bytes, bytes],
     max_uploads: int,
+    border: bytes = b"",
 ) -> Steps[UploadsPage]:
-    key_marker, upload_marker = marker
     limit = min(max_uploads, MAX_PAGE)
     entries: list[UploadEntry] = []
     groups: list[bytes] = []
     if limit <= 0:
         return UploadsPage(entries, groups, False, b"", b"")
-    span = Span(TABLE_UPLOAD, bucket_id, prefix, delimiter, key_marker)
-    low = span.low
-    if upload_marker and key_marker.startswith(prefix):
-        inside = bool(delimiter) and key_marker.endswith(INSIDE)
-        marked = key_marker[: -len(INSIDE)] if inside else key_marker
-        if inside or not (delimiter and span.group(marked)):
-            low = keyed(TABLE_UPLOAD, bucket_id, marked) + upload_marker + b"\x00"
+    span = Span(TABLE_UPLOAD, bucket_id, prefix, delimiter, marker[0], border)
+    low = uploads_start(span, bucket_id, prefix, marker)
     last_key = last_id = b""
     key = upload_id = b""
     room = limit
@@ -144,6 +150,8 @@ def list_uploads(
             break
         low = max(rows[-1][0] + b"\x00", jump)
         size = next_scan(useful, before - room, room)
+    if span.border:
+        return UploadsPage(entries, groups, True, span.at_border(last_key), b"")
     return UploadsPage(entries, groups, False, b"", b"")
 
 

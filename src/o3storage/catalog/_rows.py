@@ -257,6 +257,9 @@ def _unpack_completed(key: bytes, upload_id: bytes, value: bytes) -> UploadInfo:
 # --- the state of a range
 
 _STATE = struct.Struct(">B9Q")
+_DIVIDED = struct.Struct(">BQ7qQ")
+DIVIDED: Final = 2
+"""Format of the sums of a range that took part in a split: they have signs."""
 
 
 def unpack_state(value: bytes | None) -> Counts:
@@ -264,6 +267,10 @@ def unpack_state(value: bytes | None) -> Counts:
     if value is None:
         return Counts()
     if len(value) != _STATE.size or value[0] != FORMAT:
+        if len(value) == _DIVIDED.size and value[0] == DIVIDED:
+            state = Counts(*_DIVIDED.unpack(value)[1:])
+            state.divided = True
+            return state
         raise ValueError("not a range state row of this format")
     return Counts(*_STATE.unpack(value)[1:])
 
@@ -271,8 +278,8 @@ def unpack_state(value: bytes | None) -> Counts:
 def pack_state(state: Counts) -> bytes:
     """Raises ValueError if a sum went below zero: the rows would contradict each other."""
     try:
-        return _STATE.pack(
-            FORMAT,
+        return (_DIVIDED if state.divided else _STATE).pack(
+            DIVIDED if state.divided else FORMAT,
             state.clock_ns,
             state.objects,
             state.versions,

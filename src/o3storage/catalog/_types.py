@@ -192,6 +192,10 @@ class Counts:
     """Chores that wait (see `chores`)."""
     abandoned: int = 0
     """Abandon rows."""
+    divided: bool = False
+    """The range was cut in two, or was cut off another: what a key counted before stays counted in
+    the part that kept the number, so a sum may be below zero here, and only the sums over all
+    ranges say something. (`clock_ns` and `abandoned` are this range's own in any case.)"""
 
 
 # --- results of commands

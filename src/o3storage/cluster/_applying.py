@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
-from o3storage.cluster import _records
+from o3storage.cluster import _range_rows, _records
+from o3storage.cluster._bounded import apply_within
 from o3storage.cluster._errors import Unavailable
+from o3storage.cluster._range_rows import EVERYTHING, SPLIT_HEAD, Span, Split
 from o3storage.cluster._reading import (
     MISS,
     READ_FAULTS,
@@ -47,6 +49,8 @@ class Applying:
     on_records: Callable[[], None] | None
     on_disk_fault: Callable[[str], None]
     behind: list[tuple[int, asyncio.Future[None], int]]
+    span: Span | None
+    on_split: Callable[[int, Split], None] | None
     _store: Store
     _machine: StateMachine
     _loop: asyncio.AbstractEventLoop
@@ -125,7 +129,7 @@ class Applying:
                 queue.popleft()
                 continue
             try:
-                generator = _records.apply(self._machine, entry.data)
+                generator = self._begin(entry.data)
                 read = next(generator)
                 while True:
                     found = read_now(self._store, read)
@@ -147,11 +151,24 @@ class Applying:
         if self.applied < self._target:
             self._apply_later(None, None, None)
 
+    def _begin(self, data: bytes) -> _records.Apply:
+        """The generator that applies an entry's data. Raises ValueError."""
+        if data[:3] == SPLIT_HEAD:
+            return _range_rows.apply_split(
+                self._machine, self.group, self.span, _records.configuration_key, data
+            )
+        span = self.span
+        if span is None or span == EVERYTHING:
+            return _records.apply(self._machine, data)
+        return apply_within(self._machine, data, span)
+
     def _finish(self, entry: Entry, outcome: Outcome) -> bool:
         """Write what an entry did and tell whoever waits for it. False: the disk failed."""
         index = entry.index
         try:
             self._store.apply(self.group, index, outcome.rows, outcome.released)
+            if type(outcome.result) is Split:
+                self._divide(outcome.result)
         except StoreError as error:
             self.on_disk_fault(str(error))
             return False
@@ -171,6 +188,14 @@ class Applying:
         if self.behind:
             self._wake_behind()
         return True
+
+    def _divide(self, split: Split) -> None:
+        """The upper part of the span is another group's from here on. (Should the disk fail before
+        the group's log has its beginning, the next open finds the rows and makes it.)"""
+        self.span = split.lower
+        self._store.create_group(split.child, _range_rows.FIRST_INDEX, _range_rows.FIRST_TERM)
+        if self.on_split is not None:
+            self.on_split(self.group, split)
 
     def _apply_other(self, entry: Entry) -> None:
         rows: list[tuple[bytes, bytes | None]] = []
@@ -234,7 +259,7 @@ class Applying:
     ) -> Outcome:
         try:
             if generator is None or read is None:
-                generator = _records.apply(self._machine, entry.data)
+                generator = self._begin(entry.data)
                 read = next(generator)
             while True:
                 read = generator.send(await read_row(self._store, read))

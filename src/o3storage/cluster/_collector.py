@@ -174,7 +174,7 @@ class Collector:
             for (_, release), keys in ended.items():
                 route = b"\x00" + keys[0][1:]
                 command = _records.encode_close(keys, release=release)
-                await node.replica_of(route).submit(command)
+                await node.commit(route, command)
                 self.collected += len(keys) if release else 0
         except BaseException:
             # Each step may be repeated: try all of them again later.

@@ -11,10 +11,13 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from o3storage.cluster import _bodies, _records
+from o3storage.cluster._bounded import within
 from o3storage.cluster._collector import Collector
 from o3storage.cluster._data import Fanout
 from o3storage.cluster._errors import BodyDamaged, BodyMissing, ClusterError, Unavailable
-from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
+from o3storage.cluster._range_keeper import RangeKeeper
+from o3storage.cluster._range_rows import EVERYTHING, RangeMoved
+from o3storage.cluster._ranges import FIRST_KEY_GROUP, NOWHERE, SYSTEM_GROUP, RangeTable
 from o3storage.cluster._reading import MISS, READ_FAULTS, read_now, read_row
 from o3storage.cluster._replica import Replica
 from o3storage.cluster._replication import Peers, Replication
@@ -51,6 +54,9 @@ MAX_EPOCH_ROWS = 10_000
 """Epoch keys read at open: one for every removal of a node; far more than that is a fault."""
 RECORDS_RETRY_S = 0.5
 """Range 0 was not to be had: its records are looked at again."""
+REROUTE_S, REROUTE_LOOK_S = 4.5, 0.01
+"""A key whose range is not here yet, or has just begun, is waited for so long: a client gets its
+503 within 5 s."""
 MAX_MENDS = 16
 """Damaged blocks of the index that an open waits for: it reads a handful of rows."""
 
@@ -76,7 +82,15 @@ class Query(Protocol[T_co]):
         """The row key that decides which range answers; b"" for range 0."""
         ...
 
-    def __call__(self) -> Generator[Read, Any, T_co]: ...
+    @property
+    def group(self) -> int | None:
+        """The range that answers, if not the one of the route."""
+        ...
+
+    def __call__(self, border: bytes | None = None) -> Generator[Read, Any, T_co]:
+        """`border`: where the answering range ends, a row key without its table byte; None: it
+        does not."""
+        ...
 
 
 class Node:
@@ -120,9 +134,10 @@ class Node:
                 store,
                 entropy,
                 self._replicas,
-                spans=self._ranges.row_spans,
+                ranges=self._ranges,
                 bodies=machine.bodies,
             )
+        self.ranges = RangeKeeper(self, self._ranges, self._replicas)
         self._founders = founders or (Founder(keys.identity, keys.exchange),)
         self._records_task: asyncio.Task[None] | None = None
         self._records_due = asyncio.Event()
@@ -174,17 +189,15 @@ class Node:
             mends += 1
 
     async def _open(self, bootstrap: bool) -> None:
-        groups = (SYSTEM_GROUP, *self._ranges.groups())
         # A crash in the middle of the first start leaves only some: make the others.
-        fresh = [group for group in groups if group not in self.store.groups()]
+        first = (SYSTEM_GROUP, FIRST_KEY_GROUP)
+        fresh = [group for group in first if group not in self.store.groups()]
         if fresh and bootstrap:
             await asyncio.gather(*(self._bootstrap(group) for group in fresh))
-        for group in groups:
-            self._replicas[group] = await Replica.open(
-                group, self.id, self.store, self.machine, self.replication
-            )
+        await self.ranges.load()
+        for group in (SYSTEM_GROUP, *self._ranges.groups()):
+            await self.open_replica(group)
         for replica in self._replicas.values():
-            replica.on_disk_fault = self._disk_failed
             if self.replication is None and not replica.core.configuration.votes(self.id):
                 raise Unavailable(
                     "this data was written by another node: start with that node's node.keys, or "
@@ -203,6 +216,23 @@ class Node:
                 self._follow_records(bootstrap), name="records of range 0"
             )
         self._collector.start()
+        self.ranges.start()
+
+    async def open_replica(self, group: int) -> Replica:
+        """This node's replica of a group, which does nothing before it is started. Raises
+        StoreError, ValueError."""
+        replica = await Replica.open(
+            group,
+            self.id,
+            self.store,
+            self.machine.of_group(group),
+            self.replication,
+            span=self._ranges.span(group) if group != SYSTEM_GROUP else None,
+        )
+        self._replicas[group] = replica
+        replica.on_disk_fault = self._disk_failed
+        replica.on_split = self.ranges.on_split
+        return replica
 
     def _disk_failed(self, reason: str) -> None:
         """A write or sync failed: this node leads, votes and acknowledges nothing on that disk."""
@@ -236,6 +266,10 @@ class Node:
             await self._replicas[SYSTEM_GROUP].submit(_records.encode_set(missing))
         await self._read_records()
 
+    def look_at_records(self) -> None:
+        """Something of range 0, or a span here, may have changed."""
+        self._records_due.set()
+
     async def _read_records(self) -> None:
         store = self.store
         self.cluster_id = await store.get(_records.CLUSTER_ID_KEY) or b""
@@ -252,6 +286,7 @@ class Node:
             self._records_due.clear()
             try:
                 await self._read_records()
+                await self.ranges.read_directory()
                 if bootstrap and not self.cluster_id:
                     await self._replicas[SYSTEM_GROUP].barrier()
                     if await self.store.get(_records.CLUSTER_ID_KEY) is None:
@@ -271,6 +306,7 @@ class Node:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await self._collector.close()
+        await self.ranges.close()
         if self.replication is not None:
             await self.replication.hand_over()
         await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
@@ -294,7 +330,24 @@ class Node:
     # --- commands
 
     def replica_of(self, route: bytes) -> Replica:
-        return self._replicas[self._ranges.group_of(route)]
+        """Of the range of a route. Raises Unavailable: it is not here (yet)."""
+        replica = self._replicas.get(self._ranges.group_of(route))
+        if replica is None:
+            raise Unavailable("this node has not received the range of that key yet; try again")
+        return replica
+
+    async def find_replica(self, route: bytes, group: int | None = None) -> Replica:
+        """Of the range of a route, or of that group, once it is here. Raises Unavailable."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + REROUTE_S
+        while True:
+            at = self._ranges.group_of(route) if group is None else group
+            replica = self._replicas.get(at)
+            if replica is not None:
+                return replica
+            if self._closing or loop.time() >= end_s:
+                raise Unavailable("this node has not received the range of that key yet; try again")
+            await asyncio.sleep(REROUTE_LOOK_S)
 
     async def submit(self, command: Any, frames: Sequence[SealedFrame] = ()) -> Any:
         """Commit a command and return its result, or raise its error, of applying it here.
@@ -305,6 +358,13 @@ class Node:
         if self.store.crowded:
             await self._room()
         machine = self.machine
+        if self._ranges.several:
+            if machine.whole(command) is not None:
+                return await self._submit_whole(command)
+            items = machine.items(command)
+            if items is not None:
+                return await self._submit_items(command, items)
+        version = self._ranges.version
         route = machine.route(command)
         data = machine.encode(command)
         if isinstance(frames, UploadFrames):
@@ -325,17 +385,100 @@ class Node:
                 frames=_bodies.frame_count(ref),
             )
             upload.submitted = True
-            outcome = await self.replica_of(route).submit(data, frames, adds=True)
+            outcome = await self.commit(route, data, frames, adds=True)
             if outcome.error is not None:
                 upload.has_row = True
                 raise outcome.error
             upload.has_row = False
             return outcome.result
         adds = machine.adds(command)
-        outcome = await self.replica_of(route).submit(data, frames, adds=adds)
+        outcome = await self.commit(route, data, frames, adds=adds)
+        if self._ranges.version != version:
+            # The range was cut meanwhile.
+            if machine.whole(command) is not None:
+                return await self._submit_whole(command)
+            items = machine.items(command)
+            if items is not None and type(outcome.error) is RangeMoved:
+                return await self._submit_items(command, items)
         if outcome.error is not None:
             raise outcome.error
         return outcome.result
+
+    async def commit(
+        self, route: bytes, data: bytes, frames: Sequence[SealedFrame] = (), *, adds: bool = False
+    ) -> Outcome:
+        """Commit an encoded command in the range of its route; its outcome here. Where the range
+        was cut before the command was applied, that is a definite refusal, and it goes to the range
+        that holds the route now. Raises Unavailable, StorageFull."""
+        while True:
+            version = self._ranges.version
+            replica = self._replicas.get(self._ranges.group_of(route))
+            if replica is None:
+                replica = await self.find_replica(route)
+            outcome = await replica.submit(data, frames, adds=adds)
+            if type(outcome.error) is not RangeMoved:
+                return outcome
+            if self._ranges.version == version:
+                raise Unavailable("the range of that key is moving; try again")
+
+    async def _submit_whole(self, command: Any) -> Any:
+        """A command that every range of a span must apply, each for itself. A range that is cut off
+        one which has applied it began with what that did, and applying it again changes nothing."""
+        machine = self.machine
+        span = machine.whole(command)
+        assert span is not None
+        low, high = span[0][1:], span[1][1:]
+        data, adds = machine.encode(command), machine.adds(command)
+        results: dict[int, Any] = {}
+        while True:
+            todo = [group for group in self._ranges.within(low, high) if group not in results]
+            if not todo:
+                return machine.joined(list(results.values()))
+            if todo[0] == NOWHERE:
+                at = self._ranges.version
+                await self._moved_on(at)
+                continue
+            outcome = await (await self.find_replica(b"", todo[0])).submit(data, adds=adds)
+            if type(outcome.error) is RangeMoved:
+                continue
+            if outcome.error is not None:
+                raise outcome.error
+            results[todo[0]] = outcome.result
+
+    async def _moved_on(self, version: int) -> None:
+        """Return when another range is here than at that version of the table. Raises
+        Unavailable."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + REROUTE_S
+        while self._ranges.version == version:
+            if self._closing or loop.time() >= end_s:
+                raise Unavailable("this node has not received the range of that key yet; try again")
+            await asyncio.sleep(REROUTE_LOOK_S)
+
+    async def _submit_items(self, command: Any, routes: Sequence[bytes]) -> list[Any]:
+        """A command that is cut into one for each range. Once one was applied, what happens to the
+        others is told item by item."""
+        machine = self.machine
+        results: list[Any] = [None] * len(routes)
+        pending = list(range(len(routes)))
+        while pending:
+            group = self._ranges.group_of(routes[pending[0]])
+            mine = [at for at in pending if self._ranges.group_of(routes[at]) == group]
+            replica = await self.find_replica(routes[mine[0]])
+            if replica.group != group:
+                continue
+            part = machine.part(command, mine)
+            outcome = await replica.submit(machine.encode(part), adds=machine.adds(part))
+            if type(outcome.error) is RangeMoved:
+                continue
+            if outcome.error is not None and len(pending) == len(routes):
+                raise outcome.error
+            found = outcome.result if outcome.error is None else [outcome.error] * len(mine)
+            for at, result in zip(mine, found, strict=True):
+                results[at] = result
+            done = dict.fromkeys(mine)
+            pending = [at for at in pending if at not in done]
+        return results
 
     async def _room(self) -> None:
         """Return when the store takes writes without more memory. Raises Unavailable."""
@@ -351,14 +494,25 @@ class Node:
     def query_now(self, query: Query[T_co]) -> T_co | Miss:
         """The answer, if it needs neither the disk nor other nodes; else MISS: await `query`.
         Raises the query's own errors."""
-        replica = self._replicas[self._ranges.group_of(query.route)]
-        if not replica.reads_now():
+        group = query.group
+        if group is None:
+            group = self._ranges.group_of(query.route)
+        replica = self._replicas.get(group)
+        if replica is None or not replica.reads_now():
             return Miss.MISS
-        return self._read_memory(query)
+        return self._read_memory(query, replica)
 
-    def _read_memory(self, query: Query[T_co]) -> T_co | Miss:
+    @staticmethod
+    def _steps(query: Query[T_co], replica: Replica) -> Generator[Read, Any, T_co]:
+        """The query's reads, of what the range holds."""
+        span = replica.span
+        if span is None or span == EVERYTHING:
+            return query()
+        return within(query(span.high), span)
+
+    def _read_memory(self, query: Query[T_co], replica: Replica) -> T_co | Miss:
         store = self.store
-        generator = query()
+        generator = self._steps(query, replica)
         try:
             read = next(generator)
             while True:
@@ -379,15 +533,19 @@ class Node:
         answer = self.query_now(query)
         if answer is not MISS:
             return answer
-        await self._replicas[self._ranges.group_of(query.route)].barrier()
+        while True:
+            replica = await self.find_replica(query.route, query.group)
+            await replica.barrier()
+            if query.group is not None or self._ranges.group_of(query.route) == replica.group:
+                break
         if self.replication is not None:
             # The barrier was for the others' sake; the rows may well be in memory.
-            answer = self._read_memory(query)
+            answer = self._read_memory(query, replica)
             if answer is not MISS:
                 return answer
         snapshot: Snapshot = self.store.snapshot()
         try:
-            generator = query()
+            generator = self._steps(query, replica)
             read = next(generator)
             while True:
                 read = generator.send(await read_row(self.store, read, snapshot))
@@ -415,7 +573,8 @@ class Node:
         command = _records.encode_open(
             upload.route, self.session, upload.started_ns, upload.ref.stream
         )
-        return self.replica_of(upload.route).submit(command, adds=True)
+        loop = asyncio.get_running_loop()
+        return loop.create_task(self.commit(upload.route, command, adds=True))
 
     def fan_out(self, upload: StreamUpload) -> Fanout | None:
         """The way of a large body to the other members, if there are any."""
@@ -477,6 +636,10 @@ class Node:
         return let_go
 
     # --- facts
+
+    def key_ranges(self) -> list[int]:
+        """Groups of the key ranges that are here, in order of their keys."""
+        return self._ranges.groups()
 
     def write_refusal(self) -> str | None:
         """Why writes are refused now, or None."""

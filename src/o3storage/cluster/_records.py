@@ -15,6 +15,7 @@ All integers are big-endian.
 Rows, table 0xFE (one copy, of range 0 unless a group is named):
     FE 01 group u32                 applied configuration: index u64 | raft configuration
     FE 02 to FE 06                  the cluster's nodes and keys: see `_node_records`
+    FE 07, FE 08                    the key ranges: see `_range_rows`
 Rows, table 0xFD (of the key range that the route names, and split with it):
     FD route[1:] stream 16          an open stream: route[0] u8 | session u64 | started_ns u64
 
@@ -30,7 +31,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from o3storage.cluster import _node_records
+from o3storage.cluster import _node_records, _range_rows
 from o3storage.cluster._node_records import (
     CLUSTER_ID_KEY,
     epoch_key,
@@ -265,8 +266,28 @@ _KINDS = {
     OPEN: _apply_open,
     CARRY: _apply_carry,
     CLOSE: _apply_close,
+    **_range_rows.KINDS,
     **_node_records.KINDS,
 }
+
+
+def routes(data: bytes) -> list[bytes] | None:
+    """Of the keys that a command of the cluster touches in a key range; None: it is the state
+    machine's command, by itself. Raises ValueError."""
+    if data[:1] != b"\xff":
+        return None
+    kind = _exactly(data, 2, 1)[0]
+    if kind == OPEN:
+        return [_bytes16(data, 3)[0]]
+    if kind == CARRY:
+        return [_bytes16(data, 4)[0]]
+    found: list[bytes] = []
+    if kind == CLOSE:
+        at = 6
+        for _number in range(_u16(data, 4)):
+            key, at = _bytes16(data, at)
+            found.append(key)
+    return found
 
 
 def _u16(data: bytes, at: int) -> int:

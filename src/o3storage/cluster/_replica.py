@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from o3storage.cluster._applying import OVERTAKEN, RETRY_S, Applying
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
+from o3storage.cluster._range_rows import Span, Split
 from o3storage.cluster._reading import (
     entries_of,
     open_core,
@@ -85,6 +86,8 @@ class Replica(Applying):
         store: Store,
         machine: StateMachine,
         replication: Replication | None = None,
+        *,
+        span: Span | None = None,
     ) -> None:
         """Use `open`."""
         self.on_disk_fault: Callable[[str], None] = self.fail
@@ -100,6 +103,10 @@ class Replica(Applying):
         self._loop = asyncio.get_running_loop()
         self.team = Team(self, replication) if replication is not None else None
         """Dealings with the group's other members; None for a node by itself."""
+        self.span = span
+        """Keys of a key range, as its log says up to what is applied; None for range 0."""
+        self.on_split: Callable[[int, Split], None] | None = None
+        """Called when an applied entry cut this range."""
         self.on_records: Callable[[], None] | None = None
         """Called when an applied command of the cluster's own wrote rows."""
         # proposals of this turn of the loop
@@ -142,11 +149,13 @@ class Replica(Applying):
         store: Store,
         machine: StateMachine,
         replication: Replication | None = None,
+        *,
+        span: Span | None = None,
     ) -> Replica:
         """The replica as its log and rows say. It does nothing before `start`.
         Raises StoreError, ValueError (rows or entries nobody wrote)."""
         core, carries = await open_core(store, group, node)
-        replica = cls(group, core, store, machine, replication)
+        replica = cls(group, core, store, machine, replication, span=span)
         if replica.team is not None:
             replica.team.recover(carries)
             await replica.team.remember()

@@ -16,6 +16,7 @@ from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Fetcher
 from o3storage.cluster._forwarding import Answer, Status, decode_batch, encode_answer
 from o3storage.cluster._peer_streams import InStream, OutStream
+from o3storage.cluster._ranges import RangeTable
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.cluster._repair import Repair
 from o3storage.cluster._team import Batch, small_frame
@@ -106,12 +107,13 @@ class Replication:
         entropy: Entropy,
         replicas: dict[int, Replica],
         *,
-        spans: Callable[[int], list[tuple[bytes, bytes]]],
+        ranges: RangeTable,
         bodies: Callable[[bytes, bytes], Sequence[bytes]],
     ) -> None:
-        """`replicas` by group: the node's own table, which may grow. `spans`: of a group's rows.
+        """`replicas` by group: the node's own table, which may grow. `ranges`: their spans.
         `bodies(key, value)`: packed references of the bodies that a row names."""
-        self.spans = spans
+        self.ranges = ranges
+        self.spans = ranges.row_spans
         self.bodies = bodies
         self.id = node
         self.peers = peers
@@ -122,6 +124,8 @@ class Replication:
         self.replicas = replicas
         self.up_listeners: list[Callable[[int], None]] = []
         self.down_listeners: list[Callable[[int], None]] = []
+        self.on_ranges: Callable[[], None] = _nothing
+        """A range holds other keys than before."""
         self.writing: dict[bytes, None] = {}
         """Streams whose frames are being stored here: by one writer at a time."""
         self._released: dict[bytes, None] = {}
@@ -283,6 +287,10 @@ class Replication:
             return small_frame(stream, bytes(await self.store.read_frame(stream, 0)))
         except READ_FAULTS:
             return None
+
+
+def _nothing() -> None:
+    """Until the node listens."""
 
 
 def best_successor(replica: Replica) -> int:

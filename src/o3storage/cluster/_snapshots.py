@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _records
+from o3storage.cluster._range_rows import EVERYTHING, FIRST_KEY_GROUP, Span, span_key
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.raft.core import (
     Configuration,
@@ -27,7 +28,7 @@ from o3storage.raft.core import (
     SnapshotNeeded,
     StorePiece,
 )
-from o3storage.storage import HardState, Snapshot, StoreOutOfService, encode_piece
+from o3storage.storage import HardState, Snapshot, StoreOutOfService, decode_piece, encode_piece
 
 if TYPE_CHECKING:
     from o3storage.cluster._replica import Replica
@@ -48,6 +49,8 @@ class _Source:
     index: int
     term: int
     configuration: Configuration
+    spans: list[tuple[bytes, bytes]]
+    """Of the group's rows at that instant; a split may make them fewer meanwhile."""
     starts: list[tuple[int, bytes]] = field(default_factory=list)
     """Where piece n begins: (number of the span, row key)."""
 
@@ -65,6 +68,8 @@ class Snapshots:
         self._arrived: deque[StorePiece | Restore] = deque()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._pieces = 0
+        self._span: Span | None = None
+        """Of what is being received."""
 
     # --- to others
 
@@ -127,11 +132,12 @@ class Snapshots:
         term = core.log.term(index)
         if term > 0:
             snapshot = self._node.store.snapshot()
-            self._sources[peer] = _Source(snapshot, index, term, configuration, [(0, b"")])
+            spans = self._node.spans(replica.group)
+            self._sources[peer] = _Source(snapshot, index, term, configuration, spans, [(0, b"")])
 
     async def _read(self, source: _Source, number: int) -> tuple[bytes, bool]:
         """Piece `number`, and whether it is the last."""
-        spans = self._node.spans(self._replica.group)
+        spans = source.spans
         at, low = source.starts[number]
         rows: list[tuple[bytes, bytes]] = []
         size = 0
@@ -175,6 +181,8 @@ class Snapshots:
             if incoming is None or incoming.session != output.session:
                 return True  # of no use any more
             try:
+                if output.number == 0 and not self._expect(output.data):
+                    return True  # later, when the sender knows more
                 await self._node.store.stage_piece(replica.group, output.number, output.data)
             except StoreOutOfService as error:
                 replica.on_disk_fault(str(error))
@@ -190,9 +198,33 @@ class Snapshots:
                 return True
         return False
 
+    def _expect(self, piece: bytes) -> bool:
+        """A snapshot begins: whose keys does it bring? False: some that another range holds here;
+        the sender is behind a split that is known here. Raises ValueError."""
+        replica = self._replica
+        if replica.span is None:
+            return True
+        rows = decode_piece(piece)
+        own = span_key(replica.group)
+        if rows and rows[0][0] == own:
+            span = Span.decode(rows[0][1])
+        elif replica.group == FIRST_KEY_GROUP:
+            span = EVERYTHING
+        else:
+            raise ValueError("it does not say which keys it is of")
+        if not self._node.ranges.free_for(replica.group, span):
+            return False
+        self._span = span
+        if replica.applied == 0:
+            # Nothing is here yet, and what was thought of the span may be too little.
+            replica.span = span
+            self._node.ranges.put((replica.group, span))
+        return True
+
     async def _restore(self, output: Restore) -> None:
         replica, store = self._replica, self._node.store
         group = replica.group
+        span = self._span if replica.span is not None else None
         await replica.hold_applying()
         if replica.team is not None:
             replica.team.mark_incomplete()
@@ -205,7 +237,7 @@ class Snapshots:
                     output.index,
                     output.index_term,
                     self._pieces,
-                    self._node.spans(group),
+                    self._node.ranges.row_spans(group, span),
                     HardState(hard.term, hard.vote, hard.commit),
                     output.keep,
                     [(_records.configuration_key(group), row)],
@@ -216,6 +248,11 @@ class Snapshots:
             except READ_FAULTS:
                 await asyncio.sleep(RETRY_S)
             else:
+                if span is not None:
+                    # What it does not hold any more is another range's, which will come.
+                    replica.span = span
+                    self._node.ranges.put((group, span))
+                    self._node.on_ranges()
                 replica.restored(output.index)
                 return
 

@@ -74,6 +74,43 @@ class StateMachine(Protocol):
         when it carries no body. What frees space, or ends what was begun, is not."""
         ...
 
+    def of_group(self, group: int) -> StateMachine:
+        """The machine that applies the entries of that group: its own rows differ by group."""
+        ...
+
+    def touches_only(self, data: bytes, low: bytes, high: bytes | None) -> bool:
+        """Whether all keys that an encoded command touches lie in low <= route < high (routes
+        without their table byte, high None: the end); of a command that is `whole`: whether any
+        key of it does. Raises ValueError."""
+        ...
+
+    def whole(self, command: Any) -> tuple[bytes, bytes] | None:
+        """(low, high) if every range that holds a part of this span of routes must apply the
+        command, each for itself. Applying it again, or to a range that began with the rows of one
+        that had applied it, changes nothing."""
+        ...
+
+    def joined(self, results: Sequence[Any]) -> Any:
+        """The result of a command that is `whole`, of those of all ranges."""
+        ...
+
+    def items(self, command: Any) -> Sequence[bytes] | None:
+        """Routes of the items of a command that may be cut into several (`part`), whose result is
+        a list with one element for each item; None for any other."""
+        ...
+
+    def part(self, command: Any, positions: Sequence[int]) -> Any:
+        """The command for some of its items."""
+        ...
+
+    def split(
+        self, child: int, cut: bytes, high: bytes | None
+    ) -> Generator[Read, ReadResult, list[tuple[bytes, bytes | None]] | str]:
+        """This group's keys from `cut` up to `high` (row keys without their table byte; None: the
+        end) belong to group `child` from now on. Returns the rows that change by this, which are
+        the two groups' own; or, as text, why it cannot be done now."""
+        ...
+
     def apply(self, data: bytes) -> Generator[Read, ReadResult, Outcome]:
         """Apply an encoded command. Raises ValueError for bytes that no version of this program
         wrote (the replica then stops rather than diverge)."""

@@ -9,7 +9,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from o3storage.catalog import Counts, counts
+from o3storage.catalog import Counts, add_counts, counts
 from o3storage.cluster import Unavailable
 from o3storage.http import Response
 
@@ -55,7 +55,7 @@ async def health_facts(app: Application) -> dict[str, Any]:
 
 async def total_counts(node: Node) -> Counts:
     """The sums of the whole store. Raises Unavailable."""
-    return await node.query(counts())
+    return add_counts([await node.query(counts(group)) for group in node.key_ranges()])
 
 
 def write_refusal(app: Application) -> str | None:

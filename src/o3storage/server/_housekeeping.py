@@ -79,13 +79,16 @@ class Housekeeping:
         before = self.steps
         for bucket_id, name, gone in await self._node.query(pending_buckets()):
             await self._swallow(resume_delete(bucket_id, name, gone, self._clock.wall_ns()))
-        after = b""
-        while True:
-            commands, after = await self._node.query(chores(self._clock.wall_ns(), after))
-            for command in commands:
-                await self._finish(command)
-            if not after:
-                return self.steps - before
+        for group in self._node.key_ranges():
+            after = b""
+            while True:
+                query = chores(self._clock.wall_ns(), after, group=group)
+                commands, after = await self._node.query(query)
+                for command in commands:
+                    await self._finish(command)
+                if not after:
+                    break
+        return self.steps - before
 
     async def _finish(self, command: Any) -> None:
         while True:

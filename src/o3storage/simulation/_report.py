@@ -16,6 +16,8 @@ class Report:
     virtual_s: float = 0.0
     cpu_s: float = 0.0
     operations: int = 0
+    splits: int = 0
+    """Key ranges that were cut in two."""
     requests: int = 0
     acknowledged: int = 0
     unknown: int = 0

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from base64 import urlsafe_b64decode
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from o3storage import _native
+from o3storage.catalog._read_lists import FROM
 
 from ._history import MARKER, Kind, Operation, Page, Result
 from ._requests import Answer, Call, Truncated
@@ -84,6 +86,16 @@ class Values:
         self.by_number[number] = value
         self.by_etag[value.etag] = value
         return value
+
+
+def _page_end(token: str, last: str) -> str:
+    """The last key that a page with this token covers, of the workload's keys; `last`: it showed.
+    Where a range of keys ended, what lies between is not there, and the next page begins behind."""
+    after = urlsafe_b64decode(token)[1:] if token else b""
+    if not after.endswith(FROM):
+        return last
+    border = after[: -len(FROM)].decode()
+    return max([last, *(key for key in KEYS if key < border)])
 
 
 class Client:
@@ -363,6 +375,9 @@ class Client:
                     continue
                 seen[key] = value.number
             token = root.findtext("NextContinuationToken") or ""
+            last = _page_end(token, last)
+            if token and last == low:
+                continue  # a range of keys ended before the page could see any
             self.world.history.page(
                 Page(
                     bucket,
@@ -379,23 +394,35 @@ class Client:
             low = last
 
     async def list_versions(self, bucket: str) -> dict[str, tuple[int, ...]] | None:
-        """One page with all versions of all keys, noted for each key; None if it could not be
-        had."""
+        """All versions of all keys, noted for each key; None if they could not be had. One page
+        holds them, unless a range of keys ends within it."""
         if bucket == PLAIN_BUCKET:
             return None
         ops = [self._call(Kind.VERSIONS, bucket, key) for key in KEYS]
-        call = Call("GET", f"/{bucket}", {"versions": ""})
-        try:
-            answer = await self._send(call)
-        except (Lost, Truncated):
-            answer = None
-        if answer is None or answer.status != 200:
-            for op in ops:
-                op.result = Result.UNKNOWN
-            if answer is not None and answer.status != 503:
-                self.world.unexpected(self.name, call, answer)
-            return None
         found: dict[str, list[int]] = {key: [] for key in KEYS}
+        marker: str | None = ""
+        while marker is not None:
+            query = {"versions": "", "key-marker": marker} if marker else {"versions": ""}
+            call = Call("GET", f"/{bucket}", query)
+            try:
+                answer = await self._send(call)
+            except (Lost, Truncated):
+                answer = None
+            if answer is None or answer.status != 200:
+                for op in ops:
+                    op.result = Result.UNKNOWN
+                if answer is not None and answer.status != 503:
+                    self.world.unexpected(self.name, call, answer)
+                return None
+            self._note_versions(bucket, answer, found)
+            marker = answer.xml.findtext("NextKeyMarker")
+        for op in ops:
+            op.seen_versions = tuple(found[op.key])
+            self.world.history.ends(op, Result.OK)
+        return {key: tuple(versions) for key, versions in found.items()}
+
+    def _note_versions(self, bucket: str, answer: Answer, found: dict[str, Any]) -> None:
+        """What a page of versions shows of each key, newest first."""
         for item in answer.xml:
             if item.tag not in ("Version", "DeleteMarker"):
                 continue
@@ -408,10 +435,6 @@ class Client:
                 number = value.number
                 value.version_id = value.version_id or item.findtext("VersionId") or ""
             found[item.findtext("Key") or ""].append(number)
-        for op in ops:
-            op.seen_versions = tuple(found[op.key])
-            self.world.history.ends(op, Result.OK)
-        return {key: tuple(versions) for key, versions in found.items()}
 
     async def _send(self, call: Call, *, cut_s: float | None = None) -> Answer:
         return await self.world.send(self.name, call, cut_s=cut_s)

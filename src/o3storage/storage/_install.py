@@ -53,6 +53,15 @@ def encode_piece(rows: Sequence[Row]) -> bytes:
     return encode_rows(list(rows))
 
 
+def decode_piece(piece: bytes) -> list[Row]:
+    """What `encode_piece` was given. Raises ValueError."""
+    try:
+        rows, _ = decode_rows(piece)
+    except RecordBad as error:
+        raise ValueError(str(error)) from error
+    return [(key, value) for key, value in rows if value is not None]
+
+
 def _key(group: GroupId, number: int) -> bytes:
     return STAGING_TABLE + _KEY.pack(group, number)
 

@@ -422,6 +422,20 @@ class Store:
         log.reset(index, term)
         return self._log.submit(log, None, (), (), reset=(index, term))
 
+    def create_group(self, group: GroupId, index: int, term: int) -> None:
+        """A group begins here behind (index, term), which counts as applied and committed; durable
+        with any append that is made after this call. Nothing if there is one already. Raises
+        StoreOutOfService."""
+        self._check_open()
+        if group in self._core.groups:
+            return
+        log = self._create_group(group)
+        # Where all promises are in doubt, so are those of a group that is made a second time.
+        log.uncertain = any(other.uncertain for other in self._core.groups.values())
+        log.reset(index, term)
+        log.hard_state = HardState(term, 0, index)
+        self._log.submit(log, HardState(term, 0, index), (), (), reset=(index, term))
+
     async def stage_piece(self, group: GroupId, number: int, piece: bytes) -> None:
         """Keep a piece (of `encode_piece`) of a snapshot that is being received; durable on
         return. Piece 0 drops what was staged before. Raises ValueError, StoreError."""

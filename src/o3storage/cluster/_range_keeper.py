@@ -1,0 +1,261 @@
+"""The key ranges of a node: which are here, how one is cut in two, and how a node learns of one
+that it has no replica of.
+
+A cut is an entry of the range that is cut (`_range_rows.apply_split`), so all replicas make it at
+the same point of history: from there on the upper keys are the child's, with the rows that they
+have, and the child's log begins. There is nothing to copy and nothing to wait for.
+
+A replica of a range comes to a node in one of two ways:
+
+- Its replica of the parent applies the SPLIT.
+- The directory in range 0 names it, and no range that is here holds any of its keys: this node has
+  no replica of the parent, or one that was brought past the SPLIT by a snapshot. The replica begins
+  with nothing, votes for nobody, and gets a snapshot. As long as a range here still holds some of
+  the keys, its own log may yet write there, and the replica is not made.
+
+The leader of a range tells range 0 of its span; until that is done, whoever takes part in the range
+knows it, and others do not need to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from o3storage.cluster._errors import ClusterError, Unavailable
+from o3storage.cluster._range_rows import (
+    DIRECTORY_HIGH,
+    DIRECTORY_LOW,
+    EVERYTHING,
+    FIRST_INDEX,
+    FIRST_KEY_GROUP,
+    FIRST_TERM,
+    MAX_RANGES,
+    Span,
+    Split,
+    SplitRefused,
+    check_cut,
+    directory_key,
+    encode_allocate,
+    encode_publish,
+    encode_split,
+    group_of_directory_key,
+    span_key,
+)
+from o3storage.cluster._ranges import NOWHERE, RangeTable
+from o3storage.cluster._reading import READ_FAULTS
+from o3storage.raft.core import NOBODY, Role, Tick
+from o3storage.runtime import Logger
+from o3storage.storage import StoreError, StoreOutOfService
+from o3storage.storage.index import IndexFailure
+
+if TYPE_CHECKING:
+    from o3storage.cluster._node import Node
+    from o3storage.cluster._replica import Replica
+
+PUBLISH_S = 1.0
+"""A leader looks so often whether range 0 knows the spans of its ranges."""
+RETRY_S = 0.5
+"""A damaged block of the index is being rebuilt: a replica is opened again after so long."""
+FIRST_LEADER_S = 0.3
+"""The parent's leader leads the child too, as soon as the others have it: heartbeats tell them of
+the SPLIT every 0.2 s."""
+MOST_TICKS = 64
+"""More than any election timeout."""
+
+_log = Logger("ranges")
+
+
+class RangeKeeper:
+    """`load`, then `start`; `split`; `close`."""
+
+    def __init__(self, node: Node, table: RangeTable, replicas: dict[int, Replica]) -> None:
+        self.directory: dict[int, Span] = {}
+        """What range 0 says, as applied here."""
+        self._node = node
+        self._table = table
+        self._replicas = replicas
+        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._publisher: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def load(self) -> None:
+        """At the open: spans as the rows say. A log that a crash kept from being begun is begun.
+        Raises StoreError, BadBlock, ValueError."""
+        store = self._node.store
+        spans: dict[int, Span] = {}
+        group = FIRST_KEY_GROUP
+        while True:
+            rows = await store.scan(span_key(group)[:9], b"\x11", 1)
+            if not rows:
+                break
+            group = int.from_bytes(rows[0][0][1:9], "big")
+            value = await store.get(span_key(group))
+            if value is not None:
+                spans[group] = Span.decode(value)
+            group += 1
+        spans.setdefault(FIRST_KEY_GROUP, EVERYTHING)
+        logs = store.groups()
+        for group in spans:
+            if group not in logs and group != FIRST_KEY_GROUP:
+                store.create_group(group, FIRST_INDEX, FIRST_TERM)
+        for group in logs:
+            if group not in spans and group > FIRST_KEY_GROUP:
+                # A replica without state; or its parent applies the SPLIT again, see `on_split`.
+                value = await store.get(directory_key(group))
+                span = Span.decode(value) if value is not None else EVERYTHING
+                if not any(span.overlaps(other) for other in spans.values()):
+                    spans[group] = span
+        self._table.fill(spans)
+
+    def start(self) -> None:
+        replication = self._node.replication
+        if replication is not None:
+            replication.on_ranges = self._node.look_at_records
+            loop = asyncio.get_running_loop()
+            self._publisher = loop.create_task(self._publish(), name="publisher of ranges")
+
+    async def close(self) -> None:
+        self._closed = True
+        tasks = list(self._opening.values())
+        if self._publisher is not None:
+            tasks.append(self._publisher)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- ranges that appear
+
+    def on_split(self, group: int, split: Split) -> None:
+        """An entry that was applied here cut the range `group`."""
+        self._table.put((group, split.lower), (split.child, split.upper))
+        self._open(split.child, self._open_child(group, split.child))
+
+    async def read_directory(self) -> None:
+        """Range 0, or a span here, has changed. Raises StoreError, BadBlock."""
+        rows = await self._node.store.scan(DIRECTORY_LOW, DIRECTORY_HIGH, MAX_RANGES)
+        self.directory = {group_of_directory_key(key): Span.decode(v) for key, v in rows}
+        for group, span in self.directory.items():
+            known = group in self._replicas or group in self._opening
+            if not known and group != FIRST_KEY_GROUP and self._table.free_for(group, span):
+                self._table.put((group, span))
+                self._open(group, self._open_replica(group))
+
+    def _open(self, group: int, work: Coroutine[Any, Any, Any]) -> None:
+        if self._closed:
+            work.close()
+            return
+        task = asyncio.get_running_loop().create_task(work, name=f"range {group} begins")
+        self._opening[group] = task
+        task.add_done_callback(lambda _: self._opening.pop(group, None))
+
+    async def _open_replica(self, group: int) -> Replica | None:
+        node = self._node
+        while True:
+            try:
+                replica = await node.open_replica(group)
+                await replica.start()
+            except StoreOutOfService:
+                return None
+            except READ_FAULTS:
+                await asyncio.sleep(RETRY_S)
+            except Unavailable as error:
+                _log.error("range.not_started", range=group, reason=str(error))
+                return None
+            else:
+                return replica
+
+    async def _open_child(self, parent: int, child: int) -> None:
+        log = self._node.store.log_state(child)
+        if log.applied_index > FIRST_INDEX:
+            # Its parent executes the SPLIT again, though what came after it was kept.
+            self._replicas[parent].fail(
+                f"range {child} is ahead of its beginning: empty this node's data directory and "
+                "let it join again"
+            )
+            return
+        replica = await self._open_replica(child)
+        if replica is not None and not replica.core.sole and self._replicas[parent].leads:
+            await self._lead_soon(replica)
+        # From here on no restart executes the SPLIT, or what came before it, again.
+        with contextlib.suppress(StoreError, IndexFailure):
+            await self._node.store.flush()
+
+    @staticmethod
+    async def _lead_soon(replica: Replica) -> None:
+        await asyncio.sleep(FIRST_LEADER_S)
+        for _ in range(MOST_TICKS):
+            core = replica.core
+            if core.leader != NOBODY or core.role is not Role.FOLLOWER or replica.fault:
+                return
+            replica.step(Tick(0.0))
+
+    # --- the directory
+
+    async def _publish(self) -> None:
+        while True:
+            await asyncio.sleep(PUBLISH_S)
+            try:
+                for group in list(self._replicas):
+                    await self._tell(group)
+            except ClusterError as error:
+                _log.debug("ranges.later", reason=str(error))
+
+    async def _tell(self, group: int) -> None:
+        """Tell range 0 of a span, if this node leads it. Raises ClusterError."""
+        replica = self._replicas[group]
+        span = replica.span
+        if span is None or span == EVERYTHING or not replica.leads:
+            return
+        known = self.directory.get(group)
+        if known is not None and known.high == span.high:
+            return
+        # What a leader of an earlier term cut is applied here first: what is said is not old.
+        if replica.applied >= replica.core.term_start:
+            await self._node.commit(b"", encode_publish(group, span))
+
+    # --- cutting
+
+    async def split(self, cut: bytes) -> int:
+        """Cut the range that holds `cut` there; the number of the new one. Raises SplitRefused,
+        Unavailable (also uncertain), StorageFull."""
+        table, node = self._table, self._node
+        try:
+            check_cut(cut)
+        except ValueError as error:
+            raise SplitRefused(str(error)) from None
+        route = b"\x20" + cut
+        group = table.group_of(route)
+        if group != NOWHERE and table.span(group).low == cut:
+            raise SplitRefused(f"range {group} begins there already")
+        child: int = await self._propose(b"", encode_allocate())
+        split: Split = await self._propose(route, encode_split(child, cut))
+        _log.info("range.split", range=split.upper.parent, child=child)
+        node.look_at_records()
+        return child
+
+    async def _propose(self, route: bytes, data: bytes) -> Any:
+        outcome = await self._node.commit(route, data, adds=True)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.result
+
+    def status(self) -> list[dict[str, Any]]:
+        """The ranges that are here, in order of their keys; bounds in hexadecimal."""
+        found = []
+        for group in self._table.groups():
+            span = self._table.span(group)
+            replica = self._replicas.get(group)
+            found.append(
+                {
+                    "range": group,
+                    "low": span.low.hex(),
+                    "high": None if span.high is None else span.high.hex(),
+                    "parent": span.parent,
+                    "leader": replica.core.leader if replica is not None else NOBODY,
+                    "here": replica is not None and replica.applied > 0,
+                }
+            )
+        return found
