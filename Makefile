@@ -29,9 +29,8 @@ lint: setup
 	$(PY) -m ruff format --check src tests bench tools
 	$(PY) -m mypy
 
-test: lint
-	$(PY) tools/run_tests.py
-	$(MAKE) -C os os-test
+test: setup
+	$(PY) tools/run_tests.py $(ARGS)
 
 fuzz: setup
 	$(PY) tools/run_tests.py --only fuzz --seconds-each $(or $(SECONDS_EACH),60)

@@ -20,8 +20,8 @@ from o3storage.raft.core import (
 )
 from tests.raft.model import Cluster
 
-SLOW_SEEDS = int(os.environ.get("O3_RAFT_SEEDS", "300"))
-"""Of the slow lane; 2,000 were run once."""
+SLOW_SEEDS = int(os.environ.get("O3_RAFT_SEEDS", "600"))
+"""Of the slow lane, for each of its two tests."""
 
 OPTIONS = Options(
     election_ticks=5,

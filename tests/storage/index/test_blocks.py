@@ -392,31 +392,6 @@ def test_a_merge_of_damaged_records_stops(rows, seed):
             merger.step([]).run()
 
 
-@pytest.mark.slow
-def test_damaged_blocks_never_crash_for_a_minute():
-    """The fuzzer that CI runs for a minute; O3_FUZZ_SECONDS makes it longer."""
-    import os
-    import time
-
-    seconds = float(os.environ.get("O3_FUZZ_SECONDS", "5"))
-    end = time.monotonic() + seconds
-    rng = random.Random(int.from_bytes(os.urandom(8)))
-    rounds = 0
-    while time.monotonic() < end:
-        rows = [
-            (
-                rng.randbytes(rng.randrange(1, 9)),
-                rng.choice([None, rng.randbytes(rng.randrange(9))]),
-            )
-            for _ in range(rng.randrange(1, 50))
-        ]
-        block = make_run(rows).block()
-        for _ in range(20):
-            exercise(damaged(block, rng), rng.choice(rows)[0])
-        rounds += 1
-    assert rounds > 0
-
-
 def test_arguments_are_checked():
     with pytest.raises(ValueError):
         _native.index_run([], [], 1)
