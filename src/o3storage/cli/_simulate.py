@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from o3storage.runtime import tune_memory
 from o3storage.simulation import SeedReport, simulate
 
 from ._text import Progress, duration_text, table
@@ -19,6 +20,7 @@ def run_seeds(options: argparse.Namespace) -> int:
     """Exit code: 0, or 1 if any seed broke a promise."""
     if options.seed is not None and options.seeds is None:
         return _one(options.seed, options.nodes, options.trace)
+    tune_memory()  # or what seeds leave behind grows by megabytes each
     first = options.seed or 0
     count = max(1, min(options.seeds or DEFAULT_SEEDS, MAX_SEEDS))
     progress = Progress("simulate", count)
