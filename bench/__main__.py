@@ -17,10 +17,12 @@ from ._result import Result, verdicts
 
 MEASUREMENTS = {
     "requests": ("server CPU per signed request: GET, PUT, HEAD, LIST", 60),
+    "cold_get": ("server CPU per GET whose body is not in the page cache", 30),
     "group_commit": ("PUT rate with the real sync, without any, and with a slow one", 60),
     "half_database": ("PUT and GET latency against the same front over SQLite", 90),
     "bodies": ("large PUT and GET against a plain loop over the same primitives", 60),
     "index_vs_sqlite": ("the index alone against SQLite (WAL, synchronous=FULL)", 420),
+    "large_store": ("a million objects: gets against SQLite, pages of listings under load", 240),
     "sustained": ("70 % of peak for 10 minutes: latencies and the event loop's stalls", 740),
     "http_floor": ("the HTTP layer alone, trivial handler", 60),
     "native": ("the native module's primitives", 30),

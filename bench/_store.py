@@ -21,11 +21,15 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @contextmanager
 def running_store(
-    *arguments: str, environment: dict[str, str] | None = None, parent: str | None = None
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    parent: str | None = None,
+    existing: Path | None = None,
 ) -> Iterator[tuple[Path, int]]:
-    """(data directory, pid) of a fresh store on a free port, stopped and removed at the end."""
+    """(data directory, pid) of a fresh store on a free port, stopped and removed at the end; or of
+    one over an `existing` data directory, which stays."""
     with TemporaryDirectory(prefix="o3bench", dir=parent) as directory:
-        data_dir = Path(directory) / "data"
+        data_dir = existing or Path(directory) / "data"
         command = [sys.executable, "-m", "o3storage", "serve", "--port", "0"]
         process = subprocess.Popen(
             [*command, "--data-dir", str(data_dir), *arguments],

@@ -12,6 +12,7 @@ import hashlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from o3storage import _native
@@ -45,7 +46,14 @@ def value_of(number: int) -> bytes:
     return (f"{number:016d}".encode() * 64)[:VALUE_BYTES]
 
 
-async def load(data_dir: Path, count: int) -> None:
+async def load(
+    data_dir: Path,
+    count: int,
+    *,
+    key_of: Callable[[int], bytes] = key_of,
+    value_of: Callable[[int], bytes] = value_of,
+) -> None:
+    """Make a data directory with a bucket of `count` objects, numbered from 0."""
     pool = JobPool()
     await pool.start()
     clock, entropy = SystemClock(), SystemEntropy()
