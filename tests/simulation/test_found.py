@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from o3storage.runtime.disk import DiskFault
 from o3storage.simulation import Fault, FaultKind, SimClock, SimDisk, SimEntropy, SimJobs, run
 from o3storage.storage import (
     FRAME_PLAIN_BYTES,
+    BadFrame,
     Entry,
+    FrameBad,
     HardState,
     SealedFrame,
     Store,
@@ -17,6 +21,7 @@ from o3storage.storage import (
     VerifyReport,
     verify,
 )
+from o3storage.storage._frames import frame_place
 
 KEY = bytes(range(32))
 ONE, TWO = b"1" * 16, b"2" * 16
@@ -88,6 +93,43 @@ def test_compaction_replaces_every_placement_of_a_body_in_runs() -> None:
         assert (await check(disk)).clean
 
     run(main(), 1)
+
+
+def test_compaction_forgets_no_frame_that_it_cannot_read() -> None:
+    """It moved what was good of a run and placed that anew: the damaged frame between had no
+    placement any more, so no scrub found it and nobody had it repaired."""
+
+    async def main() -> None:
+        disk = SimDisk(3)
+        store = await open_store(disk)
+        for stream in (ONE, TWO):
+            writer = store.open_stream(stream)
+            for number in range(3):
+                await writer.write(frame(stream, number, last=number == 2))
+            await writer.sync()
+        await release(store, 1, TWO)
+        await store.close()
+        store = await open_store(disk)
+        run_at, first = await store._frames.find(ONE, 1)
+        offset, size = frame_place(run_at, 1 - first)
+        disk.rot(store._core.volumes[run_at.volume].path, offset + size // 2, 0x10)
+        await store.compact()
+        for number in (0, 2):
+            assert bytes(await store.read_frame(ONE, number)) == frame(ONE, number).data
+        with pytest.raises(FrameBad):
+            await store.read_frame(ONE, 1)
+        found: list[BadFrame] = []
+        await store.scrub(found.append)
+        assert [(bad.stream, bad.number) for bad in found] == [(ONE, 1)]
+        # Stored again, it is whole, and the volume can go.
+        writer = store.open_stream(ONE)
+        await writer.write(frame(ONE, 1))
+        await writer.sync()
+        for number in range(3):
+            assert bytes(await store.read_frame(ONE, number)) == frame(ONE, number).data
+        await store.close()
+
+    run(main(), 3)
 
 
 def test_verify_after_a_dead_volume_was_freed() -> None:

@@ -37,11 +37,17 @@ class Repair:
         self._task: asyncio.Task[None] | None = None
 
     def wanted(self, bad: BadFrame) -> None:
-        """Have it repaired, soon."""
-        if len(self._queue) < MAX_WAITING:
+        """Have it repaired, soon. (What is no frame is nothing that others hold: it is reported,
+        and found missing at the next start that reads it.)"""
+        if bad.stream and len(self._queue) < MAX_WAITING:
             self._queue.append((bad.stream, bad.number))
             if self._task is None or self._task.done():
                 self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def settled(self) -> None:
+        """Return when all that was wanted is repaired, or was tried."""
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def close(self) -> None:
         task, self._task = self._task, None

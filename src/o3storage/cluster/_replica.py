@@ -423,7 +423,8 @@ class Replica(Applying):
     def _persist(self, output: Persist) -> None:
         frames, self._frames = self._frames, []
         if self.team is not None and not frames:
-            frames = self.team.frames_for(output.entries)
+            # (An entry that rot had taken comes back with its frames like any other.)
+            frames = self.team.frames_for([*output.fills, *output.entries])
         if self._held:
             self._held.append((output, frames))
         else:

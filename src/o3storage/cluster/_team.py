@@ -277,9 +277,15 @@ class Team:
             self._node.store.note(self._note_name(), b"")
 
     async def remember(self) -> None:
-        """At the start: did the last run leave something missing?"""
-        if await self._node.store.noted(self._note_name()) is not None:
+        """At the start: did the last run leave something missing, or the disk lose records? (One
+        that rotted may have said where frames are.)"""
+        store = self._node.store
+        stats = store.stats()
+        if await store.noted(self._note_name()) is not None:
             self._marked = True
+            self.look_through()
+        elif stats.rotted_records or stats.index_rebuilt or self._core.uncertain:
+            self.mark_incomplete()
             self.look_through()
 
     def look_through(self) -> None:

@@ -224,7 +224,9 @@ class MachineFaults:
         names = sorted(
             path
             for path, node in machine.disk.image.names.items()
-            if node is not None and path.startswith("volumes/") and len(node.durable) > 20_000
+            if node is not None
+            and path.startswith("volumes/")
+            and min(len(node.durable), len(node.cached)) > 20_000
         )
         if len(names) < 4:
             return

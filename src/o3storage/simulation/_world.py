@@ -35,7 +35,7 @@ from ._history import History
 from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
 from ._machine import Machine
 from ._network import SimNet, SimNetwork
-from ._replicas import difference, missing_bodies, rows_of
+from ._replicas import difference, mend_frames, missing_bodies, rows_of
 from ._report import GaveUp, Report
 from ._requests import Answer, Call, Signer, build, perform
 from ._seals import SealLog, watch_seals
@@ -302,8 +302,10 @@ class World:
                         self.violation("P5", f"n1 and n{machine.number} differ: {text}")
             await self._converge()
         for machine in self.machines:
+            if machine.rotten:
+                await mend_frames(machine)
             problems = await missing_bodies(machine, rows[0], self.values)
-            if problems and not machine.rotten:
+            if problems and not machine.lossy:
                 text = f"n{machine.number}, {len(problems)} bodies: {problems[0]}"
                 self.violation("P1", f"not whole on a replica's own disk: {text}")
 

@@ -53,7 +53,7 @@ from o3storage.storage._rows import (
     released_key,
 )
 from o3storage.storage._scan import Scanned, scan_records
-from o3storage.storage._scrub import placed_bad_frames
+from o3storage.storage._scrub import BadFrame, placed_bad_frames
 from o3storage.storage._space import SpaceAccount
 from o3storage.storage._types import KIB, FrameMissing, SealedFrame
 from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
@@ -210,14 +210,7 @@ class Compactor:
             mover = _Mover()
             try:
                 await self._move(volume, mover, reaped)
-                for at in range(0, len(lost), PLACE_RUNS):
-                    runs: list[PlacedRun] = []
-                    for bad in lost[at : at + PLACE_RUNS]:
-                        size = bad.record_bytes
-                        run = Run(volume.volume, bad.offset, 1, size, size)
-                        runs.append((bad.stream, bad.number, run, False))
-                    self.log.place_runs(runs, [], unless=reaped)
-                    await self.log.settle()
+                await self._place_lost(lost, volume, reaped)
                 if await self._placed_in(volume) > len(lost):
                     volume.keep = True
                     return None
@@ -295,8 +288,23 @@ class Compactor:
                         rows, rows_bytes = [], 0
         if rows:
             await self.bulk.write(mover, None, encode_state(rows))
+        # Looked for only now that something is bad, and before the run that names it is replaced.
+        lost = await placed_bad_frames(self.core, volume.volume) if bad else []
         await self._place(mover, reaped, whole=True)
+        await self._place_lost(lost, volume, reaped)
         return bad
+
+    async def _place_lost(self, lost: list[BadFrame], volume: Volume, reaped: set[bytes]) -> None:
+        """What could not be read keeps a placement, which says where it stood: it is damaged, and
+        to be repaired, and not as if it had never been."""
+        for at in range(0, len(lost), PLACE_RUNS):
+            runs: list[PlacedRun] = []
+            for bad in lost[at : at + PLACE_RUNS]:
+                size = bad.record_bytes
+                run = Run(volume.volume, bad.offset, 1, size, size)
+                runs.append((bad.stream, bad.number, run, False))
+            self.log.place_runs(runs, [], unless=reaped)
+            await self.log.settle()
 
     # --- frames
 
