@@ -378,7 +378,8 @@ fn power_off() -> ! {
         found.kernel_open_to_user
     );
     let (free, total) = mm::frames::count();
-    log!("memory: {} of {} frames free, {} faults", free, total, mm::space::faults());
+    let left = network::look(|stack| stack.statistics().sockets);
+    log!("memory: {free} of {total} frames free, {} faults, {left} sockets", mm::space::faults());
     log!("power off");
     arch::acpi::power_off()
 }

@@ -218,6 +218,37 @@ fn rfc9293_both_ends_may_open_at_once() {
 }
 
 #[test]
+fn rfc9293_both_answers_of_a_simultaneous_opening_end_it() {
+    let mut peer = Peer::new();
+    let id = peer.stack.open(Kind::Stream).unwrap();
+    peer.stack.bind(id, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 80)).unwrap();
+    let _ = peer.stack.connect(id, SocketAddrV4::new(B, 4000), peer.now);
+    let syn = peer.take().pop().unwrap().0;
+    peer.send(SYN, b"");
+    // The peer answers as we did: with its number again.
+    peer.seq -= 1;
+    peer.ack = syn.seq.wrapping_add(1);
+    for (answer, _) in peer.send(SYN | ACK, b"") {
+        assert_eq!(answer.flags & SYN, 0);
+    }
+    assert_eq!(peer.stack.send(id, b"hello"), Ok(5));
+}
+
+#[test]
+fn a_connection_to_itself_opens_and_becomes_quiet() {
+    let mut stack = Peer::new().stack;
+    let here = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7000);
+    let id = stack.open(Kind::Stream).unwrap();
+    stack.bind(id, here).unwrap();
+    let _ = stack.connect(id, here, 1_000_000);
+    stack.poll(1_000_000);
+    assert!(stack.next_deadline().is_none_or(|deadline| deadline > 1_000_000));
+    assert_eq!(stack.send(id, b"hello"), Ok(5));
+    stack.poll(1_000_000);
+    assert_eq!(stack.recv(id, &mut [0; 9], false), Ok(5));
+}
+
+#[test]
 fn rfc9293_close_goes_through_its_states() {
     // The peer closes first.
     let (mut peer, id) = Peer::open();

@@ -380,7 +380,7 @@ impl Stack {
             Some(Socket::Listener(l)) => Some(l.waiting.len() < l.backlog),
             _ => None,
         };
-        let begins = segment.flags & (SYN | RST | ACK) == ACK;
+        let begins = segment.flags & (RST | ACK) == ACK;
         if begins && (room == Some(false) || (room.is_some() && !self.make_room())) {
             return; // Dropped: our answer goes again, and the peer's with it.
         }

@@ -612,7 +612,14 @@ impl Tcp {
             return;
         }
         if segment.flags & SYN != 0 {
-            if self.state == State::SynReceived && segment.seq.wrapping_add(1) == self.rcv_nxt {
+            let again =
+                self.state == State::SynReceived && segment.seq.wrapping_add(1) == self.rcv_nxt;
+            if again && segment.flags & ACK != 0 && segment.ack == self.recovery.snd_nxt {
+                // Both opened at once, and this answers our SYN: another answer to it would be
+                // answered in the same way, without end.
+                self.opened(now);
+                self.recovery.snd_una = segment.ack;
+            } else if again {
                 self.syn_due = true; // Their SYN again: our answer was lost.
             } else {
                 self.challenge(now); // RFC 5961, 4.2.

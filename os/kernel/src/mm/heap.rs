@@ -23,16 +23,12 @@ fn class_of(layout: &Layout) -> Option<usize> {
     (size <= LARGEST).then(|| (size.next_power_of_two() / SMALLEST).trailing_zeros() as usize)
 }
 
-fn frames_for(layout: &Layout) -> usize {
-    layout.size().div_ceil(PAGE as usize)
-}
-
 // SAFETY: pieces are cut from frames that belong to the heap alone, are as large and as aligned as
 // their class (at most a page), and a piece is on no list while it is handed out.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(class) = class_of(&layout) else {
-            let run = frames::allocate_run(frames_for(&layout));
+            let run = frames::allocate_run(layout.size().div_ceil(PAGE as usize));
             return run.map_or(core::ptr::null_mut(), |at| (PHYSICAL_BASE + at) as *mut u8);
         };
         let mut heap = self.0.get();
@@ -54,7 +50,8 @@ unsafe impl GlobalAlloc for Allocator {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         let Some(class) = class_of(&layout) else {
-            return frames::free(pointer as u64 - PHYSICAL_BASE, frames_for(&layout));
+            let count = layout.size().div_ceil(PAGE as usize);
+            return frames::free(pointer as u64 - PHYSICAL_BASE, count);
         };
         let mut heap = self.0.get();
         // SAFETY: the piece was handed out by `alloc` and nobody holds it any more.

@@ -241,8 +241,7 @@ pub fn renameat2(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) ->
     if flags == 1 && with_tree(|tree| tree.lookup(base, &new, false)).is_ok() {
         return Err(Errno::EEXIST);
     }
-    let now = time::date_ns();
-    with_tree(|tree| tree.rename(base, &old, &new, now)).map(|()| 0)
+    with_tree(|tree| tree.rename(base, &old, &new, time::date_ns())).map(|()| 0)
 }
 
 /// Two paths, and one directory that both begin at.
@@ -262,15 +261,13 @@ pub fn linkat(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) -> An
         return Err(Errno::EINVAL);
     }
     let (old, new, base) = two_paths(old_fd, old, new_fd, new)?;
-    let now = time::date_ns();
-    with_tree(|tree| tree.link(base, &old, &new, now)).map(|()| 0)
+    with_tree(|tree| tree.link(base, &old, &new, time::date_ns())).map(|()| 0)
 }
 
 pub fn symlinkat(_: &mut Frame, &[target, fd, path, ..]: &Args) -> Answer {
     let (target, path) = (usercopy::read_path(target)?, usercopy::read_path(path)?);
     let base = base(fd, &path)?;
-    let now = time::date_ns();
-    with_tree(|tree| tree.symlink(base, &path, &target, now)).map(|()| 0)
+    with_tree(|tree| tree.symlink(base, &path, &target, time::date_ns())).map(|()| 0)
 }
 
 pub fn readlinkat(_: &mut Frame, &[fd, path, at, size, ..]: &Args) -> Answer {
@@ -333,8 +330,7 @@ fn set_length(node: NodeId, value: u64) -> Answer {
     if value > vfs::MAX_FILE {
         return Err(Errno::EFBIG);
     }
-    let now = time::date_ns();
-    with_tree(|tree| tree.truncate(node, value, now)).map(|()| 0)
+    with_tree(|tree| tree.truncate(node, value, time::date_ns())).map(|()| 0)
 }
 
 pub fn truncate(_: &mut Frame, &[path, size, ..]: &Args) -> Answer {
