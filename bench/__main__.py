@@ -22,6 +22,7 @@ MEASUREMENTS = {
     "half_database": ("PUT and GET latency against the same front over SQLite", 90),
     "bodies": ("large PUT and GET against a plain loop over the same primitives", 60),
     "index_vs_sqlite": ("the index alone against SQLite (WAL, synchronous=FULL)", 420),
+    "cluster": ("three local nodes against one: CPU, idle, catching up", 240),
     "large_store": ("a million objects: gets against SQLite, pages of listings under load", 240),
     "sustained": ("70 % of peak for 10 minutes: latencies and the event loop's stalls", 740),
     "http_floor": ("the HTTP layer alone, trivial handler", 60),
