@@ -348,6 +348,30 @@ def test_the_leader_dies_right_after_the_cut() -> None:
     run(main(), 9)
 
 
+def test_what_a_member_lacks_is_looked_for_in_the_part_that_was_cut_off() -> None:
+    async def main() -> None:
+        async with team(seed=70) as group:
+            bucket = await group.members[0].bucket()
+            for key in KEYS[:12]:
+                await group.members[0].put(bucket, key, body_of(1, 3_000))
+            member = group.follower()
+            member.replica(1).team.mark_incomplete()
+            child = await cut(group.leader().node, bucket, b"b0")
+            while child not in member.node._replicas:
+                await asyncio.sleep(0.001)
+            assert member.replica(child).team._marked
+            await put(member, bucket, b"b9")  # (something is appended after the mark)
+            await group.kill(member)
+            await group.settled()
+            await group.restart(member)
+            assert member.replica(child).team._marked
+            await level(group, 2)
+            others = [m.replica(child).team for m in group.members if m is not member]
+            assert not any(other._marked for other in others)
+
+    run(main(), 10)
+
+
 class _Model:
     """A bucket as a plain dict."""
 

@@ -177,8 +177,12 @@ class RangeKeeper:
             )
             return
         replica = await self._open_replica(child)
-        if replica is not None and not replica.core.sole and self._replicas[parent].leads:
-            await self._lead_soon(replica)
+        if replica is not None and replica.team is not None:
+            above = self._replicas[parent]
+            assert above.team is not None
+            replica.team.begin(above.team)
+            if above.leads and not replica.core.sole:
+                await self._lead_soon(replica)
         # From here on no restart executes the SPLIT, or what came before it, again.
         with contextlib.suppress(StoreError, IndexFailure):
             await self._node.store.flush()

@@ -23,7 +23,7 @@ NOWHERE = -1
 class RangeTable:
     """Key ranges in order: (low, group), low inclusive. A gap is a range that is not here yet."""
 
-    __slots__ = ("_groups", "_lows", "_spans", "version")
+    __slots__ = ("_groups", "_lows", "_spans", "several", "version")
 
     def __init__(self, ranges: list[tuple[bytes, int]]) -> None:
         """`ranges`: (low, group) ascending by low. ValueError for gaps, doubles or range 0."""
@@ -42,6 +42,8 @@ class RangeTable:
         }
         self.version = 0
         """Counts the changes."""
+        self.several = len(self._lows) > 1
+        """Not all keys are in one range."""
 
     def fill(self, spans: dict[int, Span]) -> None:
         """These are all ranges that are here. Raises ValueError if they overlap."""
@@ -62,6 +64,7 @@ class RangeTable:
             groups.append(NOWHERE)
         self._spans = dict(spans)
         self._lows, self._groups = lows, groups
+        self.several = len(lows) > 1
         self.version += 1
 
     def put(self, *changes: tuple[int, Span]) -> None:
@@ -74,11 +77,6 @@ class RangeTable:
         return not any(
             other != group and known.overlaps(span) for other, known in self._spans.items()
         )
-
-    @property
-    def several(self) -> bool:
-        """Not all keys are in one range."""
-        return len(self._lows) > 1
 
     def within(self, low: bytes, high: bytes) -> list[int]:
         """Groups of the keys low <= key < high, in order; NOWHERE for those that are not here."""

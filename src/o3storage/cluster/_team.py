@@ -267,7 +267,7 @@ class Team:
                 store.note(self._note_name(), None)
 
     def _note_name(self) -> bytes:
-        return b"incomplete" + self._replica.group.to_bytes(4, "big")
+        return _note_name(self._replica.group)
 
     def mark_incomplete(self) -> None:
         """Durable with whatever is appended next: frames may be missing here."""
@@ -284,7 +284,25 @@ class Team:
         if await store.noted(self._note_name()) is not None:
             self._marked = True
             self.look_through()
-        elif stats.rotted_records or stats.index_rebuilt or self._core.uncertain:
+        elif (
+            stats.rotted_records
+            or stats.index_rebuilt
+            or self._core.uncertain
+            or await self._parent_was_incomplete()
+        ):
+            self.mark_incomplete()
+            self.look_through()
+
+    async def _parent_was_incomplete(self) -> bool:
+        """What was missing when this range was cut off may be missing of its keys."""
+        span = self._replica.span
+        if span is None or not span.parent:
+            return False
+        return await self._node.store.noted(_note_name(span.parent)) is not None
+
+    def begin(self, parent: Team) -> None:
+        """This range was cut off the other just now, and with it perhaps what is missing there."""
+        if parent._marked or parent.gaps or parent.debt or not parent.complete:
             self.mark_incomplete()
             self.look_through()
 
@@ -736,6 +754,10 @@ class Team:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _note_name(group: int) -> bytes:
+    return b"incomplete" + group.to_bytes(4, "big")
 
 
 def small_frame(stream: bytes, data: bytes | memoryview) -> SealedFrame:
