@@ -63,6 +63,14 @@ class Relay:
         local, remote = self._guests[side], self._ours[side]
         return f"dgram,local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
 
+    def inject(self, side: int, frame: bytes) -> bool:
+        """Gives the guest of a side a frame of our own; False where it takes none just now."""
+        try:
+            self._sockets[side].sendto(frame, os.fspath(self._guests[side]))
+        except OSError:
+            return False
+        return True
+
     def close(self) -> None:
         self._wake.close()
         self._thread.join()
