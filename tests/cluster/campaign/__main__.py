@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--pace", type=float, default=1.0, help="times the pauses between faults")
+    parser.add_argument("--rot", default="bulk", choices=("bulk", "log", "*"), help="volumes")
     parser.add_argument("--think", type=float, default=0.08, help="seconds between operations")
     parser.add_argument("--directory", type=Path, help="kept afterwards; default: a temporary one")
     options = parser.parse_args()
@@ -102,7 +103,14 @@ class Campaign:
         begin_s = time.monotonic()
         faults_end_s = begin_s + options.minutes * 60
         self._start_clients(begin_s, faults_end_s + 5)
-        faults = Faults(self.machines, self.nodes, options.seed, faults_end_s, options.pace)
+        faults = Faults(
+            self.machines,
+            self.nodes,
+            seed=options.seed,
+            end_s=faults_end_s,
+            pace=options.pace,
+            rot=options.rot,
+        )
         showing = asyncio.create_task(self._show(faults, begin_s))
         await faults.run()
         faults.heal()

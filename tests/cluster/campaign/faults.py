@@ -21,7 +21,14 @@ class Faults:
     """Runs until `end_s` (of the monotonic clock). `totals` counts what was done."""
 
     def __init__(
-        self, machines: Machines, nodes: list[Node], seed: int, end_s: float, pace: float
+        self,
+        machines: Machines,
+        nodes: list[Node],
+        *,
+        seed: int,
+        end_s: float,
+        pace: float,
+        rot: str,
     ) -> None:
         self.machines = machines
         self.nodes = nodes
@@ -29,6 +36,8 @@ class Faults:
         self.end_s = end_s
         self.pace = pace
         """Multiplies the time between faults."""
+        self.rot = rot
+        """Which volumes rot: see `Node.flip`."""
         self.totals: Counter[str] = Counter()
         self.victim = nodes[-1]
         """The one whose disk rots and is lost: of a write that a majority has, one copy in
@@ -74,7 +83,7 @@ class Faults:
     async def killing(self) -> None:
         rng = self.rng("kill")
         while await self.sleep(rng.uniform(1.5, 5.5) * self.pace):
-            if rng.random() < 0.75:
+            if rng.random() < 0.6:
                 await self.majority()
             chosen = [self.pick(rng)]
             if rng.random() < 0.08:
@@ -180,7 +189,7 @@ class Faults:
             async with self.victim.busy:
                 self.victim.kill()
                 self.totals["kills"] += 1
-                flipped = self.victim.flip(rng, rng.randint(1, 2))
+                flipped = self.victim.flip(rng, rng.randint(1, 2), self.rot)
                 self.totals["flipped bits"] += flipped
                 self.note(f"{flipped} bits flipped on {self.victim.number}")
                 self.victim.start()

@@ -123,10 +123,11 @@ class Node:
         self.flipped.clear()
         self.joins = True
 
-    def flip(self, rng: random.Random, count: int) -> int:
-        """Flip up to `count` bits in records of bulk volumes of the stopped node; how many were."""
+    def flip(self, rng: random.Random, count: int, kinds: str) -> int:
+        """Flip up to `count` bits in records of the stopped node; how many were. `kinds`: of bulk
+        volumes ("bulk"), of the log ("log"), or of both ("*")."""
         assert not self.running
-        volumes = sorted((self.data_dir / "volumes").glob("*.bulk"))
+        volumes = sorted((self.data_dir / "volumes").glob(f"*.{kinds}"))
         volumes = [path for path in volumes if path.stat().st_size > FLIP_FROM_BYTES]
         before = len(self.flipped)
         for _ in range(FLIP_TRIES if volumes else 0):

@@ -82,7 +82,8 @@ class Record:
     def _end_text(self, entry: dict[str, Any]) -> str:
         end = str(entry.get("end", "cut"))
         if end == "error":
-            return f"{entry['kind']} {entry['status']} {entry['code']}".strip()
+            code = entry["code"].partition("\n")[0]
+            return f"{entry['kind']} {entry['status']} {code}".strip()
         return end + (f" {entry['why']}" if "why" in entry else "")
 
     def _result(self, entry: dict[str, Any]) -> Result:
