@@ -36,6 +36,13 @@ def test_a_few_seeds_of_a_cluster(nodes: int, seed: int) -> None:
     assert report.acknowledged > 100 and report.frames > 1000
 
 
+@pytest.mark.parametrize(("seed", "job"), [(4, "replace"), (14, "drain"), (24, "remove")])
+def test_members_change_while_machines_fail(seed: int, job: str) -> None:
+    report = simulate(seed, nodes=3)
+    judge(report)
+    assert report.faults[job] == 1 and report.fault_count >= 8
+
+
 def test_one_seed_of_a_cluster_twice_is_the_same_run() -> None:
     first, second = (simulate(3, nodes=3, keep_trace=True) for _ in range(2))
     assert first.trace == second.trace and first.trace_hash == second.trace_hash

@@ -93,10 +93,12 @@ class Machine:
         self.host = f"10.0.0.{number}"
         self.clock = world.clock_of(number)
         self.entropy = SimEntropy(mark)
+        self.founder = number == 1
+        """Its first node made the cluster; every other one joins it."""
+        self._mark = mark
+        self._cached_share = 0.5 if seed % 3 else 1.0
         self.keys = NodeKeys.generate(self.entropy)
-        self.disk = SimDisk(
-            mark, capacity_bytes=CAPACITY_BYTES, cached_share=0.5 if seed % 3 else 1.0
-        )
+        self.disk = SimDisk(mark, capacity_bytes=CAPACITY_BYTES, cached_share=self._cached_share)
         self.options = small_options()
         if (seed + number) % 2 == 0:
             self.options.reload_log_bytes = 0  # nothing below the replay floor is looked at
@@ -171,7 +173,7 @@ class Machine:
         cluster = ClusterOptions(
             disk,
             Address(self.host, PEER_PORT),
-            peers=tuple(others) if self.number > 1 else (),
+            peers=() if self.founder else tuple(others),
             secret=self.world.secret,
             replicas=len(machines),
             system_replicas=len(machines),
@@ -245,7 +247,8 @@ class Machine:
     # --- death
 
     def power_cut(self, how: str) -> None:
-        """The process is gone at this instant, and with `power cut` what was not synced."""
+        """The process is gone at this instant, with `power cut` what was not synced, and with
+        `wipe` the whole disk and the node's keys: another node starts in its place."""
         life, self.life = self.life, None
         self.resume()
         self.serving.clear()
@@ -254,11 +257,19 @@ class Machine:
         self.trace(f"{how} {self.deaths}")
         dice = self.world.dice
         if life is not None and life.network is not None:
-            if how == "power cut":
-                life.network.power_off()
-            else:
+            if how == "kill":
                 life.network.kill()
-        self.disk = self.disk.crash(dice) if how == "power cut" else self.disk.kill()
+            else:
+                life.network.power_off()
+        self.disk = self.disk.kill() if how == "kill" else self.disk.crash(dice)
+        if how == "wipe":
+            self.founder = False
+            self.keys = NodeKeys.generate(self.entropy)
+            self.disk = SimDisk(
+                f"{self._mark}/{self.deaths}",
+                capacity_bytes=CAPACITY_BYTES,
+                cached_share=self._cached_share,
+            )
         if life is not None:
             self._starting = self.world.loop.create_task(self._restart(life))
 

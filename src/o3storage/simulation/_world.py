@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from o3storage import _native
-from o3storage.cluster import ClusterSecret
+from o3storage.cluster import ClusterSecret, node_id
 from o3storage.runtime import log
 
 from ._bad_luck import (
     CLUSTER_WEIGHTS,
+    LAST_KIND,
     MACHINE_WEIGHTS,
     NETWORK_WEIGHTS,
     MachineFaults,
@@ -35,6 +36,7 @@ from ._history import History
 from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
 from ._machine import Machine
 from ._network import SimNet, SimNetwork
+from ._operator import Operator, operates
 from ._replicas import difference, mend_frames, missing_bodies, rows_of
 from ._report import GaveUp, Report
 from ._requests import Answer, Call, Signer, build, perform
@@ -144,7 +146,7 @@ class World:
         clients = [Client(self, f"c{number}") for number in range(1, self.scale.clients + 1)]
         work = [self.loop.create_task(client.work()) for client in clients]
         strikes = self.loop.create_task(self._strike_all())
-        await asyncio.gather(*work, strikes)
+        await asyncio.gather(*work, strikes, Operator(self).work())
         await self._heal()
         if self.clustered:
             await self._converge()
@@ -191,6 +193,9 @@ class World:
         faults = MachineFaults(self)
         count = self.scale.machine_faults
         kinds = draw(self.dice, CLUSTER_WEIGHTS if self.clustered else MACHINE_WEIGHTS, count)
+        if self.clustered and operates(self.seed):
+            # Flipped bits on one disk while another is lost may be the end of a majority.
+            kinds = ["restart" if kind == LAST_KIND else kind for kind in kinds]
         instants = sorted(self.dice.sample(self.bursts, count))
         running: list[asyncio.Task[None]] = []
         for at, kind in zip(instants, kinds, strict=True):
@@ -221,6 +226,19 @@ class World:
             if whole:
                 return whole[0] if len(self.machines) == 1 else self.dice.choice(whole)
             await asyncio.sleep(0.05)
+
+    async def take_whole(self, rng: random.Random) -> Machine:
+        """A machine that serves and that nothing strikes, until `give_back`."""
+        while True:
+            whole = [m for m in self.machines if m.life is not None and m not in self._struck]
+            if whole:
+                machine = rng.choice(whole)
+                self._struck[machine] = None
+                return machine
+            await asyncio.sleep(0.05)
+
+    def give_back(self, machine: Machine) -> None:
+        del self._struck[machine]
 
     async def _strike_network(self) -> None:
         faults = NetworkFaults(self, self.net)
@@ -276,7 +294,8 @@ class World:
                 return f"range {number} has {len(found)} replicas"
             if sum(group["role"] == "leader" for group in found) != 1:
                 return f"range {number}: {[group['role'] for group in found]}"
-            if any(len(group["voters"]) < len(self.machines) for group in found):
+            wanted = sorted(node_id(machine.keys) for machine in self.machines)
+            if any(group["voters"] != wanted or group["learners"] for group in found):
                 return f"range {number}: {len(found[0]['voters'])} voters"
             for mark in ("term", "last", "commit", "applied"):
                 marks = [group[mark] for group in found]
