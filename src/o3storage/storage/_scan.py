@@ -31,7 +31,8 @@ from o3storage.storage._records import (
 from o3storage.storage._types import KIB, MIB
 from o3storage.storage._volume import BLOCK_BYTES, HEADER_BYTES, VolumeKind, align
 
-WINDOW_BYTES = 4 * MIB
+WINDOW_BYTES = 1 * MIB
+"""Read at a time: what was read is copied in one step of the loop."""
 SEARCH_BYTES = 8 * KIB
 """What is searched first for the next record: in a log it is the end of one batch and the start of
 the next, every few records."""
