@@ -8,7 +8,7 @@ help:
 	@echo 'make cluster                     start three nodes as one store, data in ./o3cluster'
 	@echo 'make test                       lint, types and all test suites'
 	@echo 'make lint                       ruff and mypy only'
-	@echo 'make bench [ARGS="requests"]      measure, with references: about 25 minutes, or the parts named'
+	@echo 'make bench [ARGS="requests"]      measure, with references: about 35 minutes, or the parts named'
 	@echo 'make wheel                      build a wheel into dist/'
 	@echo 'make fuzz [SECONDS_EACH=60]     run every fuzzer'
 	@echo 'make os, os-run, os-test        the kernel of our own: build, boot, test (os/README.md)'
