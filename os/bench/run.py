@@ -40,7 +40,7 @@ BOOT_TIMEOUT_S = 120
 MIB = 1 << 20
 # What the issue asks for: "at least" or "at most" so many times Debian's figure.
 GOALS = {
-    "first_instruction_s": ("most", 0.2), "first_http_answer_s": ("most", None),
+    "first_instruction_s": ("most", 0.2),
     "get_per_s": ("least", 1.5), "put_per_s": ("least", 1.5),
     "out_mib_per_s": ("least", 1.5), "in_mib_per_s": ("least", 1.5),
     "asyncio_get_per_s": ("least", 1.0), "asyncio_put_per_s": ("least", 1.0),
@@ -161,16 +161,19 @@ class Bench:
             kept[hex(place)] = kept.get(hex(place), 0) + count
 
     def result(self, runs: int) -> dict[str, object]:
-        """The medians, what of the goals they reach, and what they belong to."""
+        """The medians with their spread, which goals they reach, and what they belong to."""
         out: dict[str, object] = {}
         for name, arms in self.figures.items():
             medians = {arm: round(statistics.median(values), 3) for arm, values in arms.items()}
             row: dict[str, object] = dict(medians)
+            row["spread"] = {
+                arm: [round(min(values), 3), round(max(values), 3)] for arm, values in arms.items()
+            }
             if len(medians) == len(ARMS) and medians[guests.DEBIAN]:
                 ratio = medians[guests.OURS] / medians[guests.DEBIAN]
                 row["ratio"] = round(ratio, 2)
-                kind, goal = GOALS.get(name, ("least", None))
-                if goal is not None:
+                if name in GOALS:
+                    kind, goal = GOALS[name]
                     row["goal"] = f"at {kind} {goal}"
                     row["holds"] = ratio >= goal if kind == "least" else ratio <= goal
             out[name] = row

@@ -124,5 +124,8 @@ int main(int argc, char **argv) {
            pushed == seen ? "equal" : "DIFFERENT", mib / (middle - begin),
            pulled == told ? "equal" : "DIFFERENT", mib / (end - middle), total);
     fflush(stdout);
+    /* The machine stays on until the other end knows of our end: frames of it may be lost. */
+    shutdown(fd, SHUT_WR);
+    read(fd, chunk, 1);
     return 0;
 }
