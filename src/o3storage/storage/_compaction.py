@@ -200,6 +200,7 @@ class Compactor:
         `directory`. Frames that are lost keep a placement, which says where they stood. Returns
         where the file is and how many these are; None if the volume cannot be spared.
         Raises StoreFull, StoreOutOfService, DiskError."""
+        self.pace.ask(0, urgent=True)  # somebody waits for it
         async with self._busy:
             volume.keep = False
             if volume.volume not in self.core.volumes or not self._may_free(volume):
