@@ -160,7 +160,7 @@ class Bench:
         for place, count in seen.places.items():
             kept[hex(place)] = kept.get(hex(place), 0) + count
 
-    def result(self, runs: int) -> dict[str, object]:
+    def result(self, parts: list[str], runs: int) -> dict[str, object]:
         """The medians with their spread, which goals they reach, and what they belong to."""
         out: dict[str, object] = {}
         for name, arms in self.figures.items():
@@ -180,18 +180,25 @@ class Bench:
         commit = subprocess.run(
             ["git", "-C", str(OS), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
         ).stdout.strip()
-        out["commit"] = commit
-        out["command"] = "python3 os/bench/run.py " + " ".join(sys.argv[1:]).strip()
-        out["debian_kernel"] = self.static.debian.version
-        out["runs"] = runs
-        out["seconds_each"] = self.seconds
+        belongs = {
+            "commit": commit,
+            "command": "python3 os/bench/run.py " + " ".join(sys.argv[1:]).strip(),
+            "debian_kernel": self.static.debian.version,
+            "runs": runs,
+            "seconds_each": self.seconds,
+            # What else the host did: of two processors, as the system counts.
+            "host_load": [round(load, 1) for load in os.getloadavg()],
+        }
+        out["parts"] = dict.fromkeys(parts, belongs)
         return out
 
 
 def write(result: dict[str, object]) -> None:
     """Replaces what is kept under "speed", part by part."""
     kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    kept["speed"] = {**kept.get("speed", {}), **result}
+    speed = kept.get("speed", {})
+    parts = {**speed.get("parts", {}), **result["parts"]}  # type: ignore[dict-item]
+    kept["speed"] = {**speed, **result, "parts": parts}
     FIGURES.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
@@ -225,7 +232,7 @@ def main() -> int:
         for part in parts:
             for arm in ARMS:
                 getattr(bench, part)(arm)
-    result = bench.result(parsed.runs)
+    result = bench.result(parts, parsed.runs)
     print(json.dumps(result, indent=1, sort_keys=True))
     if parsed.places:
         parsed.places.write_text(json.dumps(bench.places, indent=1))

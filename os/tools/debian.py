@@ -44,8 +44,12 @@ class Debian:
 
     def _fetch(self, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as work:
-            package = package_name()
-            _run(["apt-get", "download", "-q", package], work)
+            try:
+                _run(["apt-get", "download", "-q", package_name()], work)
+            except DebianError:
+                # The lists here may name what the archive has replaced since.
+                _run(["apt-get", "update", "-qq"])
+                _run(["apt-get", "download", "-q", package_name()], work)
             (archive,) = Path(work).glob("*.deb")
             found = {}
             listing = subprocess.Popen(
