@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
@@ -12,8 +13,14 @@ from hypothesis import strategies as st
 
 from o3storage import catalog
 from o3storage.catalog import DeleteItem, DeleteObjects, PutObject
-from o3storage.cluster import ClusterError, Node
-from o3storage.cluster._range_rows import EVERYTHING, Span, SplitRefused
+from o3storage.cluster import ClusterError, Node, _records
+from o3storage.cluster._range_rows import (
+    EVERYTHING,
+    RangeMoved,
+    Span,
+    SplitRefused,
+    encode_publish,
+)
 from o3storage.simulation import SimDisk, run
 from tests.cluster.support import OWNER, Rig, body_of, rig
 from tests.cluster.team_support import Team, team
@@ -136,6 +143,98 @@ def test_cuts_that_are_refused_change_nothing() -> None:
             assert len(r.node.ranges.status()) == 2
 
     run(main(), 3)
+
+
+def test_a_range_refuses_and_does_not_see_what_another_holds() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            bucket = await r.bucket()
+            before = await put(r, bucket, b"x")
+            await cut(r.node, bucket, b"m")
+            parent = r.node._replicas[1]
+            late = PutObject(bucket.bucket_id, bucket.epoch, b"y", 1, OWNER, 0, "0" * 32, bytes(32))
+            outcome = await parent.submit(r.machine.encode(late))
+            assert isinstance(outcome.error, RangeMoved) and not outcome.rows
+            stream = bytes(16)
+            route = r.machine.stream_route(bucket.bucket_id, b"y")
+            for data in (
+                _records.encode_open(route, 1, 1, stream),
+                _records.encode_close([_records.stream_key(route, stream)], release=True),
+            ):
+                outcome = await parent.submit(data)
+                assert isinstance(outcome.error, RangeMoved) and not outcome.rows
+            # The lower part has nothing of the bucket; and it is the first that is asked.
+            assert await r.node.query(catalog.bucket_is_empty(bucket.bucket_id))
+            # An order is above all that were given before the cut, whatever time it says.
+            assert (await r.node.submit(late)).order > before.order
+            assert (await listed(r.node, bucket))[0] == [b"x", b"y"]
+
+    run(main(), 11)
+
+
+def test_a_node_that_comes_late_to_the_table_finds_the_way() -> None:
+    """The command goes to the parent and is refused there; the node knows better by then."""
+
+    async def main() -> None:
+        async with rig() as r:
+            bucket = await r.bucket()
+            table = r.node._ranges
+            body = body_of(3, 5_000)
+            upload, command = await r.upload(bucket, b"x", body)
+            await cut(r.node, bucket, b"m")
+            spans = dict(table._spans)
+            table.fill({1: EVERYTHING})
+            entry = r.node._replicas[1].submit
+
+            def submit(*args: Any, **how: Any) -> Any:
+                table.fill(spans)
+                return entry(*args, **how)
+
+            r.node._replicas[1].submit = submit  # type: ignore[method-assign]
+            await r.node.submit(command, upload.frames)
+            assert await r.get(bucket, b"x") == body
+            assert r.node.status()["open_streams_to_collect"] == 0
+
+    run(main(), 12)
+
+
+def test_a_log_that_a_crash_kept_from_its_beginning_is_begun() -> None:
+    async def main() -> None:
+        r = await Rig(5).start()
+        bucket = await r.bucket()
+        await put(r, bucket, b"x")
+        r.store.create_group = lambda *_: None  # type: ignore[method-assign]
+        r.node._replicas[1].on_split = None
+        with contextlib.suppress(ClusterError):
+            await cut(r.node, bucket, b"m")
+        command = catalog.CreateBucket("other", OWNER, r.clock.wall_ns())
+        await r.node.submit(command)  # the outcome is durable with its entry
+        await r.kill()
+        await r.start()
+        assert [one["range"] for one in r.node.ranges.status()] == [1, 2]
+        await put(r, bucket, b"y")
+        assert (await listed(r.node, bucket))[0] == [b"x", b"y"]
+        await r.stop()
+
+    run(main(), 13)
+
+
+def test_a_range_of_the_directory_waits_until_its_keys_are_free() -> None:
+    async def main() -> None:
+        async with rig() as r:
+            bucket = await r.bucket()
+            low = r.machine.stream_route(bucket.bucket_id, b"m")[1:]
+            span = Span(low, None, 1)
+            await r.node.commit(b"", encode_publish(7, span))
+            await r.node.ranges.read_directory()
+            assert r.node.ranges.directory == {7: span} and 7 not in r.node._replicas
+            # What is said later than it was true changes nothing.
+            narrow = Span(low, low + b"z", 1)
+            assert (await r.node.commit(b"", encode_publish(7, narrow))).result
+            assert not (await r.node.commit(b"", encode_publish(7, span))).result
+            assert await cut(r.node, bucket, b"c") == 2
+
+    run(main(), 14)
 
 
 def test_settings_reach_every_part_and_a_bucket_goes_from_all() -> None:
