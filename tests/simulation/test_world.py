@@ -43,6 +43,11 @@ def test_members_change_while_machines_fail(seed: int, job: str) -> None:
     assert report.faults[job] == 1 and report.fault_count >= 8
 
 
+@pytest.mark.parametrize(("nodes", "seed"), [(1, 6), (1, 13), (3, 6)])
+def test_buckets_are_deleted_while_they_are_written_to(nodes: int, seed: int) -> None:
+    judge(simulate(seed, nodes=nodes))
+
+
 def test_one_seed_of_a_cluster_twice_is_the_same_run() -> None:
     first, second = (simulate(3, nodes=3, keep_trace=True) for _ in range(2))
     assert first.trace == second.trace and first.trace_hash == second.trace_hash

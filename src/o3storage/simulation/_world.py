@@ -32,6 +32,7 @@ from ._bad_luck import (
 )
 from ._checker import TooHardError, Violation, check
 from ._clock import SimClock, SimEntropy
+from ._fleeting import Fleeting
 from ._history import History
 from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
 from ._machine import Machine
@@ -146,13 +147,15 @@ class World:
         clients = [Client(self, f"c{number}") for number in range(1, self.scale.clients + 1)]
         work = [self.loop.create_task(client.work()) for client in clients]
         strikes = self.loop.create_task(self._strike_all())
-        await asyncio.gather(*work, strikes, Operator(self).work())
+        fleeting = Fleeting(self)
+        await asyncio.gather(*work, strikes, Operator(self).work(), fleeting.work())
         await self._heal()
         if self.clustered:
             await self._converge()
             self.history.settle_unknown(self.history.now())
             await self._compare()
         await self._read_back()
+        await fleeting.judge()
         for machine in self.machines:
             await machine.stop()
         for machine in self.machines:
