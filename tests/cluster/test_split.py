@@ -16,6 +16,7 @@ from o3storage.catalog import DeleteItem, DeleteObjects, PutObject
 from o3storage.cluster import ClusterError, Node, _records
 from o3storage.cluster._range_rows import (
     EVERYTHING,
+    FIRST_INDEX,
     RangeMoved,
     Span,
     SplitRefused,
@@ -212,6 +213,7 @@ def test_a_log_that_a_crash_kept_from_its_beginning_is_begun() -> None:
         await r.kill()
         await r.start()
         assert [one["range"] for one in r.node.ranges.status()] == [1, 2]
+        assert r.store.log_state(2).first_index == FIRST_INDEX + 1
         await put(r, bucket, b"y")
         assert (await listed(r.node, bucket))[0] == [b"x", b"y"]
         await r.stop()

@@ -123,7 +123,7 @@ from ._queries import (
     range_bucket_epoch,
 )
 from ._query import Query
-from ._split import add_counts
+from ._split import add_counts, split_bound
 from ._types import (
     AbandonResult,
     AccessKey,
@@ -279,6 +279,7 @@ __all__ = [
     "range_bucket_epoch",
     "resume_delete",
     "set_versioning",
+    "split_bound",
     "sync_bucket",
     "version_id",
     "versions_span",

@@ -26,6 +26,7 @@ from ._keys import (
     range_row,
     range_row_number,
     range_rows_prefix,
+    split_keyed,
 )
 from ._limits import MAX_PAGE
 from ._range import Range, Reads, Rows
@@ -38,6 +39,16 @@ log, 1 MiB, and its apply below 20 ms."""
 MAX_ABANDONED = 2_000
 """Abandon rows that one cut counts; there are hardly ever any."""
 _BUCKET_BYTES = KEY_OFFSET - 1
+
+
+def split_bound(bound: bytes) -> tuple[int, bytes]:
+    """(bucket id, key) of where a range begins; b"": with the bucket. Raises ValueError."""
+    if len(bound) == _BUCKET_BYTES:
+        return int.from_bytes(bound, "big"), b""
+    bucket_id, key, rest = split_keyed(bytes((TABLE_VERSION,)) + bound)
+    if rest:
+        raise ValueError("a range begins within a key")
+    return bucket_id, key
 
 
 def split_range(parent: Range, child: Range, cut: bytes, high: bytes | None) -> Reads[Rows | str]:

@@ -49,6 +49,10 @@ def run(arguments: list[str]) -> int:
             from ._node_commands import node
 
             return node(options)
+        if options.command == "range":
+            from ._range_commands import ranges
+
+            return ranges(options)
         from ._admin_commands import env, key, status
 
         commands: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -200,6 +200,16 @@ examples:
     token = actions.add_parser("token", help="print what --join takes on another machine")
     _add_data_dir(token)
 
+    ranges = commands.add_parser("range", help="the key ranges: list, split")
+    actions = ranges.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="where each begins and ends, and who leads it")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    _add_endpoint(listing)
+    split = actions.add_parser("split", help="cut the range that holds a key, at that key")
+    split.add_argument("bucket", metavar="BUCKET")
+    split.add_argument("key", metavar="KEY", help="the first key of the new range")
+    _add_endpoint(split)
+
     key = commands.add_parser("key", help="make, list and remove access keys")
     actions = key.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="a new key; its secret is shown once")

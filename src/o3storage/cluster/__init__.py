@@ -23,6 +23,7 @@ from o3storage.cluster._join import parse_peers
 from o3storage.cluster._join import show as show_address
 from o3storage.cluster._membership import ClusterOptions, Membership
 from o3storage.cluster._node import Node, Query, node_id
+from o3storage.cluster._range_rows import SplitRefused
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
 from o3storage.cluster._reading import MISS
 from o3storage.cluster._secret import ClusterSecret, parse_token
@@ -48,6 +49,7 @@ __all__ = [
     "Query",
     "RangeTable",
     "SecretRefused",
+    "SplitRefused",
     "StorageFull",
     "StreamUpload",
     "TlsNetwork",

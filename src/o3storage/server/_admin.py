@@ -7,6 +7,8 @@
     POST   /keys/root         a new root key for all nodes; its secret is in this answer only
     GET    /nodes             the nodes of the cluster
     POST   /nodes/NODE {"action", "shrink"}    drain, remove, replace, stay
+    GET    /ranges            the key ranges
+    POST   /ranges {"bucket", "key"}           cut the one that holds the key there
 
 Requests are signed like S3's and only the root owner may make them.
 """
@@ -24,11 +26,11 @@ from o3storage.catalog import (
     RemoveAccessKey,
     list_access_keys,
 )
-from o3storage.cluster import MembershipRefused, StorageFull, Unavailable
+from o3storage.cluster import MembershipRefused, SplitRefused, StorageFull, Unavailable
 from o3storage.http import Request, Response
 from o3storage.s3 import S3Error, read_signed_body
 
-from . import _nodes
+from . import _nodes, _ranges
 from ._credentials import ROOT_OWNER
 from ._errors import AdminError
 from ._health import health_facts
@@ -55,7 +57,7 @@ async def answer(app: Application, request: Request, path: str) -> Response:
         return _json(error.status, {"error": f"{error.code}: {error.message}"})
     except AdminError as error:
         return _json(error.status, {"error": str(error)})
-    except MembershipRefused as error:
+    except (MembershipRefused, SplitRefused) as error:
         return _json(409, {"error": str(error)})
     except (Unavailable, StorageFull) as error:
         return _json(503, {"error": str(error)})
@@ -83,6 +85,10 @@ async def _route(app: Application, method: str, path: str, request: Request, bod
         return await _nodes.listing(app)
     if path.startswith("/nodes/") and method == "POST":
         return await _nodes.act(app, path.removeprefix("/nodes/"), body)
+    if path == "/ranges" and method == "GET":
+        return await _ranges.listing(app)
+    if path == "/ranges" and method == "POST":
+        return await _ranges.split(app, body)
     if path.startswith("/keys/") and method == "DELETE":
         return await _remove_key(app, path.removeprefix("/keys/"))
     raise AdminError(404, f"the admin API has no {method} {PREFIX}{path}")
