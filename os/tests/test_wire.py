@@ -18,6 +18,7 @@ from pathlib import Path
 
 import debian
 import guests
+from machine import MachineError
 from relay import Faults, Relay
 
 from support import BUILD, FIGURES, FULL, KERNEL, PROGRAMS
@@ -122,7 +123,10 @@ def transfer(
             flooding = contextlib.nullcontext() if flood is None else Flood(relay)
             with flooding:
                 machines.append(made.start(guests.DEBIAN, arguments, cards[1]))
-                found = machines[1].wait_for(RESULT, TRANSFER_TIMEOUT_S)
+                try:
+                    found = machines[1].wait_for(RESULT, TRANSFER_TIMEOUT_S)
+                except MachineError as error:
+                    raise AssertionError(f"{error}\nserver:\n{machines[0].console}") from None
             there, there_s, back, back_s, done = found.groups()
             if (there, back, int(done)) != ("equal", "equal", total):
                 raise AssertionError(f"{server}: other bytes were read than written")
