@@ -8,7 +8,7 @@ to an address that nobody has, so one direction can be cut alone, and silently.
 from __future__ import annotations
 
 import ctypes
-import os
+import shutil
 import subprocess
 import uuid
 
@@ -47,6 +47,9 @@ class Machines:
 
     def make(self) -> None:
         """Raises NotAllowedError."""
+        for tool in ("ip", "nsenter"):
+            if shutil.which(tool) is None:
+                raise NotAllowedError(f"no {tool} here (install iproute2 and util-linux)")
         try:
             self._make()
         except (OSError, subprocess.CalledProcessError) as error:
@@ -117,6 +120,3 @@ class Machines:
         for name in self._made:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
         self._made.clear()
-
-    def usable(self) -> bool:
-        return os.geteuid() == 0
