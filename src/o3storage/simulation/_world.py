@@ -42,6 +42,7 @@ from ._replicas import difference, mend_frames, missing_bodies, rows_of
 from ._report import GaveUp, Report
 from ._requests import Answer, Call, Signer, build, perform
 from ._seals import SealLog, watch_seals
+from ._splits import cut_ranges
 from ._workload import BUCKETS, VERSIONED_BUCKET, Client, Lost, Values
 
 RUN_S = 30.0
@@ -148,7 +149,9 @@ class World:
         work = [self.loop.create_task(client.work()) for client in clients]
         strikes = self.loop.create_task(self._strike_all())
         fleeting = Fleeting(self)
-        await asyncio.gather(*work, strikes, Operator(self).work(), fleeting.work())
+        await asyncio.gather(
+            *work, strikes, cut_ranges(self), Operator(self).work(), fleeting.work()
+        )
         await self._heal()
         if self.clustered:
             await self._converge()
