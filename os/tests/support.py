@@ -39,7 +39,10 @@ def compiled(name: str, *, static_glibc: bool = True) -> Path:
 def build_test_image() -> None:
     programs = [
         (compiled("hello", static_glibc=False), "/bin/hello"),
-        *((compiled(name), f"/bin/{name}") for name in ("attack", "vectors", "fuzz", "oracle")),
+        *(
+            (compiled(name), f"/bin/{name}")
+            for name in ("attack", "vectors", "fuzz", "aimed", "oracle")
+        ),
     ]
     renamed = [(source, f"/usr{place}") for source, place in programs]
     build_image.build(ROOT, [(PROGRAMS, "/tests"), (OS / "app", "/app")], renamed)

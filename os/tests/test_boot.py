@@ -57,6 +57,29 @@ class Boot(unittest.TestCase):
         with Machine(kernel=KERNEL, root=ROOT, command_line="ip=10.0.0.300/8") as machine:
             machine.wait_for("cannot start: 'ip=10.0.0.300/8' on the kernel's command line")
 
+    def test_a_panic_names_its_place_and_starts_again_after_5_s(self):
+        # Nothing that a program can do panics; a machine whose memory the kernel fills by itself
+        # does, at one place or another.
+        image_kib = ROOT.stat().st_size >> 10
+        for spare_kib in range(2048, 1024, -64):
+            memory = f"{image_kib + spare_kib & ~7}K"
+            again = ("-action", "reboot=reset")
+            data = config("/usr/bin/hello")
+            with Machine(
+                kernel=KERNEL, root=ROOT, config=data, memory_mb=memory, extra=again
+            ) as machine:
+                panic = r"kernel panic at \S+\.rs:\d+: \S.*"
+                first = r"(?s)" + panic + r"\n.*starting again in 5 s|power off|cannot start"
+                if "kernel panic" not in machine.wait_for(first, 60)[0]:
+                    continue
+                began = time.monotonic()
+                machine.wait_for(rf"(?s){panic}.*{panic}", 60)
+                FIGURES["panic_to_panic_s"] = round(time.monotonic() - began, 2)
+                # The wait is by the processor's counter: never shorter.
+                self.assertGreater(time.monotonic() - began, 4.5)
+                return
+        self.fail("no size of memory made the kernel panic")
+
     def test_a_machine_error_shows_the_console(self):
         with (
             Machine(kernel=KERNEL, root=ROOT, config=config("/usr/bin/hello")) as machine,

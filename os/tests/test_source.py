@@ -32,6 +32,22 @@ class Source(unittest.TestCase):
         FIGURES["host_tests"] = passed
         self.assertGreaterEqual(passed, 17)
 
+    def test_the_crates_type_check_for_the_other_architecture(self):
+        root = subprocess.run(
+            ["/usr/bin/rustc", "--print", "sysroot"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        vendor = f"{root}/lib/rustlib/src/rust/library/vendor"
+        crates = [word for name in ("errno", "net", "vfs", "epoll") for word in ("-p", name)]
+        made = subprocess.run(
+            [CARGO, "check", "--offline", *crates, "-Zbuild-std=core,alloc",
+             "--target", "aarch64-unknown-none", "--target-dir", OS / "build/aarch64",
+             "--config", 'source.crates-io.replace-with="vendored"',
+             "--config", f'source.vendored.directory="{vendor}"'],
+            cwd=OS / "kernel", capture_output=True, text=True, check=False,
+            env={**os.environ, "RUSTC": "/usr/bin/rustc", "RUSTC_BOOTSTRAP": "1"},
+        )  # fmt: skip
+        self.assertEqual(made.returncode, 0, made.stderr[-3000:])
+
     def test_the_list_of_calls_is_the_codes(self):
         self.assertEqual((OS / "SYSCALLS.md").read_text(), document_calls.document())
 

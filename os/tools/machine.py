@@ -44,7 +44,7 @@ class Machine:
         port: int | None = None,
         cpu: str = "max",
         rng: bool = True,
-        memory_mb: int = MEMORY_MB,
+        memory_mb: int | str = MEMORY_MB,
         command_line: str = "",
         extra: tuple[str, ...] = (),
         echo: bool = False,
