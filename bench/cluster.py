@@ -111,6 +111,13 @@ class LocalCluster:
         )  # fmt: skip
         return SpreadLoad(options, parse_size(size), self.ports[:nodes])
 
+    async def terms(self) -> dict[int, int]:
+        """The term of each range's leader: it grows by one with each election."""
+        client = self.load("put", "4K", 1, 1.0, 1).client()
+        answer = await client.request("GET", "/-/admin/v1/nodes")
+        await client.close()
+        return {group["group"]: group["term"] for group in json.loads(answer.body)["groups"]}
+
     async def settled(self) -> None:
         """All vote in all ranges, and lack nothing."""
         load = self.load("put", "4K", 1, 1.0, 1)
@@ -309,7 +316,12 @@ async def _caught_up(cluster: LocalCluster, since_s: float) -> float:
 
 def main(seconds: float | None = None) -> list[Result]:
     with local_cluster() as cluster:
+        terms = asyncio.run(cluster.terms())
         results = costs(cluster, seconds or SECONDS)
+        later = asyncio.run(cluster.terms())
+        elections = sum(later[group] - term for group, term in terms.items())
+        print(f"elections meanwhile, though nobody died: {elections}")
+        results.append(Result("cluster: false elections under load", elections, 0))
         results += idle(cluster, min(IDLE_S, 2 * seconds) if seconds else IDLE_S)
         asyncio.run(cluster.settled())
         objects = int(MISSED_OBJECTS * min(1.0, seconds / SECONDS)) if seconds else MISSED_OBJECTS
