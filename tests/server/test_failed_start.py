@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from o3storage.runtime._stall import StallMeter
+from o3storage.runtime import StallMeter, log
 from o3storage.server import StartError
 from o3storage.server._app import Application
 from o3storage.server._config import ServerConfig
@@ -33,6 +33,7 @@ def test_a_bad_certificate_leaves_nothing_open(tmp_path: Path) -> None:
             sizes = [path.stat().st_size for path in data_dir.glob("volumes/*.log")]
             assert sizes and max(sizes) < 1 << 20
         finally:
+            await log.stop()
             await application.pool.close()
 
     asyncio.run(main())

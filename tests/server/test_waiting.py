@@ -11,7 +11,7 @@ import pytest
 
 from o3storage.cli._client import Client, ClientError
 from o3storage.cluster import ClusterSecret
-from o3storage.runtime import StallMeter
+from o3storage.runtime import StallMeter, log
 from o3storage.server import ClusterConfig, ServerConfig, StartError
 from o3storage.server._app import Application
 from o3storage.storage import DataDirLock
@@ -58,6 +58,7 @@ def test_probes_and_clients_are_told_while_it_waits(tmp_path: Path) -> None:
                 await ask("GET", "/health/live")
             DataDirLock.acquire(str(tmp_path / "data")).release()
         finally:
+            await log.stop()
             await application.pool.close()
 
     asyncio.run(main())
@@ -77,6 +78,7 @@ def test_a_bad_certificate_ends_the_start_before_the_wait(tmp_path: Path) -> Non
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
         finally:
+            await log.stop()
             await application.pool.close()
 
     asyncio.run(main())
