@@ -115,8 +115,9 @@ class Fleeting:
         for _ in range(DELETES):
             await asyncio.sleep(rng.random() * rng.choice((0.001, 0.01, 0.5)))
             answer = await self._send(call)
-            if answer is None or answer.status == 507:
-                bucket.maybe_deleted = True  # (it takes steps, and the disk may fill up in between)
+            if answer is None or answer.status == 507 or answer.code == "OperationAborted":
+                # It takes steps: the disk may fill up in between, or an earlier try go on.
+                bucket.maybe_deleted = True
             elif answer.status == 204:
                 bucket.deleted = True
                 return
