@@ -31,6 +31,7 @@ from o3storage.storage._records import (
 )
 from o3storage.storage._rows import (
     RELEASED_TABLE,
+    InSight,
     RowChange,
     Run,
     decode_run,
@@ -165,7 +166,13 @@ class Frames:
         rows = self.core.index.scan_now(*placement_bounds(stream), RUNS_PER_STEP)
         if rows is Miss.MISS or len(rows) == RUNS_PER_STEP:
             return None
-        return sum([decode_run(value).frames for _, value in rows])
+        in_sight = InSight()
+        return sum(
+            [
+                in_sight.frames(stream, split_placement_key(key)[1], decode_run(value))
+                for key, value in rows
+            ]
+        )
 
     # --- pins and release
 
