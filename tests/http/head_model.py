@@ -100,7 +100,7 @@ def model_head(data: bytes) -> dict[str, object] | None:
         "length": length,
         "declared": declared,
         "keep_alive": b"close" not in options and (modern or b"keep-alive" in options),
-        "expects_continue": modern and expect is not None and length != 0,
+        "expects_continue": modern and expect is not None and declared,
     }
 
 

@@ -319,6 +319,23 @@ def test_continue_is_sent_when_the_handler_first_reads() -> None:
     run(main())
 
 
+def test_an_empty_body_is_continued_too() -> None:
+    """botocore (aws cli) expects it for empty files, and does not survive a final answer alone."""
+
+    async def main() -> None:
+        async with serving(echo) as served:
+            client = await served.connect()
+            empty = f"PUT / HTTP/1.1\r\n{H}Content-Length: 0\r\nExpect: 100-continue\r\n\r\n"
+            for _ in range(2):
+                client.send(empty)
+                proceed = b"HTTP/1.1 100 Continue\r\n\r\n"
+                assert await client.patiently(client.reader.readexactly(len(proceed))) == proceed
+                answer = await client.ask("")
+                assert (answer.status, answer.body) == (200, b"")
+
+    run(main())
+
+
 def test_no_continue_when_the_handler_refuses() -> None:
     async def handle(request: Request) -> Response:
         return Response(403, [], b"no")

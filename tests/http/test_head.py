@@ -226,7 +226,8 @@ def test_options_asterisk() -> None:
 
 def test_expectations() -> None:
     assert parse_head(head("Expect: 100-Continue", "Content-Length: 1")).expects_continue
-    assert not parse_head(head("Expect: 100-continue", "Content-Length: 0")).expects_continue
+    assert parse_head(head("Expect: 100-continue", "Content-Length: 0")).expects_continue
+    assert not parse_head(head("Expect: 100-continue")).expects_continue
     assert not parse_head(
         head("Expect: 100-continue", "Content-Length: 1", line="PUT / HTTP/1.0")
     ).expects_continue

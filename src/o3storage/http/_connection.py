@@ -249,6 +249,11 @@ class Connection(Answer, asyncio.BufferedProtocol):
         self._in_head = False
         self._keep_alive = head.keep_alive
         self._expects_continue = head.expects_continue
+        if head.expects_continue and length == 0:
+            # A 100 that nobody needs: after a final answer alone, botocore reads the answer to its
+            # next request on this connection without its status line, and waits for a minute.
+            self._expects_continue = False
+            self._transport.write(CONTINUE)
         self._rate_bytes = self._received_bytes = 0
         self._rate_waited_s = 0.0
         request = Request(

@@ -170,7 +170,7 @@ def parse_head(data: bytes, max_headers: int = MAX_HEADERS) -> Head:
     if expect is not None and is_1_1:
         if expect.lower() != "100-continue":
             raise BadHead("an expectation other than 100-continue", 417)
-        head.expects_continue = head.length != 0
+        head.expects_continue = head.declared
     return head
 
 
