@@ -532,6 +532,37 @@ def test_7_a_lost_piece_is_sent_again() -> None:
     assert commands(cluster.nodes[3]) == commands(leader)
 
 
+def test_7_a_snapshot_that_is_begun_anew_may_have_more_pieces() -> None:
+    """All of the first one is lost; meanwhile the state has grown."""
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    cluster.nodes[3].crash()
+    leader = cluster.elect(1)
+    cluster.settle()
+    cluster.compact(1)
+    cluster.nodes[3].start()
+    lost: list[SnapshotPiece] = []
+    for round_number in range(120):
+        for node in cluster.nodes:
+            cluster.tick(node, 1, 0.3)
+        if any(piece.last for piece in lost) and len(commands(leader)) < 20:
+            cluster.propose(1, b"%d" % round_number)
+        for _ in range(200):
+            if not cluster.network and not any(n.writes for n in cluster.nodes.values()):
+                break
+            if len(commands(leader)) < 20:
+                pieces = [m for m in cluster.network if isinstance(m, SnapshotPiece)]
+                lost += pieces
+                for message in pieces:
+                    cluster.network.remove(message)
+            if cluster.network:
+                cluster.deliver()
+            for node in cluster.nodes.values():
+                cluster.flush(node)
+    assert any(piece.last and piece.number == 1 for piece in lost)
+    assert len(commands(leader)) == 20
+    assert commands(cluster.nodes[3]) == commands(leader)
+
+
 def test_7_a_follower_that_holds_the_log_keeps_it() -> None:
     cluster = Cluster(3).start()
     leader = cluster.elect(1)

@@ -46,7 +46,12 @@ def data(state: State, event: SnapshotData) -> None:
     if progress is None or progress.state is not ProgressState.SNAPSHOT:
         return
     if event.number == 0:
-        progress.snapshot_index = event.index
+        if event.index != progress.snapshot_index:
+            # Begun anew (`nudge`): how many pieces the one before had says nothing of this one.
+            progress.snapshot_index = event.index
+            progress.snapshot_asked = 1
+            progress.snapshot_stored = 0
+            progress.snapshot_last = -1
     elif event.index != progress.snapshot_index:
         return
     state.sends.append(
