@@ -411,8 +411,9 @@ static void waiting(void)
     struct timeval none = {0, 0};
     T(select(p[0] + 1, &in, &out, 0, &none));
     SAY("set", FD_ISSET(p[0], &in));
-    FD_SET(99, &in);
-    T(select(100, &in, 0, 0, &none));
+    // (Linux looks at no bit above the size of the table of descriptors: 64 at least.)
+    FD_SET(40, &in);
+    T(select(41, &in, 0, 0, &none));
     T(select(-1, 0, 0, 0, &none));
     struct timespec wrong = {0, 1000000000}, little = {0, 1000000};
     T(ppoll(0, 0, &little, 0));
