@@ -19,7 +19,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "K", "4X", "four", "1..2M"])
+@pytest.mark.parametrize("text", ["", "K", "4X", "four", "1..2M", "inf", "1e400", "nan"])
 def test_what_is_no_size_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ValueError, match="for example"):
         parse_size(text)

@@ -15,6 +15,7 @@ from o3storage.raft.core import (
     Append,
     AppendResponse,
     Apply,
+    ChangeConfiguration,
     Compact,
     Configuration,
     Core,
@@ -556,3 +557,32 @@ def commands(node: Node) -> list[bytes]:
 
 def held_appends(cluster: Cluster, to: int) -> list[Append]:
     return [m for m in cluster.network if isinstance(m, Append) and m.to == to]
+
+
+def core_of(node: Node):  # type: ignore[no-untyped-def]
+    assert node.core is not None
+    return node.core
+
+
+def with_log(terms: list[int], *, term: int | None = None, vote: int = 0) -> Durable:
+    durable = Durable()
+    for index, entry_term in enumerate(terms, start=1):
+        durable.entries[index] = Entry(index, entry_term, COMMAND, b"%d@%d" % (index, entry_term))
+    durable.last = len(terms)
+    durable.last_term = terms[-1] if terms else 0
+    durable.hard_state = HardState(term if term is not None else (terms or [0])[-1], vote, 0)
+    return durable
+
+
+def cluster_with_logs(logs: dict[int, list[int]], terms: dict[int, int] | None = None) -> Cluster:
+    cluster = Cluster(len(logs), options=Options(quiesce_ticks=0))
+    for node, log in logs.items():
+        durable = with_log(log, term=(terms or {}).get(node))
+        durable.configuration = cluster.nodes[node].durable.configuration
+        cluster.nodes[node].durable = durable
+    return cluster.start()
+
+
+def change(cluster: Cluster, node: int, voters: tuple[int, ...], learners: tuple[int, ...] = ()):  # type: ignore[no-untyped-def]
+    cluster.tokens += 1
+    return cluster.step(cluster.nodes[node], ChangeConfiguration(cluster.tokens, voters, learners))

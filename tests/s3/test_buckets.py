@@ -396,6 +396,9 @@ def test_preflight(store: Store) -> None:
     assert options(store, "/no-such/k", origin, "PUT").code == "AccessForbidden"
     assert options(store, "/bucket/k", "", "PUT").code == "BadRequest"
     assert options(store, "/bucket/k", origin, "").code == "BadRequest"
+    most = ",".join(["x-amz-date"] * 100)
+    assert options(store, "/bucket/k", origin, "PUT", most).status == 200
+    assert options(store, "/bucket/k", origin, "PUT", f"{most},a").code == "BadRequest"
 
 
 @pytest.mark.s3(op="GetObject", headers=["origin", "access-control-expose-headers", "vary"])

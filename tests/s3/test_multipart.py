@@ -331,6 +331,8 @@ def test_completion_with_promises_and_conditions(store: Store) -> None:
     for headers, code in (
         ({"x-amz-mp-object-size": "4"}, "InvalidRequest"),
         ({"x-amz-mp-object-size": "x"}, "InvalidRequest"),
+        ({"x-amz-mp-object-size": "\xb2"}, "InvalidRequest"),
+        ({"x-amz-mp-object-size": "9" * 5000}, "InvalidRequest"),
         ({"if-match": '"abc"'}, "NoSuchKey"),
         ({"x-amz-checksum-sha1": b64(bytes(20))}, "InvalidRequest"),
     ):
@@ -340,7 +342,7 @@ def test_completion_with_promises_and_conditions(store: Store) -> None:
     assert store.complete("/bucket/k", upload, parts, {"if-match": '"abc"'}).status == 412
 
     def overtake(_command: object) -> None:
-        from tests.s3.test_objects import _other_put
+        from tests.s3.test_conditions import _other_put
 
         store.node.submit_now(_other_put(store, b"winner"))
 

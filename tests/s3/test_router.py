@@ -378,16 +378,19 @@ def test_a_double_slash_at_the_start_names_no_bucket() -> None:
 @pytest.mark.s3(op="*", errors=["MethodNotAllowed"])
 def test_methods_that_s3_does_not_have(store: Store) -> None:
     store.bucket()
-    for method, target in (
-        ("POST", "/"),
-        ("PUT", "/"),
-        ("DELETE", "/"),
-        ("PATCH", "/bucket"),
-        ("POST", "/bucket/k"),
-        ("TRACE", "/bucket/k"),
+    for method, target, allowed in (
+        ("POST", "/", "GET"),
+        ("PUT", "/", "GET"),
+        ("DELETE", "/", "GET"),
+        ("PATCH", "/bucket", "PUT, HEAD, DELETE, GET, POST"),
+        ("POST", "/bucket/k", "GET, HEAD, PUT, DELETE"),
+        ("TRACE", "/bucket/k", "GET, HEAD, PUT, DELETE"),
+        ("HEAD", "/bucket?acl", "GET"),
     ):
         answer = store.call(method, target)
-        assert (answer.status, answer.code) == (405, "MethodNotAllowed"), (method, target)
+        assert answer.status == 405, (method, target)
+        assert answer.code == ("" if method == "HEAD" else "MethodNotAllowed"), (method, target)
+        assert answer.headers["allow"] == allowed  # RFC 9110, section 15.5.6
 
 
 @pytest.mark.s3(op="*", headers=["x-amz-request-id", "x-amz-id-2"])

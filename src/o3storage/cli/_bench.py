@@ -25,6 +25,8 @@ from ._text import Progress, parse_size, size_text, table
 MAX_SIZE_BYTES = 5 * 1024**3
 """S3's limit for a single PUT."""
 MAX_CONNECTIONS = 4096
+MAX_SECONDS = 7 * 24 * 3600
+"""A week: latencies are kept until the end."""
 MIX = ("put", "get", "get", "get", "head")
 """`mixed`: one write to four reads."""
 
@@ -195,8 +197,10 @@ def bench(options: argparse.Namespace) -> int:
         raise CommandError("--size: a single PUT is at most 5 GiB")
     if not 1 <= options.connections <= MAX_CONNECTIONS:
         raise CommandError(f"--connections: 1 to {MAX_CONNECTIONS}")
-    if options.objects < 1 or options.seconds <= 0:
-        raise CommandError("--objects and --seconds must be above zero")
+    if options.objects < 1:
+        raise CommandError("--objects must be above zero")
+    if not 0 < options.seconds <= MAX_SECONDS:  # (false for nan as well)
+        raise CommandError(f"--seconds: above 0, at most {MAX_SECONDS:,}")
     load = Load(options, size_bytes)
 
     async def measure() -> tuple[float, float]:

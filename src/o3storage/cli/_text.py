@@ -30,7 +30,7 @@ def parse_size(text: str) -> int:
     unit = cleaned[len(number) :].removesuffix("IB").removesuffix("B")
     try:
         return int(float(number) * _FACTORS[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise ValueError(
             f"{text!r} is not a size; write for example 4K, 64KiB, 1.5M or 2G"
         ) from None

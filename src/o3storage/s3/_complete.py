@@ -318,7 +318,7 @@ def _invalid_part(want: _Wanted) -> S3Error:
 def _check_promises(headers: dict[str, str], upload: UploadInfo, chosen: _Chosen) -> None:
     """What the request says of the whole object. Raises S3Error."""
     size = headers.get("x-amz-mp-object-size")
-    if size is not None and (not size.isdigit() or int(size) != chosen.parts.size_bytes):
+    if size is not None and size != str(chosen.parts.size_bytes):
         raise S3Error(
             "InvalidRequest",
             "The provided 'x-amz-mp-object-size' header value does not match what was computed.",

@@ -105,8 +105,9 @@ def write_condition(headers: dict[str, str]) -> WriteCondition | None:
 
 def delete_condition(headers: dict[str, str]) -> WriteCondition | None:
     """The condition of DeleteObject."""
-    if "if-none-match" in headers:
-        raise S3Error("NotImplemented", "If-None-Match does not apply to deletes.")
+    for name in ("if-none-match", "if-modified-since", "if-unmodified-since"):
+        if name in headers:
+            raise S3Error("NotImplemented", f"{name} does not apply to deletes.")
     return make_delete_condition(
         headers.get("if-match"),
         headers.get("x-amz-if-match-last-modified-time"),

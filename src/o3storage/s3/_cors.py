@@ -25,6 +25,10 @@ MAX_RULES: Final = 100
 
 MAX_RULE_ID: Final = 255
 
+MAX_ASKED_HEADERS: Final = 100
+"""Header names of one preflight: no request has more fields (http's MAX_HEADERS). Each is held
+against every pattern of a configuration, in one step of the event loop."""
+
 MAX_STORED_BYTES: Final = 64 * 1024
 """A configuration may have 64 KB (AWS); the catalog's limit of a setting."""
 
@@ -195,6 +199,8 @@ def preflight(bucket: BucketInfo | None, headers: dict[str, str]) -> Response:
         raise S3Error("BadRequest", f"Invalid Access-Control-Request-Method: {method}")
     text = headers.get("access-control-request-headers", "")
     asked = [name.strip() for name in text.split(",") if name.strip()]
+    if len(asked) > MAX_ASKED_HEADERS:
+        raise S3Error("BadRequest", f"More than {MAX_ASKED_HEADERS} header names are asked for.")
     for rule in load_rules(bucket) if bucket is not None else []:
         if rule.matches(origin, method, asked):
             answer = _allow(rule, origin)

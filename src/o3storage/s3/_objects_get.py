@@ -20,7 +20,7 @@ from o3storage.s3._context import Context
 from o3storage.s3._errors import NotModified, S3Error
 from o3storage.s3._headers import checksum_headers, object_headers, overrides
 
-_RANGE: Final = re.compile(r"bytes=[ \t]*(\d{0,19})-(\d{0,19})[ \t]*\Z")
+_RANGE: Final = re.compile(r"bytes=[ \t]*(\d*)-(\d*)[ \t]*\Z", re.ASCII | re.IGNORECASE)
 
 _NOT_MODIFIED_KEEPS: Final = frozenset(
     {"ETag", "Last-Modified", "Cache-Control", "Expires", "x-amz-version-id"}
@@ -118,8 +118,8 @@ def parse_range(text: str, size_bytes: int) -> tuple[int, int] | None:
         return None
     first, last = found.groups()
     if first:
-        start = int(first)
-        end = int(last) if last else size_bytes - 1
+        start = _position(first)
+        end = _position(last) if last else size_bytes - 1
         if last and end < start:
             return None
         if start >= size_bytes:
@@ -127,10 +127,15 @@ def parse_range(text: str, size_bytes: int) -> tuple[int, int] | None:
         return start, min(end, size_bytes - 1) - start + 1
     if not last:
         return None
-    count = min(int(last), size_bytes)
+    count = min(_position(last), size_bytes)
     if count == 0:
         raise _unsatisfiable(text, size_bytes)
     return size_bytes - count, count
+
+
+def _position(digits: str) -> int:
+    """The number, however long: beyond every object it makes no difference how far."""
+    return int(digits.lstrip("0")[:20] or "0")
 
 
 def _unsatisfiable(text: str, size_bytes: int) -> S3Error:

@@ -193,8 +193,7 @@ _COPIES: Final = {"": "copy:", "uploadId": "copy:uploadId"}
 
 def _refusal(table: Table, method: str, level: str, sub: str) -> S3Error:
     if sub:
-        known = [m for m, at, name in table if at == level and name == sub]
-        if not known:
+        if not any(at == level and name == sub for _, at, name in table):
             return S3Error(
                 "NotImplemented",
                 f"The sub-resource '{sub}' is not implemented here.",
@@ -206,8 +205,11 @@ def _refusal(table: Table, method: str, level: str, sub: str) -> S3Error:
                 f"{method} of the sub-resource '{sub}' is not implemented.",
                 details=(("ResourceType", sub.upper()),),
             )
+    allowed = [m for m, at, name in table if at == level and name == sub]
     return S3Error(
-        "MethodNotAllowed", details=(("Method", method), ("ResourceType", (sub or level).upper()))
+        "MethodNotAllowed",
+        details=(("Method", method), ("ResourceType", (sub or level).upper())),
+        headers=(("Allow", ", ".join(allowed)),),
     )
 
 
