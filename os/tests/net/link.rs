@@ -49,13 +49,22 @@ pub struct Faults {
     pub reorder: u64,
     pub duplicate: u64,
     pub corrupt: u64,
+    /// The way's time, without that of sending, and how late a reordered frame may come.
+    pub delay_us: u64,
+    pub late_us: u64,
 }
 
-pub const CLEAN: Faults = Faults { loss: 0, reorder: 0, duplicate: 0, corrupt: 0 };
+pub const CLEAN: Faults =
+    Faults { loss: 0, reorder: 0, duplicate: 0, corrupt: 0, delay_us: 500, late_us: 1000 };
 
 /// Loss in percent, with 2 % reordering, 1 % duplication and a little corruption.
 pub fn lossy(percent: u64) -> Faults {
-    Faults { loss: percent * 1000, reorder: 2000, duplicate: 1000, corrupt: 20 }
+    Faults { loss: percent * 1000, reorder: 2000, duplicate: 1000, corrupt: 20, ..CLEAN }
+}
+
+/// The same on a wire so short that a late frame comes some round trips late.
+pub fn near(percent: u64) -> Faults {
+    Faults { delay_us: 100, late_us: 2000, ..lossy(percent) }
 }
 
 pub struct Link {
@@ -82,7 +91,7 @@ impl Link {
             stacks: [stack(1), stack(2)],
             now: 1_000_000,
             faults,
-            delay_us: 500,
+            delay_us: faults.delay_us,
             bytes_per_us: 25,
             queue_us: 10_000,
             random: Random(seed),
@@ -106,7 +115,7 @@ impl Link {
         for _ in 0..copies {
             let mut arrival = self.free_at[sender] + self.delay_us;
             if self.random.happens(self.faults.reorder) {
-                arrival += 100 + self.random.below(900);
+                arrival += 100 + self.random.below(self.faults.late_us - 100);
             }
             let mut frame = frame.to_vec();
             if self.random.happens(self.faults.corrupt) {

@@ -5,6 +5,7 @@ mod frames;
 #[path = "link.rs"]
 mod link;
 
+use super::recovery::Recovery;
 use super::wire::*;
 use super::*;
 use link::*;
@@ -70,7 +71,7 @@ impl Peer {
             if frame[12..14] == [8, 0] && frame[23] == PROTO_TCP {
                 let packet = parse_ipv4(&frame[14..]).unwrap();
                 let segment = parse_tcp(&packet).unwrap();
-                seen.push((segment.head(), segment.data.to_vec()));
+                seen.push((Segment { data: &[], ..segment }, segment.data.to_vec()));
             }
         });
         seen
@@ -445,6 +446,108 @@ fn rfc8985_a_lost_tail_is_probed_before_the_long_timer() {
     // The probe's SACK shows the loss of all before it.
     let end = seqs[9].wrapping_add(1460);
     assert_eq!(acknowledge(&mut peer, &[(seqs[9], end)])[0], seqs[0]);
+}
+
+#[test]
+fn a_recovery_without_answers_is_probed_before_the_long_timer() {
+    let (mut peer, _, seqs) = ten_under_way(true);
+    peer.now += 20_000;
+    let end = seqs[9].wrapping_add(1460);
+    assert_eq!(acknowledge(&mut peer, &[(seqs[1], end)]), [seqs[0]]);
+    // What was sent again is lost again, or its acknowledgement: once more, and only once.
+    let probes = peer.wait(150_000);
+    assert_eq!(probes.iter().map(|(seen, _)| seen.seq).collect::<Vec<_>>(), [seqs[0]]);
+}
+
+/// After a recovery in which the first two of ten segments were sent again, how many segments may
+/// be under way once the peer told which of the two came twice: before and after.
+fn under_way_after(twice: &[usize]) -> (usize, usize) {
+    let (mut peer, id, seqs) = ten_under_way(true);
+    peer.now += 20_000;
+    assert_eq!(acknowledge(&mut peer, &[(seqs[2], seqs[7])]), [seqs[0], seqs[1]]);
+    peer.ack = seqs[9].wrapping_add(1460);
+    acknowledge(&mut peer, &[]);
+    peer.stack.send(id, &[9; 58400]).unwrap();
+    let before = peer.take().len();
+    let more = |i: &usize| acknowledge(&mut peer, &[(seqs[*i], seqs[i + 1])]).len();
+    (before, before + twice.iter().map(more).sum::<usize>())
+}
+
+#[test]
+fn rfc3708_a_reduction_that_was_needless_is_taken_back() {
+    assert_eq!(under_way_after(&[]), (6, 6));
+    assert_eq!(under_way_after(&[1]), (6, 6), "the other was lost");
+    assert_eq!(under_way_after(&[0, 1]), (6, 18), "the window before the recovery");
+}
+
+#[test]
+fn rfc8985_what_the_network_repeats_is_no_needless_resending() {
+    let (mut peer, _, seqs) = ten_under_way(true);
+    peer.now += 20_000;
+    peer.ack = seqs[1];
+    acknowledge(&mut peer, &[(seqs[0], seqs[1])]);
+    assert!(acknowledge(&mut peer, &[(seqs[2], seqs[3])]).is_empty());
+    // Reordering is waited for a quarter of the round trip, as before.
+    let late = peer.wait(6_000);
+    assert_eq!(late.iter().map(|(seen, _)| seen.seq).collect::<Vec<_>>(), [seqs[1]]);
+}
+
+/// What is under way, driven by hand: segments of 1,000 bytes, 20 ms there and back.
+struct UnderWay {
+    recovery: Recovery,
+    now: u64,
+}
+
+impl UnderWay {
+    /// Sends four segments, of which the second to the last arrive: the first one's number.
+    fn four_but_one(&mut self) -> u32 {
+        self.now += 100_000;
+        let first = self.recovery.snd_nxt;
+        (0..4).for_each(|_| self.recovery.sent(1000, false, self.now));
+        self.now += 20_000;
+        let ranges = [(first + 1000, first + 4000)];
+        self.recovery.on_ack(first, &ranges, false, None, self.now);
+        first
+    }
+
+    /// How long the first of four is waited for after the others; it was only late.
+    fn patience_us(&mut self) -> u64 {
+        let first = self.four_but_one();
+        let patience = self.recovery.reorder_at.unwrap() - self.now;
+        self.recovery.on_ack(first + 4000, &[], false, None, self.now);
+        patience
+    }
+
+    fn recover(&mut self, twice: bool) {
+        let first = self.four_but_one();
+        self.now = self.recovery.reorder_at.unwrap();
+        self.recovery.detect_losses(self.now);
+        let lost = self.recovery.next_lost(1000).unwrap();
+        assert_eq!(self.recovery.resent(lost, 1000, self.now), (first, 1000, false));
+        self.now += 20_000;
+        let ranges = if twice { vec![(first, first + 1000)] } else { vec![] };
+        self.recovery.on_ack(first + 4000, &ranges, false, None, self.now);
+    }
+}
+
+#[test]
+fn rfc8985_reordering_is_waited_for_longer_and_later_no_longer() {
+    let mut under_way = UnderWay { recovery: Recovery::new(1, 1000), now: 0 };
+    under_way.recovery.begin(1000, true);
+    under_way.recovery.take_rtt(20_000);
+    // The first late segment shows that there is reordering.
+    let first = under_way.recovery.snd_nxt;
+    (0..2).for_each(|_| under_way.recovery.sent(1000, false, 0));
+    let ranges = [(first + 1000, first + 2000)];
+    under_way.recovery.on_ack(first, &ranges, false, None, 20_000);
+    under_way.recovery.on_ack(first + 2000, &[], false, None, 21_000);
+    assert_eq!(under_way.patience_us(), 5_000);
+    under_way.recover(true);
+    assert_eq!(under_way.patience_us(), 10_000);
+    (0..14).for_each(|_| under_way.recover(false));
+    assert_eq!(under_way.patience_us(), 10_000);
+    under_way.recover(false);
+    assert_eq!(under_way.patience_us(), 5_000);
 }
 
 #[test]

@@ -107,8 +107,8 @@ impl Egress {
         lease.gateway
     }
 
-    /// Sends one IP packet; `build` appends what follows the IP header. False where there is no
-    /// way to `target`.
+    /// Sends one IP packet; `build` appends what follows the IP header, its checksum being nought.
+    /// False where there is no way to `target`.
     pub fn send(
         &mut self,
         source: Ipv4Addr,
@@ -120,6 +120,13 @@ impl Egress {
         let mut frame = self.frame();
         frame.resize(ETHERNET_HEADER + IPV4_HEADER, 0);
         build(&mut frame);
+        let payload = &mut frame[ETHERNET_HEADER + IPV4_HEADER..];
+        let pseudo = pseudo_sum(source, target, protocol, payload.len());
+        match protocol {
+            PROTO_TCP => fill_checksum(payload, 16, pseudo),
+            PROTO_UDP => fill_checksum(payload, 6, pseudo),
+            _ => fill_checksum(payload, 2, 0),
+        }
         self.next_id = self.next_id.wrapping_add(1);
         fill_ipv4(&mut frame[ETHERNET_HEADER..], source, target, protocol, self.next_id);
         if self.is_local(target) {
@@ -229,23 +236,17 @@ impl Egress {
     pub fn send_tcp(&mut self, key: Key, head: &Segment, (a, b): (&[u8], &[u8]), now_us: u64) {
         let (source, target) = (*local_of(key).ip(), *remote_of(key).ip());
         self.send(source, target, PROTO_TCP, now_us, |frame| {
-            let start = frame.len();
             head.push(frame);
             frame.extend_from_slice(a);
             frame.extend_from_slice(b);
-            let length = frame.len() - start;
-            let sum = pseudo_sum(source, target, PROTO_TCP, length);
-            fill_checksum(&mut frame[start..], 16, sum);
         });
     }
 
     /// Answers `packet` by an ICMP message: `kind` and `code`, then `rest`.
     pub fn send_icmp(&mut self, packet: &Packet, (kind, code): (u8, u8), rest: &[u8], now_us: u64) {
         self.send(packet.target, packet.source, PROTO_ICMP, now_us, |frame| {
-            let start = frame.len();
             frame.extend_from_slice(&[kind, code, 0, 0]);
             frame.extend_from_slice(rest);
-            fill_checksum(&mut frame[start..], 2, 0);
         });
     }
 
@@ -271,18 +272,12 @@ impl Egress {
         now_us: u64,
     ) -> bool {
         self.send(*source.ip(), *target.ip(), PROTO_UDP, now_us, |frame| {
-            let start = frame.len();
             let length = UDP_HEADER + data.len();
             frame.extend_from_slice(&source.port().to_be_bytes());
             frame.extend_from_slice(&target.port().to_be_bytes());
             frame.extend_from_slice(&(length as u16).to_be_bytes());
             frame.extend_from_slice(&[0, 0]);
             frame.extend_from_slice(data);
-            let sum = pseudo_sum(*source.ip(), *target.ip(), PROTO_UDP, length);
-            fill_checksum(&mut frame[start..], 6, sum);
-            if frame[start + 6..start + 8] == [0, 0] {
-                frame[start + 6..start + 8].fill(0xff); // Nought would mean "no checksum".
-            }
         })
     }
 }

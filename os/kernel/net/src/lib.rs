@@ -40,7 +40,7 @@ pub const SEND_BUFFER: usize = 512 << 10;
 pub const RECEIVE_BUFFER: usize = 512 << 10;
 /// Connections waiting to be accepted, for one listener.
 pub const MAX_BACKLOG: usize = 512;
-/// Handshakes under way, of which little is kept: less than 1 MB together. Each new one past it
+/// Handshakes under way, without buffers yet: less than 3 MB together. Each new one past it
 /// pushes out the oldest, so that under a flood of 10,000/s a handshake may still take 400 ms.
 pub const MAX_HANDSHAKES: usize = 4096;
 /// Sockets of all kinds, handshakes too.

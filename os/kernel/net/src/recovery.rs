@@ -14,6 +14,9 @@ const GROWTH_SEGMENTS: usize = 8;
 /// Duplicates after which the first segment is lost where the peer has no SACK (RFC 5681).
 const DUPLICATES: usize = 3;
 const REORDER_STEPS_MAX: u64 = 64;
+/// After so many recoveries without a needless resending reordering is waited for no longer than
+/// at first (RFC 8985, 6.2, step 4).
+const REORDER_CALM: u32 = 16;
 /// A lone segment's acknowledgement may be delayed by the peer; others take a batch's time.
 const PROBE_LONE_US: u64 = 50_000;
 const PROBE_SLACK_US: u64 = 2_000;
@@ -41,6 +44,14 @@ impl Sent {
     fn end(&self) -> u32 {
         self.start.wrapping_add(self.length())
     }
+}
+
+/// What a recovery took away, to be given back should it turn out needless (RFC 3708).
+struct Undo {
+    window: usize,
+    threshold: usize,
+    /// Segments sent again in it that are not known to have come twice.
+    open: u32,
 }
 
 /// What one acknowledgement tells of time.
@@ -73,6 +84,9 @@ pub struct Recovery {
     slow: bool,
     /// The first resending of a recovery waits for nothing.
     force: bool,
+    undo: Option<Undo>,
+    /// Segments sent again that did not come twice so far: more of these are the network's.
+    resendings: u32,
     duplicates: usize,
     srtt_us: u64,
     rttvar_us: u64,
@@ -85,6 +99,8 @@ pub struct Recovery {
     reordered: bool,
     reorder_steps: u64,
     reorder_round: u32,
+    /// Recoveries since a needless resending.
+    reorder_calm: u32,
     /// When a segment that may only be late counts as lost.
     pub reorder_at: Option<u64>,
     /// A tail loss probe: the number it ends at, and whether it was a resending.
@@ -184,15 +200,22 @@ impl Recovery {
         (segment.lost, segment.resent, segment.at_us) = (false, true, now);
         self.force = false;
         self.last_sent_us = now;
+        self.resendings += 1;
+        if let Some(undo) = &mut self.undo {
+            undo.open += 1;
+        }
         (segment.start, segment.size as usize, segment.fin)
     }
 
+    /// The last segment that is not known to have arrived.
     pub fn last(&self) -> usize {
-        self.segments.len() - 1
+        self.segments.iter().rposition(|s| !s.sacked).unwrap_or(0)
     }
 
+    /// Whether silence is probed: as RFC 8985, 7.2 has it, and also in a recovery in which all
+    /// that was lost went again. There one lost acknowledgement would cost the long timer.
     pub fn may_probe(&self) -> bool {
-        let calm = self.point.is_none() && self.sacked + self.lost == 0;
+        let calm = self.lost == 0 && (self.point.is_some() || self.sacked == 0) && !self.slow;
         self.selective && calm && self.probe.is_none() && !self.segments.is_empty()
     }
 
@@ -260,13 +283,15 @@ impl Recovery {
             self.settle_rto();
         }
         self.end_probe(ack, twice, acked == 0 && same && sacks.is_empty());
-        if twice && !after(self.reorder_round, ack) {
-            // A needless resending: losses are waited for longer (RFC 8985, 6.2, step 4).
-            self.reorder_round = self.snd_nxt;
-            self.reorder_steps = (self.reorder_steps + 1).min(REORDER_STEPS_MAX);
+        if twice && self.resendings > 0 {
+            self.needless(ack);
         }
         if self.point.is_some_and(|point| !after(point, ack)) {
             self.point = None;
+            self.reorder_calm += 1;
+            if self.reorder_calm >= REORDER_CALM {
+                self.reorder_steps = 1;
+            }
             self.slow = false;
             self.duplicates = 0;
         }
@@ -280,6 +305,24 @@ impl Recovery {
         }
         debug_assert!(self.consistent());
         (acked > 0, self.segments.is_empty())
+    }
+
+    /// A segment that was sent again had arrived before.
+    fn needless(&mut self, ack: u32) {
+        self.resendings -= 1;
+        self.reorder_calm = 0;
+        if !after(self.reorder_round, ack) {
+            // Losses are waited for longer (RFC 8985, 6.2, step 4).
+            self.reorder_round = self.snd_nxt;
+            self.reorder_steps = (self.reorder_steps + 1).min(REORDER_STEPS_MAX);
+        }
+        if let Some(undo) = self.undo.as_mut().filter(|undo| undo.open > 0) {
+            undo.open -= 1;
+            if undo.open == 0 {
+                self.window = self.window.max(undo.window);
+                self.threshold = self.threshold.max(undo.threshold);
+            }
+        }
     }
 
     fn take_cumulative(&mut self, ack: u32, seen: &mut Seen) {
@@ -416,6 +459,7 @@ impl Recovery {
     }
 
     fn reduce(&mut self) {
+        self.undo = Some(Undo { window: self.window, threshold: self.threshold, open: 0 });
         let flight = self.in_flight().min(self.window);
         self.threshold = (flight / 2).max(2 * self.segment_size);
         self.window = self.threshold;
@@ -463,7 +507,7 @@ impl Recovery {
         if !resent || twice || repaired || bare {
             self.probe = None;
         }
-        if repaired {
+        if repaired && self.point.is_none() {
             self.reduce();
         }
     }

@@ -12,6 +12,8 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::hash::Hasher;
 
+mod calls;
+
 struct Listener {
     local: SocketAddrV4,
     backlog: usize,
@@ -25,22 +27,10 @@ struct Fresh {
     keep_alive: bool,
 }
 
-/// A connection whose handshake a peer began: what is needed to make it, should that end.
-struct Handshake {
-    key: Key,
-    listener: SocketId,
-    syn: Segment<'static>,
-    /// Our initial sequence number and the offset of our clock.
-    numbers: (u32, u32),
-    sent_us: u64,
-    resends: u32,
-}
-
 enum Socket {
     /// A stream socket that neither listens nor connects yet.
     Fresh(Fresh),
     Listener(Listener),
-    Handshake(Box<Handshake>),
     Tcp(Box<Tcp>),
     Udp(Udp),
 }
@@ -108,9 +98,7 @@ impl Stack {
                 continue;
             }
             self.slots[id.index as usize].timer = None;
-            if matches!(self.socket(id), Some(Socket::Handshake(_))) {
-                self.answer(id, now_us);
-            } else if self.with_tcp(id, |tcp, egress| tcp.poll(egress, now_us)) == Some(true) {
+            if self.with_tcp(id, |tcp, egress| tcp.poll(egress, now_us)) == Some(true) {
                 self.after_change(id);
             }
         }
@@ -305,41 +293,35 @@ impl Stack {
         let key = key_of(local, remote);
         let is_syn = segment.flags & (SYN | ACK | RST | FIN) == SYN;
         let mut above = None;
-        if let Some(&id) = self.connections.get(&key) {
-            match self.socket(id) {
-                Some(Socket::Handshake(handshake)) => {
-                    if !is_syn || segment.seq == handshake.syn.seq {
-                        return self.continue_handshake(id, &segment, now_us);
-                    }
-                    self.forget_handshake(id); // The peer began anew.
+        if let Some((id, tcp)) = self.connection(key) {
+            above = tcp.may_be_replaced(&segment).filter(|_| is_syn);
+            let anew = is_syn && tcp.listener.is_some() && !tcp.is_answer_to(&segment);
+            if above.is_none() && !anew {
+                let listener = tcp.listener.filter(|_| segment.flags & (RST | ACK) == ACK);
+                if listener.is_none_or(|listener| self.may_open(id, listener, now_us)) {
+                    self.receive_segment(id, &segment, now_us);
                 }
-                Some(Socket::Tcp(tcp)) => {
-                    above = tcp.may_be_replaced(&segment).filter(|_| is_syn);
-                    if above.is_none() {
-                        self.with_tcp(id, |tcp, egress| tcp.on_segment(egress, &segment, now_us));
-                        return self.after_change(id);
-                    }
-                    self.with_tcp(id, |tcp, _| tcp.fail(None));
-                    self.after_change(id);
-                }
-                _ => {}
+                return;
             }
+            self.with_tcp(id, |tcp, _| tcp.fail(None));
+            self.after_change(id);
         }
         let here = |id: &SocketId| {
             matches!(self.socket(*id), Some(Socket::Listener(l))
                 if is_syn && (l.local.ip().is_unspecified() || l.local.ip() == local.ip()))
         };
         let listener = self.listeners.get(&local.port()).copied().filter(here);
-        let Some(listener) = listener else {
+        if listener.is_none() {
             return send_reset(&mut self.egress, key, &segment, now_us);
-        };
+        }
         // Answers to a flood leave most of the way out to others.
         if self.egress.queue.len() > MAX_TRANSMIT_QUEUE / 4 || remote.port() == 0 {
             return;
         }
         if self.handshakes.len() >= MAX_HANDSHAKES {
             if let Some(oldest) = self.handshakes.pop_front() {
-                self.forget_handshake(oldest);
+                self.with_tcp(oldest, |tcp, _| tcp.listener.map(|_| tcp.fail(None)));
+                self.collect(oldest);
             }
         }
         if self.slots.len() - self.free.len() >= MAX_SOCKETS {
@@ -349,69 +331,49 @@ impl Stack {
         if above.is_some_and(|above| !after(numbers.0, above)) {
             numbers.0 = above.unwrap_or(0).wrapping_add(0x1_0000);
         }
-        let (syn, sent_us, resends) = (segment.head(), now_us, 0);
-        let handshake = Handshake { key, listener, syn, numbers, sent_us, resends };
-        let id = self.insert(Socket::Handshake(Box::new(handshake)));
+        let mut tcp = Tcp::new(key, numbers, self.egress.mtu, now_us).passive(&segment, now_us);
+        tcp.listener = listener;
+        let id = self.insert(Socket::Tcp(Box::new(tcp)));
         self.connections.insert(key, id);
         self.handshakes.push_back(id);
         self.handshakes_open += 1;
-        self.answer(id, now_us);
+        self.with_tcp(id, |tcp, egress| tcp.flush(egress, now_us));
     }
 
-    /// Sends our answer to the SYN, which asks the peer to go on.
-    fn answer(&mut self, id: SocketId, now_us: u64) {
-        let Some(Socket::Handshake(h)) = self.socket_mut(id) else { return };
-        let (key, numbers, resends) = (h.key, h.numbers, h.resends);
-        let syn = h.syn.clone();
-        h.resends += 1;
-        if resends > MAX_SYN_RESENDS {
-            return self.forget_handshake(id);
-        }
-        let mut tcp = Tcp::new(key, numbers, self.egress.mtu, now_us).passive(&syn, now_us);
-        tcp.flush(&mut self.egress, now_us);
-        self.set_timer(id, Some(now_us + (RTO_INITIAL_US << resends)));
-    }
-
-    fn continue_handshake(&mut self, id: SocketId, segment: &Segment, now_us: u64) {
-        let Some(Socket::Handshake(h)) = self.socket(id) else { return };
-        let tcp = Tcp::new(h.key, h.numbers, self.egress.mtu, now_us).passive(&h.syn, now_us);
-        let (listener_id, mut tcp) = (h.listener, tcp.answered(h.sent_us, h.resends - 1));
-        let room = match self.socket(listener_id) {
-            Some(Socket::Listener(l)) => Some(l.waiting.len() < l.backlog),
+    fn connection(&self, key: Key) -> Option<(SocketId, &Tcp)> {
+        let id = *self.connections.get(&key)?;
+        match self.socket(id)? {
+            Socket::Tcp(tcp) => Some((id, tcp)),
             _ => None,
-        };
-        let begins = segment.flags & (RST | ACK) == ACK;
-        if begins && (room == Some(false) || (room.is_some() && !self.make_room())) {
-            return; // Dropped: our answer goes again, and the peer's with it.
         }
-        tcp.on_segment(&mut self.egress, segment, now_us);
-        if tcp.state == State::SynReceived {
-            tcp.flush(&mut self.egress, now_us);
-            return;
-        }
-        let Some(Socket::Listener(listener)) = self.socket_mut(listener_id) else {
-            tcp.abort(&mut self.egress, now_us);
-            return self.forget_handshake(id);
-        };
-        if tcp.state == State::Closed {
-            return self.forget_handshake(id);
-        }
-        listener.waiting.push_back(id);
-        self.handshakes_open -= 1;
-        self.egress.memory += tcp.memory();
-        self.slots[id.index as usize].socket = Some(Socket::Tcp(Box::new(tcp)));
-        self.mark_event(listener_id);
-        self.with_tcp(id, |_, _| ());
-        self.after_change(id);
     }
 
-    fn forget_handshake(&mut self, id: SocketId) {
-        if let Some(Socket::Handshake(h)) = self.socket(id) {
-            let key = h.key;
-            self.connections.remove(&key);
+    /// Whether the peer's answer to our half of a handshake is taken. Where it is dropped, our
+    /// half goes again, and the peer's with it.
+    fn may_open(&mut self, id: SocketId, listener: SocketId, now_us: u64) -> bool {
+        let Some(Socket::Listener(listener)) = self.socket(listener) else {
+            self.with_tcp(id, |tcp, egress| tcp.abort(egress, now_us));
+            self.collect(id);
+            return false;
+        };
+        listener.waiting.len() < listener.backlog && self.make_room()
+    }
+
+    /// Gives a segment to its connection, which may by it come to wait for `accept`.
+    fn receive_segment(&mut self, id: SocketId, segment: &Segment, now_us: u64) {
+        let opened = self.with_tcp(id, |tcp, egress| {
+            tcp.on_segment(egress, segment, now_us);
+            let open = !matches!(tcp.state, State::SynReceived | State::Closed);
+            tcp.listener.take_if(|_| open)
+        });
+        if let Some(listener_id) = opened.flatten() {
             self.handshakes_open -= 1;
-            self.release(id);
+            if let Some(Socket::Listener(listener)) = self.socket_mut(listener_id) {
+                listener.waiting.push_back(id);
+                self.mark_event(listener_id);
+            }
         }
+        self.after_change(id);
     }
 
     /// Whether there is room for one more connection. Those that only wait out their time, with
@@ -451,11 +413,11 @@ impl Stack {
     fn collect(&mut self, id: SocketId) {
         let Some(Socket::Tcp(tcp)) = self.socket(id) else { return };
         if tcp.state == State::Closed {
-            let (key, orphan) = (tcp.key, tcp.orphan);
+            let (key, nobodys) = (tcp.key, tcp.orphan || tcp.listener.is_some());
             if self.connections.get(&key) == Some(&id) {
                 self.connections.remove(&key);
             }
-            if orphan {
+            if nobodys {
                 self.release(id);
             }
         }
@@ -491,7 +453,10 @@ impl Stack {
         self.set_timer(id, None);
         let slot = &mut self.slots[id.index as usize];
         self.egress.memory -= match &slot.socket {
-            Some(Socket::Tcp(tcp)) => tcp.memory(),
+            Some(Socket::Tcp(tcp)) => {
+                self.handshakes_open -= usize::from(tcp.listener.is_some());
+                tcp.memory()
+            }
             Some(Socket::Udp(udp)) => udp.held,
             _ => 0,
         };
@@ -579,360 +544,6 @@ impl Stack {
         statistics.memory = self.egress.memory;
         statistics.segments_resent = self.egress.resent;
         statistics
-    }
-
-    /// Makes a socket.
-    pub fn open(&mut self, kind: Kind) -> Result<SocketId, Error> {
-        let held = self.slots.len() - self.free.len() - self.handshakes_open;
-        if held >= 2 * MAX_CONNECTIONS {
-            return Err(Error::ENOBUFS);
-        }
-        Ok(self.insert(match kind {
-            Kind::Stream => Socket::Fresh(Fresh::default()),
-            Kind::Datagram => Socket::Udp(Udp::default()),
-        }))
-    }
-
-    /// Gives the socket its local address; port 0 chooses one.
-    pub fn bind(&mut self, id: SocketId, address: SocketAddrV4) -> Result<(), Error> {
-        let ip = *address.ip();
-        if !ip.is_unspecified() && !self.egress.is_local(ip) {
-            return Err(Error::EADDRNOTAVAIL);
-        }
-        let datagram = matches!(self.socket(id), Some(Socket::Udp(_)));
-        let port = match address.port() {
-            0 => self.choose_port(datagram)?,
-            port if datagram && self.datagrams.contains_key(&port) => {
-                return Err(Error::EADDRINUSE)
-            }
-            port if !datagram && self.stream_port_taken(port) => return Err(Error::EADDRINUSE),
-            port => port,
-        };
-        let chosen = SocketAddrV4::new(ip, port);
-        match self.socket_mut(id) {
-            Some(Socket::Fresh(Fresh { local: local @ None, .. })) => *local = Some(chosen),
-            Some(Socket::Udp(Udp { local: local @ None, .. })) => {
-                *local = Some(chosen);
-                self.datagrams.insert(port, id);
-            }
-            _ => return Err(Error::EINVAL),
-        }
-        Ok(())
-    }
-
-    fn bind_datagram(&mut self, id: SocketId) -> Result<(), Error> {
-        match self.socket(id) {
-            Some(Socket::Udp(Udp { local: None, .. })) => {
-                self.bind(id, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn stream_port_taken(&self, port: u16) -> bool {
-        self.listeners.contains_key(&port)
-            || self.slots.iter().any(|slot| {
-                matches!(&slot.socket, Some(Socket::Fresh(Fresh { local: Some(local), .. }))
-                    if local.port() == port)
-            })
-    }
-
-    /// A free port from a start that cannot be foreseen (RFC 6056, 3.3.1).
-    fn choose_port(&mut self, datagram: bool) -> Result<u16, Error> {
-        let count = u64::from(u16::MAX - EPHEMERAL_FIRST) + 1;
-        let start = self.draw() % count;
-        for i in 0..count {
-            let port = EPHEMERAL_FIRST + ((start + i) % count) as u16;
-            let first = Key::from(port) << 112;
-            let mut used = self.connections.range(first..=first | (Key::MAX >> 16));
-            let free = match datagram {
-                true => !self.datagrams.contains_key(&port),
-                false => used.next().is_none() && !self.stream_port_taken(port),
-            };
-            if free {
-                return Ok(port);
-            }
-        }
-        Err(Error::EADDRINUSE)
-    }
-
-    pub fn listen(&mut self, id: SocketId, backlog: usize) -> Result<(), Error> {
-        let backlog = backlog.clamp(1, MAX_BACKLOG);
-        let local = match self.socket_mut(id) {
-            Some(Socket::Listener(listener)) => {
-                listener.backlog = backlog;
-                return Ok(());
-            }
-            Some(Socket::Fresh(fresh)) => fresh.local,
-            _ => return Err(Error::EOPNOTSUPP),
-        };
-        let any = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
-        let local = local.map_or_else(|| self.choose_port(false).map(any), Ok)?;
-        let listener = Listener { local, backlog, waiting: VecDeque::new() };
-        self.listeners.insert(local.port(), id);
-        self.slots[id.index as usize].socket = Some(Socket::Listener(listener));
-        Ok(())
-    }
-
-    pub fn accept(&mut self, id: SocketId) -> Result<(SocketId, SocketAddrV4), Error> {
-        let Some(Socket::Listener(listener)) = self.socket_mut(id) else {
-            return Err(Error::EINVAL);
-        };
-        let accepted = listener.waiting.pop_front().ok_or(Error::EAGAIN)?;
-        let peer = match self.socket(accepted) {
-            Some(Socket::Tcp(tcp)) => remote_of(tcp.key),
-            _ => return Err(Error::EINVAL),
-        };
-        Ok((accepted, peer))
-    }
-
-    /// Begins to connect a stream (`EINPROGRESS`: wait for `writable`, then `take_error`), or
-    /// names a datagram socket's peer.
-    pub fn connect(
-        &mut self,
-        id: SocketId,
-        remote: SocketAddrV4,
-        now_us: u64,
-    ) -> Result<(), Error> {
-        let remote = match remote.ip().is_unspecified() {
-            true => SocketAddrV4::new(Ipv4Addr::LOCALHOST, remote.port()),
-            false => remote,
-        };
-        let source = self.egress.source_for(*remote.ip()).ok_or(Error::ENETUNREACH)?;
-        let (bound, no_delay, keep_alive) = match self.socket(id) {
-            Some(Socket::Fresh(f)) => (f.local, f.no_delay, f.keep_alive),
-            Some(Socket::Udp(_)) => {
-                self.bind_datagram(id)?;
-                if let Some(Socket::Udp(udp)) = self.socket_mut(id) {
-                    udp.remote = Some(remote);
-                    let port = udp.local.map_or(0, |l| l.port());
-                    udp.local = Some(SocketAddrV4::new(source, port));
-                }
-                return Ok(());
-            }
-            Some(Socket::Tcp(tcp)) if tcp.state == State::SynSent => {
-                return Err(Error::EINPROGRESS)
-            }
-            Some(Socket::Tcp(tcp)) => return Err(tcp.error.unwrap_or(Error::EISCONN)),
-            _ => return Err(Error::EINVAL),
-        };
-        if remote.port() == 0 || !self.make_room() {
-            return Err(Error::EADDRNOTAVAIL);
-        }
-        let port = bound.map_or_else(|| self.choose_port(false), |local| Ok(local.port()))?;
-        let ip = bound.map(|l| *l.ip()).filter(|ip| !ip.is_unspecified()).unwrap_or(source);
-        let local = SocketAddrV4::new(ip, port);
-        let key = key_of(local, remote);
-        if self.connections.contains_key(&key) {
-            return Err(Error::EADDRINUSE);
-        }
-        let numbers = self.initial_numbers(key, now_us);
-        let mut tcp = Tcp::new(key, numbers, self.egress.mtu, now_us);
-        tcp.no_delay = no_delay;
-        tcp.keep_alive = keep_alive;
-        self.connections.insert(key, id);
-        self.slots[id.index as usize].socket = Some(Socket::Tcp(Box::new(tcp)));
-        self.mark_dirty(id);
-        Err(Error::EINPROGRESS)
-    }
-
-    /// Takes what fits of `data` into the send buffer.
-    pub fn send(&mut self, id: SocketId, data: &[u8]) -> Result<usize, Error> {
-        let result = self.with_tcp(id, |tcp, egress| tcp.write(data, egress.memory));
-        self.mark_dirty(id);
-        result.unwrap_or_else(|| match self.socket(id) {
-            // Datagrams go by `send_to`, which knows the time.
-            Some(Socket::Udp(Udp { remote: Some(_), .. })) | None => Err(Error::EINVAL),
-            Some(_) => Err(Error::ENOTCONN),
-        })
-    }
-
-    /// Sends one datagram, to the connected peer where `target` is `None`.
-    pub fn send_to(
-        &mut self,
-        id: SocketId,
-        data: &[u8],
-        target: Option<SocketAddrV4>,
-        now_us: u64,
-    ) -> Result<usize, Error> {
-        if data.len() > self.egress.mtu - IPV4_HEADER - UDP_HEADER {
-            return Err(Error::EMSGSIZE);
-        }
-        self.bind_datagram(id)?;
-        let Some(Socket::Udp(udp)) = self.socket(id) else { return Err(Error::EINVAL) };
-        let target = target.or(udp.remote).ok_or(Error::ENOTCONN)?;
-        let port = udp.local.map_or(0, |l| l.port());
-        let source = self.egress.source_for(*target.ip()).ok_or(Error::ENETUNREACH)?;
-        match self.egress.send_udp(SocketAddrV4::new(source, port), target, data, now_us) {
-            true => Ok(data.len()),
-            false => Err(Error::ENETUNREACH),
-        }
-    }
-
-    /// Takes received bytes, or leaves them where `peek` is set; 0 is the peer's end.
-    pub fn recv(&mut self, id: SocketId, out: &mut [u8], peek: bool) -> Result<usize, Error> {
-        self.recv_from(id, out, peek).map(|(n, _)| n)
-    }
-
-    /// As `recv`, with a datagram's sender.
-    pub fn recv_from(
-        &mut self,
-        id: SocketId,
-        out: &mut [u8],
-        peek: bool,
-    ) -> Result<(usize, Option<SocketAddrV4>), Error> {
-        if let Some(result) = self.with_tcp(id, |tcp, egress| tcp.read(out, peek, egress.memory)) {
-            self.mark_dirty(id);
-            return result.map(|taken| (taken, None));
-        }
-        match self.socket_mut(id) {
-            Some(Socket::Udp(udp)) => {
-                let Some((from, data)) = udp.received.front() else {
-                    return match udp.error.take() {
-                        Some(error) => Err(error),
-                        None if udp.closed => Ok((0, None)),
-                        None => Err(Error::EAGAIN),
-                    };
-                };
-                let (from, taken) = (*from, data.len().min(out.len()));
-                out[..taken].copy_from_slice(&data[..taken]);
-                if !peek {
-                    let held = data.len();
-                    udp.received.pop_front();
-                    udp.held -= held;
-                    self.egress.memory -= held;
-                }
-                Ok((taken, Some(from)))
-            }
-            Some(_) => Err(Error::ENOTCONN),
-            None => Err(Error::EINVAL),
-        }
-    }
-
-    pub fn shutdown(&mut self, id: SocketId, how: Shutdown) -> Result<(), Error> {
-        match self.socket_mut(id) {
-            Some(Socket::Tcp(tcp)) if tcp.state != State::Closed => {
-                self.with_tcp(id, |tcp, _| {
-                    tcp.read_shut |= how != Shutdown::Write;
-                    if how != Shutdown::Read {
-                        tcp.finish();
-                    }
-                });
-                self.after_change(id);
-                Ok(())
-            }
-            Some(Socket::Udp(udp)) if udp.remote.is_some() => {
-                udp.closed = how != Shutdown::Write;
-                self.mark_event(id);
-                Ok(())
-            }
-            Some(Socket::Listener(_)) if how != Shutdown::Write => Ok(()),
-            Some(_) => Err(Error::ENOTCONN),
-            None => Err(Error::EINVAL),
-        }
-    }
-
-    /// Gives the socket up. A connection goes on by itself until its end is settled.
-    pub fn close(&mut self, id: SocketId, now_us: u64) {
-        match self.socket_mut(id) {
-            Some(Socket::Tcp(_)) => {
-                self.with_tcp(id, |tcp, egress| tcp.orphan(egress, now_us));
-                self.mark_dirty(id);
-                self.collect(id);
-            }
-            Some(Socket::Listener(listener)) => {
-                let port = listener.local.port();
-                let waiting = core::mem::take(&mut listener.waiting);
-                self.listeners.remove(&port);
-                self.release(id);
-                for waiting_id in waiting {
-                    self.with_tcp(waiting_id, |tcp, egress| {
-                        tcp.orphan = true;
-                        tcp.abort(egress, now_us);
-                    });
-                    self.collect(waiting_id);
-                }
-            }
-            Some(Socket::Udp(udp)) => {
-                if let Some(local) = udp.local {
-                    self.datagrams.remove(&local.port());
-                }
-                self.release(id);
-            }
-            Some(Socket::Fresh(_)) => self.release(id),
-            Some(Socket::Handshake(_)) | None => {}
-        }
-    }
-
-    pub fn readiness(&self, id: SocketId) -> Readiness {
-        match self.socket(id) {
-            Some(Socket::Tcp(tcp)) => tcp.readiness(self.egress.memory),
-            Some(Socket::Listener(listener)) => {
-                Readiness { readable: !listener.waiting.is_empty(), ..Readiness::default() }
-            }
-            Some(Socket::Udp(udp)) => udp.readiness(),
-            // Linux says so of a stream that was never connected.
-            Some(Socket::Fresh(_)) => {
-                Readiness { writable: true, hung_up: true, ..Readiness::default() }
-            }
-            Some(Socket::Handshake(_)) | None => Readiness::default(),
-        }
-    }
-
-    /// The waiting error, once.
-    pub fn take_error(&mut self, id: SocketId) -> Option<Error> {
-        match self.socket_mut(id) {
-            Some(Socket::Tcp(tcp)) => tcp.error.take(),
-            Some(Socket::Udp(udp)) => udp.error.take(),
-            _ => None,
-        }
-    }
-
-    pub fn local_address(&self, id: SocketId) -> Option<SocketAddrV4> {
-        match self.socket(id)? {
-            Socket::Tcp(tcp) => Some(local_of(tcp.key)),
-            Socket::Listener(listener) => Some(listener.local),
-            Socket::Fresh(fresh) => fresh.local,
-            Socket::Udp(udp) => udp.local,
-            Socket::Handshake(_) => None,
-        }
-    }
-
-    pub fn peer_address(&self, id: SocketId) -> Option<SocketAddrV4> {
-        match self.socket(id)? {
-            Socket::Tcp(t) if !matches!(t.state, State::SynSent | State::Closed) => {
-                Some(remote_of(t.key))
-            }
-            Socket::Udp(udp) => udp.remote,
-            _ => None,
-        }
-    }
-
-    pub fn is_listening(&self, id: SocketId) -> bool {
-        matches!(self.socket(id), Some(Socket::Listener(_)))
-    }
-
-    pub fn set_option(&mut self, id: SocketId, option: SocketOption) -> Result<(), Error> {
-        match (self.socket_mut(id).ok_or(Error::EINVAL)?, option) {
-            (Socket::Tcp(tcp), SocketOption::NoDelay(on)) => tcp.no_delay = on,
-            (Socket::Tcp(_), SocketOption::KeepAlive(on)) => {
-                self.with_tcp(id, |tcp, _| tcp.keep_alive = on);
-            }
-            (Socket::Fresh(fresh), SocketOption::NoDelay(on)) => fresh.no_delay = on,
-            (Socket::Fresh(fresh), SocketOption::KeepAlive(on)) => fresh.keep_alive = on,
-            // An address is free as soon as its holder closed: there is nothing to allow.
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Buffered bytes not yet read, for FIONREAD.
-    pub fn pending(&self, id: SocketId) -> usize {
-        match self.socket(id) {
-            Some(Socket::Tcp(tcp)) => tcp.ready,
-            Some(Socket::Udp(udp)) => udp.received.front().map_or(0, |(_, data)| data.len()),
-            _ => 0,
-        }
     }
 }
 

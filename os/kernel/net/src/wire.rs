@@ -232,11 +232,6 @@ impl Segment<'_> {
         self.data.len() as u32 + control
     }
 
-    /// The segment without its data.
-    pub fn head(&self) -> Segment<'static> {
-        Segment { data: &[], ..*self }
-    }
-
     /// Appends the header and its options; the checksum is filled by [`fill_checksum`].
     pub fn push(&self, out: &mut Vec<u8>) {
         let words = (TCP_HEADER + self.options.length()) / 4;
@@ -278,6 +273,10 @@ pub fn parse_tcp<'a>(packet: &Packet<'a>) -> Option<Segment<'a>> {
 
 /// Writes the TCP, UDP or ICMP checksum at `at` over `payload`.
 pub fn fill_checksum(payload: &mut [u8], at: usize, pseudo: u64) {
-    let sum = checksum_finish(checksum_add(pseudo, payload));
+    // All ones stand for nought, which in UDP would mean "no checksum": the sums are equal.
+    let sum = match checksum_finish(checksum_add(pseudo, payload)) {
+        0 => u16::MAX,
+        sum => sum,
+    };
     payload[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
