@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from o3storage.storage._core import Core
+from o3storage.storage._rebuild import STAGING_DIR
 from o3storage.storage._rows import (
     FIRST_CATALOG_BYTE,
     PLACEMENT_PREFIX_BYTES,
@@ -12,8 +14,12 @@ from o3storage.storage._rows import (
     RowIndex,
     default_prefix_length,
 )
-from o3storage.storage._types import StoreKeyWrong
+from o3storage.storage._types import MIB, StoreKeyWrong
 from o3storage.storage.index import Index, IndexKeyWrong, IndexOptions
+
+STAGING_CACHE_BYTES = 16 * MIB
+"""Blocks in memory of the index that a rebuild gathers rows in: written by key and read once in
+order, it has little use for more, and the rebuild's other memory grows with the store's filters."""
 
 IndexFactory = Callable[[Core, str], Awaitable[RowIndex]]
 
@@ -31,6 +37,9 @@ def open_index_factory(
         return len(key) if key[0] < FIRST_CATALOG_BYTE else rows_prefix(key)
 
     async def factory(core: Core, directory: str) -> RowIndex:
+        options = IndexOptions(background=background)
+        if directory == STAGING_DIR:
+            options = replace(options, cache_bytes=STAGING_CACHE_BYTES)
         try:
             index: RowIndex = await Index.open(
                 core.disk,
@@ -39,7 +48,7 @@ def open_index_factory(
                 jobs=core.jobs,
                 random_bytes=core.entropy.random_bytes,
                 prefix_length=prefix,
-                options=IndexOptions(background=background),
+                options=options,
             )
         except IndexKeyWrong as error:
             raise StoreKeyWrong(str(error)) from error

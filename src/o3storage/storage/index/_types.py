@@ -47,8 +47,10 @@ class IndexOptions:
     """Size at which a merge starts the next table."""
     filter_bits_per_row: int = 10
     """Bits of bloom filter for each distinct prefix: about 1 % false positives."""
-    cache_bytes: int = 48 * MIB
-    """Opened blocks kept in memory."""
+    cache_bytes: int = 128 * MIB
+    """Opened blocks kept in memory. Opening one costs about as much as the rest of a get: these are
+    nearly all blocks of a million small objects (140 MiB), and a quarter of what a process may take
+    (promise P8)."""
     level0_tables: int = 4
     """Tables of level 0 that start a merge."""
     level0_stall_tables: int = 12
