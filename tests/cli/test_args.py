@@ -21,7 +21,16 @@ def test_options_without_a_command_are_those_of_serve() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonsense"], ["--port", "70000"], ["--port", "x"], ["key"], ["bench", "sing"], ["--nope"]],
+    [
+        ["nonsense"],
+        ["--port", "70000"],
+        ["--port", "x"],
+        ["key"],
+        ["bench", "sing"],
+        ["--nope"],
+        ["simulate", "--seeds", "0"],
+        ["simulate", "--seeds", "many"],
+    ],
 )
 def test_wrong_usage_ends_with_2_and_says_where_help_is(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

@@ -35,6 +35,38 @@ def test_certificate_and_key_go_together() -> None:
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"ip": ""},
+        {"ip": "example.org"},
+        {"ip": "1.2.3"},
+        {"admin_listen": ("example.org", 1)},
+        {"region": ""},
+        {"region": "a b"},
+        {"region": "a/b"},
+        {"region": "a" * 65},
+        {"domain": ""},
+        {"domain": "a b"},
+        {"domain": "a.b."},
+        {"domain": ".a"},
+        {"domain": "a:80"},
+        {"domain": "a." * 130 + "a"},
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused_with_an_example(
+    changes: dict[str, object],
+) -> None:
+    with pytest.raises(StartError, match="for example"):
+        config(**changes).check()
+
+
+def test_values_that_can_be_meant() -> None:
+    for ip in ("127.0.0.1", "::1", "0.0.0.0", "::", "localhost", "192.168.1.10"):
+        config(ip=ip, region="eu_west-1", domain="s3.example.org").check()
+    config(domain="localhost").check()
+
+
+@pytest.mark.parametrize(
     ("address", "expected"),
     [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
      ("0.0.0.0", False), ("192.168.1.10", False), ("example.org", False)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,40 @@ from o3storage.server._config import ServerConfig
 from o3storage.storage import DataDirLock, StoreOutOfService
 
 
-def test_a_bad_certificate_leaves_nothing_open(tmp_path: Path) -> None:
+def test_a_bad_certificate_or_a_taken_admin_port_makes_no_store(tmp_path: Path) -> None:
+    """A terminal is shown the root key at the first start only: that one must come to its end."""
     data_dir = tmp_path / "data"
     bad = tmp_path / "bad.pem"
     bad.write_text("no certificate")
+    tls = ServerConfig(ip="127.0.0.1", port=0, data_dir=data_dir, tls_cert=bad, tls_key=bad)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        admin = ServerConfig(
+            ip="127.0.0.1", port=0, data_dir=data_dir, admin_listen=("127.0.0.1", port)
+        )
+        for config, reason in ((tls, r"bad\.pem"), (admin, f"port {port} .* is taken")):
+            application = Application(config, StallMeter())
+            with pytest.raises(StartError, match=reason):
+                asyncio.run(application.start())
+            assert not data_dir.exists()
+
+
+def test_a_port_that_is_taken_meanwhile_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = tmp_path / "data"
+
+    async def taken(_self: Application) -> None:
+        raise StartError("port 1 is taken")
+
+    monkeypatch.setattr(Application, "_listen", taken)
 
     async def main() -> None:
-        config = ServerConfig(ip="127.0.0.1", port=0, data_dir=data_dir, tls_cert=bad, tls_key=bad)
-        application = Application(config, StallMeter())
+        application = Application(
+            ServerConfig(ip="127.0.0.1", port=0, data_dir=data_dir), StallMeter()
+        )
         try:
-            with pytest.raises(StartError, match=r"bad\.pem"):
+            with pytest.raises(StartError, match="taken"):
                 await application.start()
             with pytest.raises(StoreOutOfService, match="closed"):
                 application.store.open_stream(bytes(16))

@@ -17,6 +17,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     options = parse(arguments)
     # Imports stand inside the branches: `o3storage env` in a shell's start-up must be quick.
+    from ._client import ClientError
     from ._store import CommandError
 
     try:
@@ -61,7 +62,7 @@ def run(arguments: list[str]) -> int:
             "key": key,
         }
         return commands[options.command](options)
-    except CommandError as error:
+    except (CommandError, ClientError) as error:
         print(f"o3storage: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

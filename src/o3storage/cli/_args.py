@@ -28,6 +28,16 @@ def _port(text: str) -> int:
     return port
 
 
+def _above_zero(text: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    return count
+
+
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
@@ -299,7 +309,7 @@ examples:
   o3storage simulate --nodes 3 --seeds 100       a cluster of three
   o3storage simulate --seed 42 --trace           what happened in one run""",
     )
-    simulate.add_argument("--seeds", type=int, metavar="N", help="how many (default 100)")
+    simulate.add_argument("--seeds", type=_above_zero, metavar="N", help="how many (default 100)")
     simulate.add_argument("--seed", type=int, metavar="S", help="this one, or the first of N")
     simulate.add_argument("--nodes", type=int, choices=(1, 3, 5), default=1, help="(default 1)")
     simulate.add_argument("--trace", action="store_true", help="print all that happened (one seed)")

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import resource
 import time
 from dataclasses import dataclass, field
@@ -101,8 +102,9 @@ class Load:
         except ClientError as error:
             raise CommandError(str(error)) from None
         if answer.status >= 300 and b"BucketAlreadyOwnedByYou" not in answer.body:
-            text = answer.body[:300].decode("utf-8", "replace")
-            raise CommandError(f"cannot make the bucket {self.bucket}: {answer.status} {text}")
+            raise CommandError(
+                f"cannot make the bucket {self.bucket}: {answer.status} {_reason(answer.body)}"
+            )
         await client.close()
         if self.operation == "put":
             return
@@ -145,6 +147,13 @@ class Load:
 
         await asyncio.gather(show(), *[worker() for _ in range(self.connections)])
         return time.perf_counter() - started
+
+
+def _reason(body: bytes) -> str:
+    """Code and message of an S3 error document, or the beginning of what came in its place."""
+    text = " ".join(body[:1000].decode("utf-8", "replace").split())
+    found = re.search("<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text)
+    return f"{found[1]}: {found[2]}" if found else text[:300]
 
 
 def _key(options: argparse.Namespace) -> Credentials:

@@ -124,14 +124,19 @@ class Client:
         region: str = "us-east-1",
         ca_file: str | None = None,
     ) -> None:
-        """`endpoint` is a URL with scheme, host and optional port. Raises ClientError."""
-        parts = urlsplit(endpoint)
+        """`endpoint` is a URL with scheme, host and optional port; `ca_file` names the certificate
+        to trust where it is https. Raises ClientError."""
+        try:
+            parts = urlsplit(endpoint)
+            port = parts.port
+        except ValueError:  # brackets without an address in them, a port beyond 65535
+            parts, port = urlsplit(""), None
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ClientError(f"{endpoint!r} is not a URL such as http://127.0.0.1:8080")
         self.endpoint = endpoint
         self._secure = parts.scheme == "https"
         self._host = parts.hostname
-        self._port = parts.port or (443 if self._secure else 80)
+        self._port = port or (443 if self._secure else 80)
         default = self._port == (443 if self._secure else 80)
         name = f"[{self._host}]" if ":" in self._host else self._host
         self._signer = (
@@ -140,7 +145,12 @@ class Client:
             else None
         )
         self._host_header = name if default else f"{name}:{self._port}"
-        self._ca_file = ca_file
+        self._ca_pem: bytes | None = None
+        if ca_file is not None:
+            try:
+                self._ca_pem = Path(ca_file).read_bytes()
+            except OSError as error:
+                raise ClientError(f"cannot read --ca-file {ca_file}: {error.strerror}") from None
         self._reader: asyncio.StreamReader | None = None
         self._writer: Writer | None = None
 
@@ -192,8 +202,7 @@ class Client:
         if self._secure:
             from ._tls_streams import open_tls
 
-            pem = Path(self._ca_file).read_bytes() if self._ca_file else None
-            self._reader, self._writer = await open_tls(self._host, self._port, pem)
+            self._reader, self._writer = await open_tls(self._host, self._port, self._ca_pem)
         else:
             self._reader, self._writer = await asyncio.open_connection(
                 self._host, self._port, limit=MAX_ANSWER_HEAD_BYTES

@@ -39,7 +39,7 @@ class _Tls(asyncio.Protocol):
                     break
         except _native.TlsError as error:
             self._send()
-            self._fail(OSError(f"TLS: {error}"))
+            self._fail(OSError(f"TLS: {_what_to_do(str(error))}"))
             return
         self._send()
         if not self._tls.handshaking and not self.ready.done():
@@ -79,12 +79,26 @@ class _Tls(asyncio.Protocol):
             self._transport.abort()
 
 
+def _what_to_do(reason: str) -> str:
+    if "CaUsedAsEndEntity" in reason:
+        return (
+            "its certificate is marked as one of an authority (CA:TRUE); make it with "
+            "-addext basicConstraints=critical,CA:FALSE"
+        )
+    if "UnknownIssuer" in reason or "BadSignature" in reason:
+        return "its certificate is not the one of --ca-file, nor signed by it"
+    return reason
+
+
 async def open_tls(host: str, port: int, ca_pem: bytes | None) -> tuple[asyncio.StreamReader, _Tls]:
     """Connect and shake hands. Raises OSError, also when the certificate is not trusted."""
     if ca_pem is None:
         raise OSError("name the certificate to trust with --ca-file")
     reader = asyncio.StreamReader(limit=WIRE_BYTES)
-    protocol = _Tls(host, ca_pem, reader)
+    try:
+        protocol = _Tls(host, ca_pem, reader)
+    except _native.TlsError as error:
+        raise OSError(f"--ca-file: {error}") from None
     loop = asyncio.get_running_loop()
     await loop.create_connection(lambda: protocol, host, port)
     await asyncio.wait_for(protocol.ready, HANDSHAKE_TIMEOUT_S)

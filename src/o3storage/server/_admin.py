@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote
 
 from o3storage.catalog import (
     AccessKeysPage,
@@ -90,13 +91,11 @@ async def _route(app: Application, method: str, path: str, request: Request, bod
     if path == "/ranges" and method == "POST":
         return await _ranges.split(app, body)
     if path.startswith("/keys/") and method == "DELETE":
-        return await _remove_key(app, path.removeprefix("/keys/"))
+        return await _remove_key(app, unquote(path.removeprefix("/keys/")))
     raise AdminError(404, f"the admin API has no {method} {PREFIX}{path}")
 
 
 def _query(request: Request) -> dict[str, str]:
-    from urllib.parse import parse_qsl
-
     return dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
 
 

@@ -105,6 +105,10 @@ class Application:
         config = self.config
         os.umask(0o077)
         _check_address(config.ip, config.port)
+        if config.admin_listen:
+            _check_address(*config.admin_listen)
+        # What a first start shows once it cannot show again: all that may fail comes before.
+        self.tls = _tls_of(config)
         await self.pool.start()
         log.start(self.pool)
         try:
@@ -287,8 +291,6 @@ class Application:
         config = self.config
         asked = (config.ip, config.port)
         try:
-            if config.tls_cert and config.tls_key:
-                self.tls = ServerTls(str(config.tls_cert), str(config.tls_key))
             host, port = await self.http.listen(config.ip, config.port, tls=self.tls)
             scheme = "https" if self.tls else "http"
             self.url = f"{scheme}://{_reachable(host)}:{port}"
@@ -301,8 +303,6 @@ class Application:
                 self.admin_http = Server(self._handle_admin, report=self._report, clock=self.clock)
                 host, port = await self.admin_http.listen(*asked)
                 self.admin_url = f"http://{_reachable(host)}:{port}"
-        except TlsConfigError as error:
-            raise StartError(str(error)) from None
         except OSError as error:
             raise StartError(_listen_error(*asked, error)) from None
         membership = self.membership
@@ -479,18 +479,17 @@ def run_server(config: ServerConfig, show: Callable[[list[str]], None]) -> int:
             loop.add_signal_handler(number, end)
         try:
             screen = await starting
+            loop.add_signal_handler(signal.SIGHUP, application.reload_certificate)
+            show(screen)
+            await stop.wait()
+            await application.stop()
         except asyncio.CancelledError:
             if not stop.is_set():
                 raise
+        finally:
+            # After a start that failed too: what it had to say is still on its way.
             await log.stop()
             await application.pool.close()
-            return 0
-        loop.add_signal_handler(signal.SIGHUP, application.reload_certificate)
-        show(screen)
-        await stop.wait()
-        await application.stop()
-        await log.stop()
-        await application.pool.close()
         return 0
 
     with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
@@ -526,6 +525,16 @@ def _reachable(host: str) -> str:
     if host in {"0.0.0.0", "::"}:
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"
     return f"[{host}]" if ":" in host else host
+
+
+def _tls_of(config: ServerConfig) -> ServerTls | None:
+    """What serves https, where that is asked for. Raises StartError."""
+    if not (config.tls_cert and config.tls_key):
+        return None
+    try:
+        return ServerTls(str(config.tls_cert), str(config.tls_key))
+    except TlsConfigError as error:
+        raise StartError(str(error)) from None
 
 
 def _check_address(ip: str, port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ MIN_ROOT_PASSWORD_CHARS = 8
 """What other S3 stores ask for as well; shorter ones are guessed."""
 MAX_KEY_ID_CHARS = 128
 """IAM's limit for an access key id."""
+REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""It stands in credential scopes between slashes, in XML and in shell lines."""
+DOMAIN = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
+"""Labels as DNS has them, without a port or a dot at the end: Host values are held against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,16 @@ class ServerConfig:
         return is_loopback(self.ip)
 
     def check(self) -> None:
-        """Raise StartError for settings that contradict each other."""
+        """Raise StartError for settings that cannot be meant, or that contradict each other."""
+        _check_ip(self.ip, "--ip")
+        if self.admin_listen is not None:
+            _check_ip(self.admin_listen[0], "--admin-listen")
+        if not REGION.fullmatch(self.region):
+            raise StartError(f"--region {self.region!r} is no region; write for example eu-west-1")
+        if self.domain is not None and not DOMAIN.fullmatch(self.domain):
+            raise StartError(
+                f"--domain {self.domain!r} is no DNS name; write for example s3.example.org"
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise StartError("--tls-cert and --tls-key go together; give both or neither")
         if self.anonymous_from_anywhere and not self.anonymous:
@@ -85,6 +99,16 @@ class ServerConfig:
                 f"--anonymous on {self.ip} would open the store to the network; "
                 "listen on 127.0.0.1, or add --anonymous-from-anywhere if that is meant"
             )
+
+
+def _check_ip(text: str, option: str) -> None:
+    try:
+        ipaddress.ip_address("127.0.0.1" if text == "localhost" else text)
+    except ValueError:
+        raise StartError(
+            f"{option}: {text!r} is no IP address of this machine; write for example 127.0.0.1, "
+            "or 0.0.0.0 for all"
+        ) from None
 
 
 def is_loopback(address: str) -> bool:

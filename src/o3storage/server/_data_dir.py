@@ -67,6 +67,8 @@ async def open_data_dir(
 def _make(path: Path) -> None:
     try:
         path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StartError(f"--data-dir {path}: a file stands there, not a directory") from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise StartError(f"cannot make the data directory {path}: {reason}") from None
