@@ -33,6 +33,8 @@ def test_entry_fields() -> None:
         (b"a", NOW, ETAG, 5, "owner", "CRC64NVME", "FULL_OBJECT"),
         (b"b", NOW, f"{ETAG}-1", 10, "owner", "", ""),
     ]
+    without = world.list(with_owner=False).entries
+    assert [(entry[0], entry[4]) for entry in without] == [(b"a", ""), (b"b", "")]
 
 
 def test_max_keys_zero_and_over_a_thousand() -> None:

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o3storage.s3._errors import CODES, S3Error, error_document
+from o3storage.s3._times import iso_time, iso_times
 from o3storage.s3._xml import (
     MAX_DEPTH,
     MAX_ELEMENTS,
     Element,
     XmlError,
     XmlReader,
+    encode_all,
     escape,
     escape_bytes,
     parse,
@@ -153,3 +155,14 @@ def test_line_ends_in_the_details_of_an_error_stay_readable() -> None:
     error = S3Error("SignatureDoesNotMatch", details=(("StringToSign", "a\nb<\r"),))
     document = error_document(error, resource="/", request_id="1", host_id="2")
     assert b"<StringToSign>a\nb&lt;&#xd;</StringToSign>" in document
+
+
+@given(st.lists(st.one_of(st.binary(max_size=6), st.text("ab\n&é/ ", max_size=6).map(str.encode))))
+def test_many_are_encoded_as_each(texts: list[bytes]) -> None:
+    for encode in (escape_bytes, url_encode):
+        assert list(encode_all(texts, encode)) == [encode(text) for text in texts]
+
+
+@given(st.lists(st.integers(0, 1 << 63)))
+def test_many_times_are_written_as_each(times_ns: list[int]) -> None:
+    assert iso_times(times_ns) == [iso_time(time_ns) for time_ns in times_ns]

@@ -8,6 +8,7 @@ a page of 1,000 common prefixes over millions of keys reads a few thousand rows,
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
 from typing import Final
 
@@ -53,6 +54,8 @@ BEHIND_KEY: Final = b"\xff" * 9
 _FIRST_DELIMITED_SCAN: Final = 64
 """Rows of the first Scan with a delimiter: how many keys share a prefix is not known yet."""
 _UNPACK = VERSION_LIST.unpack_from
+_UNPACK_CURRENT = struct.Struct(">xB8xQQH16s32xBB").unpack_from
+"""`VERSION_LIST` without the order, which a listing of current versions has no use for."""
 
 
 class Span:
@@ -140,6 +143,7 @@ def list_objects(  # noqa: PLR0917
     delimiter: bytes,
     after: bytes,
     max_keys: int,
+    with_owner: bool,
     border: bytes = b"",
 ) -> Steps[ListPage]:
     limit = min(max_keys, MAX_PAGE)
@@ -155,8 +159,7 @@ def list_objects(  # noqa: PLR0917
     last = b""
     """The last answered key or common prefix."""
     key = b""
-    owner_bytes = b""
-    owner = ""
+    owners: dict[bytes, str] = {}
     room = limit
     examined = 0
     size = first_scan(limit, delimiter)
@@ -171,6 +174,12 @@ def list_objects(  # noqa: PLR0917
         before = room
         at = 0
         jump = b""
+        if not delimiter and _are_single(rows):
+            # Most pages hold nothing else; the loop below goes on at a delete marker or at the end.
+            at = useful = _add_single(entries, rows[:room], owners, with_owner)
+            room -= at
+            if at:
+                key = last = entries[-1][0]
         while at < count:
             row_key, value = rows[at]
             at += 1
@@ -184,7 +193,7 @@ def list_objects(  # noqa: PLR0917
             if b"\x00" in key:
                 key = unescape(key)
             useful += 1
-            flags, _, modified, length, suffix, digest, code, owner_length = _UNPACK(value)
+            flags, modified, length, suffix, digest, code, owner_length = _UNPACK_CURRENT(value)
             if flags & IS_MARKER:
                 continue
             if not room:
@@ -199,23 +208,10 @@ def list_objects(  # noqa: PLR0917
                     if at < count and rows[at][0] < jump:
                         at = bisect_left(rows, (jump,), at)
                     continue
-            start = 138 if flags & HAS_BODY else 78
-            text = value[start : start + owner_length]
-            if text != owner_bytes:
-                owner_bytes = text
-                owner = text.decode()
+            owner = _owner(owners, value, flags, owner_length) if with_owner else ""
+            etag = f"{digest.hex()}-{suffix}" if suffix else digest.hex()
             algorithm, kind = CHECKSUM_NAMES[code]
-            entries.append(
-                (
-                    key,
-                    modified,
-                    f"{digest.hex()}-{suffix}" if suffix else digest.hex(),
-                    length,
-                    owner,
-                    algorithm,
-                    kind,
-                )
-            )
+            entries.append((key, modified, etag, length, owner, algorithm, kind))
             last = key
         if count < size:
             break
@@ -224,6 +220,38 @@ def list_objects(  # noqa: PLR0917
     if span.border:
         return ListPage(entries, groups, True, span.at_border(last))
     return ListPage(entries, groups, False, b"")
+
+
+def _are_single(rows: list[Row]) -> bool:
+    """Whether each row is of a key of its own, and no key is escaped."""
+    keys = [row_key[KEY_OFFSET:-VERSION_TAIL] for row_key, _ in rows]
+    return len(dict.fromkeys(keys)) == len(keys) and b"\x00" not in b"".join(keys)
+
+
+def _add_single(
+    entries: list[ListEntry], rows: list[Row], owners: dict[bytes, str], with_owner: bool
+) -> int:
+    """Entries of rows that `_are_single`, up to the first delete marker; how many these are."""
+    before = len(entries)
+    owner = ""
+    for row_key, value in rows:
+        flags, modified, length, suffix, digest, code, owner_length = _UNPACK_CURRENT(value)
+        if flags & IS_MARKER:
+            break
+        if with_owner:
+            owner = _owner(owners, value, flags, owner_length)
+        etag = f"{digest.hex()}-{suffix}" if suffix else digest.hex()
+        algorithm, kind = CHECKSUM_NAMES[code]
+        key = row_key[KEY_OFFSET:-VERSION_TAIL]
+        entries.append((key, modified, etag, length, owner, algorithm, kind))
+    return len(entries) - before
+
+
+def _owner(owners: dict[bytes, str], value: bytes, flags: int, owner_length: int) -> str:
+    """The owner's name in a version; `owners` remembers those of this page."""
+    start = 138 if flags & HAS_BODY else 78
+    text = value[start : start + owner_length]
+    return owners.get(text) or owners.setdefault(text, text.decode())
 
 
 def list_versions(  # noqa: PLR0917

@@ -15,9 +15,14 @@ def empty(status: int = 200, headers: Sequence[Header] = ()) -> Response:
     return Response(status, list(headers), b"")
 
 
-def xml(root: str, content: str, headers: Sequence[Header] = (), status: int = 200) -> Response:
-    """A document `<root xmlns=...>content</root>`; `content` is escaped by who made it."""
-    body = f"{HEADER}<{root} {NAMESPACE}>{content}</{root}>".encode()
+def xml(
+    root: str, content: str | Sequence[str], headers: Sequence[Header] = (), status: int = 200
+) -> Response:
+    """A document `<root xmlns=...>content</root>`; `content`, which may come in pieces, is escaped
+    by who made it."""
+    pieces = (content,) if isinstance(content, str) else content
+    # One copy of what may be 300 KB, and one more as bytes.
+    body = "".join((f"{HEADER}<{root} {NAMESPACE}>", *pieces, f"</{root}>")).encode()
     return Response(status, [("Content-Type", XML_CONTENT_TYPE), *headers], body)
 
 

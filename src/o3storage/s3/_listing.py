@@ -23,8 +23,8 @@ from o3storage.http import Response
 from o3storage.s3._answers import count_param, xml
 from o3storage.s3._context import Context, parse_version
 from o3storage.s3._errors import S3Error
-from o3storage.s3._times import iso_time
-from o3storage.s3._xml import escape, escape_bytes, url_encode
+from o3storage.s3._times import iso_time, iso_times
+from o3storage.s3._xml import encode_all, escape, escape_bytes, url_encode
 
 _TOKEN_MARK: Final = b"\x01"
 """First byte of a continuation token: its version."""
@@ -48,7 +48,7 @@ async def list_objects_v1(ctx: Context) -> Response:
     parts.append(_limits(max_keys, delimiter, params, encode, truncated))
     _write_entries(parts, page.entries, encode, with_owner=True)
     _write_prefixes(parts, page.common_prefixes, encode)
-    return xml("ListBucketResult", "".join(parts), _region(ctx))
+    return xml("ListBucketResult", parts, _region(ctx))
 
 
 async def list_objects_v2(ctx: Context) -> Response:
@@ -62,7 +62,11 @@ async def list_objects_v2(ctx: Context) -> Response:
     token = params.get("continuation-token")
     after = start_after if token is None else _read_token(token)
     with_owner = params.get("fetch-owner") == "true"
-    page = await ctx.query(list_objects(ctx.bucket.bucket_id, prefix, delimiter, after, max_keys))
+    page = await ctx.query(
+        list_objects(
+            ctx.bucket.bucket_id, prefix, delimiter, after, max_keys, with_owner=with_owner
+        )
+    )
     truncated = page.truncated and max_keys > 0
     parts = [f"<Name>{escape(ctx.bucket_name)}</Name><Prefix>{encode(prefix)}</Prefix>"]
     if start_after:
@@ -77,7 +81,7 @@ async def list_objects_v2(ctx: Context) -> Response:
     parts.append(_limits(max_keys, delimiter, params, encode, truncated))
     _write_entries(parts, page.entries, encode, with_owner=with_owner)
     _write_prefixes(parts, page.common_prefixes, encode)
-    return xml("ListBucketResult", "".join(parts), _region(ctx))
+    return xml("ListBucketResult", parts, _region(ctx))
 
 
 async def list_object_versions(ctx: Context) -> Response:
@@ -116,7 +120,7 @@ async def list_object_versions(ctx: Context) -> Response:
     owner = owner_xml("Owner", ctx.bucket.owner)
     parts += [_version_entry(entry, encode, owner) for entry in page.entries]
     _write_prefixes(parts, page.common_prefixes, encode)
-    return xml("ListVersionsResult", "".join(parts), _region(ctx))
+    return xml("ListVersionsResult", parts, _region(ctx))
 
 
 async def list_multipart_uploads(ctx: Context) -> Response:
@@ -173,7 +177,7 @@ async def list_multipart_uploads(ctx: Context) -> Response:
             f"{checksum}</Upload>"
         )
     _write_prefixes(parts, page.common_prefixes, encode)
-    return xml("ListMultipartUploadsResult", "".join(parts))
+    return xml("ListMultipartUploadsResult", parts)
 
 
 def parse_upload_id(text: str) -> bytes | None:
@@ -232,18 +236,25 @@ def _write_entries(
     *,
     with_owner: bool,
 ) -> None:
-    shown: dict[str, str] = {}
-    for key, modified_ns, etag, size_bytes, owner, algorithm, kind in entries:
-        checksum = (
-            f"<ChecksumAlgorithm>{algorithm}</ChecksumAlgorithm><ChecksumType>{kind}</ChecksumType>"
-            if algorithm
-            else ""
-        )
+    checksums: dict[tuple[str, str], str] = {}
+    owners: dict[str, str] = {}
+    keys = encode_all([entry[0] for entry in entries], encode)
+    times = iso_times([entry[1] for entry in entries])
+    for key, time, (_, _, etag, size_bytes, owner, algorithm, kind) in zip(
+        keys, times, entries, strict=True
+    ):
+        checksum = ""
+        if algorithm:
+            checksum = checksums.get((algorithm, kind)) or checksums.setdefault(
+                (algorithm, kind),
+                f"<ChecksumAlgorithm>{algorithm}</ChecksumAlgorithm>"
+                f"<ChecksumType>{kind}</ChecksumType>",
+            )
         who = ""
         if with_owner:
-            who = shown.get(owner) or shown.setdefault(owner, owner_xml("Owner", owner))
+            who = owners.get(owner) or owners.setdefault(owner, owner_xml("Owner", owner))
         parts.append(
-            f"<Contents><Key>{encode(key)}</Key><LastModified>{iso_time(modified_ns)}"
+            f"<Contents><Key>{key}</Key><LastModified>{time}"
             f"</LastModified><ETag>&quot;{etag}&quot;</ETag>{checksum}<Size>{size_bytes}</Size>"
             f"{who}<StorageClass>STANDARD</StorageClass></Contents>"
         )
@@ -276,7 +287,8 @@ def _write_prefixes(
     parts: list[str], prefixes: list[bytes], encode: Callable[[bytes], str]
 ) -> None:
     parts += [
-        f"<CommonPrefixes><Prefix>{encode(prefix)}</Prefix></CommonPrefixes>" for prefix in prefixes
+        f"<CommonPrefixes><Prefix>{prefix}</Prefix></CommonPrefixes>"
+        for prefix in encode_all(prefixes, encode)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from calendar import timegm
+from collections.abc import Sequence
 from time import gmtime
 from typing import Final
 
@@ -24,6 +25,7 @@ _BASIC: Final = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z\Z")
 
 _SECOND_NS: Final = 1_000_000_000
 _CACHED: Final = 256
+_MILLISECONDS: Final = tuple(f"{ms:03d}Z" for ms in range(1000))
 
 _http_dates: dict[int, str] = {}
 _iso_seconds: dict[int, str] = {}
@@ -95,6 +97,19 @@ def iso_time(time_ns: int) -> str:
             _iso_seconds.clear()
         _iso_seconds[unix_s] = text
     return f"{text}{rest_ns // 1_000_000:03d}Z"
+
+
+def iso_times(times_ns: Sequence[int]) -> list[str]:
+    """`iso_time` of each, for a page of a listing: their seconds are looked up only once."""
+    seconds: dict[int, str] = {}
+    texts = []
+    for time_ns in times_ns:
+        unix_s, rest_ms = divmod(time_ns // 1_000_000, 1000)
+        text = seconds.get(unix_s)
+        if text is None:
+            text = seconds[unix_s] = iso_time(unix_s * _SECOND_NS)[:20]
+        texts.append(text + _MILLISECONDS[rest_ms])
+    return texts
 
 
 def iso_seconds(unix_s: int) -> str:

@@ -11,7 +11,7 @@ refuse those, which is what `encoding-type=url` is for).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from xml.parsers import expat
 
@@ -185,3 +185,20 @@ def url_encode(data: bytes) -> str:
         return data.decode("ascii")
     table = _URL_TABLE
     return "".join([table[code] for code in data])
+
+
+_UNCHANGED: Final[dict[Callable[[bytes], str], bytes]] = {
+    escape_bytes: _PLAIN_BYTES,
+    url_encode: _URL_SAFE,
+}
+"""What each of them leaves as it is."""
+
+
+def encode_all(texts: Sequence[bytes], encode: Callable[[bytes], str]) -> Sequence[str]:
+    """`encode` of each; `encode` is `escape_bytes` or `url_encode`. Where there is nothing to
+    encode in any of a thousand keys, which is usual, they are looked at all at once."""
+    joined = b"\n".join(texts)
+    # Nothing is left but the line feeds between them: none of the texts holds one either.
+    if len(joined.translate(None, _UNCHANGED[encode])) == len(texts) - 1:
+        return joined.decode("ascii").split("\n")
+    return [encode(text) for text in texts]
