@@ -166,7 +166,8 @@ class SqliteStore:
         self._db = sqlite3.connect(root / "db", isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA cache_size=-65536")
+        # As much memory for pages as the index has for blocks.
+        self._db.execute(f"PRAGMA cache_size=-{IndexOptions().cache_bytes // 1024}")
         self._db.execute("CREATE TABLE t (k BLOB PRIMARY KEY, v BLOB) WITHOUT ROWID")
 
     def write(self, batch: list[tuple[bytes, bytes | None]]) -> None:
