@@ -163,6 +163,7 @@ def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_the_four_anonymous_commands(tmp_path: Path) -> None:
     with RunningStore(tmp_path / "data", "--anonymous") as store:
+        assert "  WARNING  whoever is on this machine may" in "\n".join(store.screen)
         url = store.url
         shell(f"curl -sS --fail -X PUT {url}/my-bucket", tmp_path)
         shell(

@@ -104,6 +104,8 @@ def test_anonymous_is_closed_by_default(store: Store) -> None:
         ({"sec-fetch-site": "cross-site"}, False),
         ({"forwarded": "for=1.2.3.4"}, False),
         ({"x-forwarded-for": "1.2.3.4"}, False),
+        ({"x-forwarded-proto": "https"}, False),
+        ({"x-real-ip": "1.2.3.4"}, False),
         ({"via": "1.1 proxy"}, False),
     ],
 )

@@ -267,6 +267,7 @@ def test_errors_of_reading_a_body() -> None:
         (HttpError("too many connections", 503), 503, "SlowDown"),
         (HttpError("head too large", 431), 431, "BadRequest"),
         (HttpError("oops", 500), 500, "InternalError"),
+        (BadHead("HTTP/1.1 and HTTP/1.0 are spoken here", 505), 505, "BadRequest"),
     ],
 )
 @pytest.mark.s3(

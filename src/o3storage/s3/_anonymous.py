@@ -14,7 +14,10 @@ from o3storage.s3._errors import S3Error
 from o3storage.s3._names import host_name
 from o3storage.s3._request import S3Request
 
-PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "via")
+PROXY_HEADERS: Final = (
+    *("forwarded", "via", "x-real-ip"),
+    *("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"),
+)
 
 
 class Anonymous:

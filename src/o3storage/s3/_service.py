@@ -191,7 +191,7 @@ class Service:
         """The S3 form of what the HTTP layer refuses by itself."""
         code = _CODES_OF_STATUS.get(error.status)
         if code is None:
-            code = "InternalError" if error.status >= 500 else "BadRequest"
+            code = "InternalError" if error.status == 500 else "BadRequest"
         headers: tuple[tuple[str, str], ...] = ()
         if code == "SlowDown":
             headers = (("Retry-After", str(RETRY_AFTER_S)),)

@@ -349,6 +349,8 @@ class Application:
         warning = None
         if config.anonymous and not config.loopback:
             warning = "anyone who reaches this address may read, change and delete everything"
+        elif config.anonymous:
+            warning = "whoever is on this machine may read, change and delete everything"
         elif not config.loopback and not config.tls_cert:
             warning = "without TLS others on the network can read what is sent"
         screen = _screen.FirstScreen(
@@ -367,7 +369,6 @@ class Application:
             key_id=first.key_id if first else None,
             secret=first.secret if first else None,
             token=self.membership.token() if config.show_secrets and not others else None,
-            anonymous=config.anonymous,
             warning=warning,
         )
         self.screen = screen

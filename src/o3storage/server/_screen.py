@@ -36,7 +36,6 @@ class FirstScreen:
     """Only on the first start and only for a terminal."""
     token: str | None = None
     """For other nodes to join; only where the secrets are shown."""
-    anonymous: bool = False
     warning: str | None = None
 
     def env_command(self) -> str:
