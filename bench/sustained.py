@@ -1,12 +1,21 @@
 """70 % of the peak rate for 10 minutes, with flushes, merges and compactions inside.
 
-First the peak: a closed loop of the same mix, for so long that it holds its own flush and
-compactions. (A peak of a few seconds holds none: 70 % of it and the work that its PUTs leave behind
-may be more than there is, and then no pacing helps. The rate of the first seconds is printed beside
-it.) Then an open loop: each request has a time at which it is due, and its latency counts from
-there, so that a stall is seen by all that it delays. Everything is synced, sealed and verified as
-always. The longest steps of the event loop are the server's own metric, read every few seconds
-(reading it sets it back). This client makes no garbage collections while it measures.
+First the peak: a closed loop of the same mix. What its PUTs leave behind (flushes, merges,
+compaction) is done minutes later, so a peak that is measured on a fresh store does only a part of
+that work, and 70 % of it may be more than there is. So the closed loop runs for WARM_SECONDS first,
+which fills the backlog, and what is measured then pays for the PUTs before it; compactions for each
+100,000 PUTs are printed for the peak and for the ten minutes, and should agree.
+
+Then an open loop: each request has a time at which it is due, and its latency counts from there, so
+that a stall is seen by all that it delays. It has as many connections as it takes
+(OPEN_CONNECTIONS, opened beforehand): with 64 a sync that takes 60 ms would hold all of them, and
+GETs that are due would wait for a connection rather than for the store. How often none was free is
+printed. Everything is synced, sealed and verified as always. The longest steps of the event loop
+are the server's own metric, read every few seconds (reading it sets it back). This client makes no
+garbage collections while it measures, and its timers are late by up to 1 ms (epoll's clock).
+
+Every TIMELINE_S a line tells what was seen, so that an episode can be matched with its cause.
+Beside the load a process of its own measures what one small durable write takes on the raw disk.
 """
 
 from __future__ import annotations
@@ -18,26 +27,38 @@ import os
 import resource
 import time
 import urllib.request
+from collections import deque
 from pathlib import Path
 
 from o3storage.cli._bench import Load, percentile
+from o3storage.cli._client import Client
 from o3storage.cli._text import Progress, parse_size, table
 from o3storage.server import read_running
 
+from ._disk import WRITE_BYTES, DiskProbe
 from ._result import Result
 from ._store import TICKS_PER_S, cpu_s, peak_rss_mib, running_store
 
 SECONDS = 600.0
-PEAK_SECONDS = 120.0
+WARM_SECONDS = 120.0
 """A flush comes every 100 thousand PUTs, some 70 s at the peak, and compactions behind it."""
+PEAK_SECONDS = 120.0
 BURST_SECONDS = 10.0
 """The first part of it, which holds no background work."""
 SHARE_OF_PEAK = 0.7
 CONNECTIONS = 64
+"""Of the closed loop."""
+OPEN_CONNECTIONS = 512
+"""Of the open loop: a tenth of a second of requests."""
 OBJECTS = 10_000
 MIX = ("put", "get", "get", "head", "get", "put", "get", "head", "get", "get") * 5 + ("list",)
 """One PUT to five others, and a listing of 1,000 keys among fifty-one requests."""
 SCRAPE_S = 5.0
+TIMELINE_S = 30.0
+PROBES_PER_S = 10.0
+"""Raw writes beside the load: few enough to be no load themselves."""
+PROBE_ALONE_S = 10.0
+"""The same at the rate of the load's batches, with the server idle."""
 TABLE_S = 0.5
 """How often the index's directory is looked at: a table that goes was merged."""
 GOAL_P99_OVER_P50 = 5.0
@@ -54,6 +75,10 @@ class Mixed(Load):
             secret_file=None,
         )  # fmt: skip
         super().__init__(options, parse_size("4K"))
+        self.took: dict[str, list[float]] = {name: [] for name in dict.fromkeys(MIX)}
+        """What `open` measured so far."""
+        self.crowded = 0
+        """Requests of `open` that found no connection free."""
 
     async def closed(self, seconds: float) -> tuple[float, float]:
         """Requests per second of a closed loop, and of its first BURST_SECONDS."""
@@ -78,26 +103,57 @@ class Mixed(Load):
         await asyncio.gather(*[worker(n) for n in range(CONNECTIONS)])
         return count / seconds, early / burst_s
 
-    async def open(self, rate: float, seconds: float) -> dict[str, list[float]]:
+    async def open(
+        self, rate: float, seconds: float, connections: int = OPEN_CONNECTIONS
+    ) -> dict[str, list[float]]:
         """Latencies in seconds from the time at which each request was due."""
-        took: dict[str, list[float]] = {name: [] for name in dict.fromkeys(MIX)}
-        began = time.perf_counter()
-        numbers = iter(range(int(rate * seconds)))
+        took = self.took
+        loop = asyncio.get_running_loop()
+        idle: deque[asyncio.Future[tuple[int, float] | None]] = deque()
+        overdue: deque[tuple[int, float]] = deque()
+        """Requests that found no connection free."""
+        ended = False
 
-        async def worker() -> None:
+        async def opened() -> Client:
             client = self.client()
-            for number in numbers:
-                due = began + number / rate
-                ahead = due - time.perf_counter()
-                if ahead > 0:
-                    await asyncio.sleep(ahead)
+            await client.request("HEAD", self.path(0), keep_body=False)
+            return client
+
+        async def worker(client: Client) -> None:
+            while overdue or not ended:
+                if overdue:
+                    given: tuple[int, float] | None = overdue.popleft()
+                else:
+                    job: asyncio.Future[tuple[int, float] | None] = loop.create_future()
+                    idle.append(job)
+                    given = await job
+                if given is None:
+                    break
+                number, due = given
                 operation = MIX[number % len(MIX)]
                 # 7,919 is prime: keys are spread, and each operation meets all of them.
                 await self.one(client, operation, number * 7_919)
                 took[operation].append(time.perf_counter() - due)
             await client.close()
 
-        await asyncio.gather(*[worker() for _ in range(CONNECTIONS)])
+        clients = await asyncio.gather(*[opened() for _ in range(connections)])
+        workers = [asyncio.ensure_future(worker(client)) for client in clients]
+        await asyncio.sleep(0)
+        began = time.perf_counter()
+        for number in range(int(rate * seconds)):
+            due = began + number / rate
+            ahead = due - time.perf_counter()
+            if ahead > 0:
+                await asyncio.sleep(ahead)
+            if idle:
+                idle.popleft().set_result((number, due))
+            else:
+                overdue.append((number, due))
+                self.crowded += 1
+        ended = True
+        for job in idle:
+            job.set_result(None)
+        await asyncio.gather(*workers)
         return took
 
     def errors(self) -> dict[str, int]:
@@ -150,11 +206,67 @@ class Watch:
     def grown(self, name: str) -> float:
         return self.last[name] - self.first[name]
 
-    def inside(self) -> str:
+    def inside(self, puts: int) -> str:
+        compactions = self.grown("o3_compactions_total")
         return (
             f"{self.grown('o3_flushes_total'):.0f} flushes, {self.merged_tables} tables merged "
-            f"away, {self.grown('o3_compactions_total'):.0f} compactions"
+            f"away, {compactions:.0f} compactions, which is {compactions / puts * 1e5:.1f} for "
+            f"100,000 PUTs"
         )
+
+
+class Timeline:
+    """A line every TIMELINE_S: what was asked, what it took, and what ran beside it."""
+
+    def __init__(self, load: Mixed, watch: Watch, pid: int) -> None:
+        self._load = load
+        self._watch = watch
+        self._pid = pid
+
+    async def run(self) -> None:
+        began = time.perf_counter()
+        seen = {name: len(times) for name, times in self._load.took.items()}
+        before = self._now()
+        while True:
+            await asyncio.sleep(TIMELINE_S)
+            now = self._now()
+            length_s, cpu, loop_cpu, *counts = (b - a for a, b in zip(before, now, strict=True))
+            before = now
+            parts = []
+            for name, times in self._load.took.items():
+                ordered = sorted(times[seen[name] :])
+                seen[name] = len(times)
+                if ordered:
+                    p50, p99 = (percentile(ordered, part) * 1e3 for part in (0.5, 0.99))
+                    parts.append(f"{name} {p50:.1f}/{p99:.0f}/{ordered[-1] * 1e3:.0f}")
+            batches, flushes, compactions, merged, slow = counts
+            print(
+                f"  {now[0] - began:4.0f} s: server {cpu / length_s * 100:.0f} %, loop "
+                f"{loop_cpu / length_s * 100:.0f} %; {batches:.0f} batches, {flushes:.0f} flushes, "
+                f"{compactions:.0f} compactions, {merged:.0f} tables merged, {slow:.0f} slow "
+                f"steps; p50/p99/max ms: {', '.join(parts)}",
+                flush=True,
+            )
+
+    def _now(self) -> tuple[float, ...]:
+        last = self._watch.last
+        return (
+            time.perf_counter(),
+            cpu_s(self._pid),
+            loop_cpu_s(self._pid),
+            last["o3_batches_total"],
+            last["o3_flushes_total"],
+            last["o3_compactions_total"],
+            self._watch.merged_tables,
+            last["o3_loop_slow_steps_total"],
+        )
+
+
+def _disk(times_s: list[float]) -> str:
+    if not times_s:
+        return "not measured"
+    p50, p99 = (percentile(times_s, part) * 1e3 for part in (0.5, 0.99))
+    return f"p50 {p50:.2f}, p99 {p99:.2f}, max {times_s[-1] * 1e3:.1f} ms"
 
 
 async def stopped(task: asyncio.Task[None]) -> None:
@@ -168,16 +280,22 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
     load = Mixed(data_dir)
     with open(os.devnull, "w") as quiet:
         await load.prepare(Progress("", 1, quiet))
+    warm_s = min(WARM_SECONDS, seconds or WARM_SECONDS)
     peak_s = min(PEAK_SECONDS, seconds or PEAK_SECONDS)
+    _, burst = await load.closed(warm_s)
+    load.samples.clear()
     watch = Watch(found.url, data_dir)
     watching = asyncio.create_task(watch.run())
     await asyncio.sleep(0.5)
-    peak, burst = await load.closed(peak_s)
+    peak, _ = await load.closed(peak_s)
     await stopped(watching)
     await watch.look()
+    puts = len(load.samples["put"].latencies_s)
     print(
-        f"peak {peak:,.0f} requests/s (closed loop, {CONNECTIONS} connections, {peak_s:.0f} s; "
-        f"inside: {watch.inside()}); its first {min(BURST_SECONDS, peak_s):.0f} s: {burst:,.0f}/s"
+        f"peak {peak:,.0f} requests/s (closed loop, {CONNECTIONS} connections, {peak_s:.0f} s "
+        f"after {warm_s:.0f} s of the same; inside: {watch.inside(puts)}); the fresh store's first "
+        f"{min(BURST_SECONDS, warm_s):.0f} s: {burst:,.0f}/s",
+        flush=True,
     )
     load.samples.clear()
     gc.collect()
@@ -185,7 +303,10 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
     rate = SHARE_OF_PEAK * peak
     watch = Watch(found.url, data_dir)
     watching = asyncio.create_task(watch.run())
+    probe = DiskProbe(data_dir.parent, PROBES_PER_S)
+    await probe.start()
     await asyncio.sleep(0.5)
+    timeline = asyncio.create_task(Timeline(load, watch, pid).run())
     cpu_before = cpu_s(pid)
     loop_before = loop_cpu_s(pid)
     own_before = resource.getrusage(resource.RUSAGE_SELF)
@@ -196,8 +317,10 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
     own_s = own.ru_utime + own.ru_stime - own_before.ru_utime - own_before.ru_stime
     server_s = cpu_s(pid) - cpu_before
     loop_s = loop_cpu_s(pid) - loop_before
+    await stopped(timeline)
     await stopped(watching)
     await watch.look()
+    beside = await probe.stop()
     gc.enable()
     errors = load.errors()
     assert not errors, errors
@@ -207,10 +330,19 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
         f"core, its event loop's thread {loop_s / length_s * 100:.0f} %, this client "
         f"{own_s / length_s * 100:.0f} %, server's peak memory {peak_rss_mib(pid):.0f} MiB"
     )
+    batches = watch.grown("o3_batches_total")
+    puts = len(load.samples["put"].latencies_s)
     print(
-        f"inside: {watch.inside()}, {watch.grown('o3_batches_total'):,.0f} batches, "
-        f"{watch.grown('o3_loop_slow_steps_total'):.0f} steps of the loop over 20 ms"
+        f"inside: {watch.inside(puts)}, {watch.grown('o3_batches_total'):,.0f} batches, "
+        f"{watch.grown('o3_loop_slow_steps_total'):.0f} steps of the loop over 20 ms; "
+        f"{load.crowded:,} requests found none of {OPEN_CONNECTIONS} connections free"
     )
+    probe = DiskProbe(data_dir.parent, batches / length_s)
+    await probe.start()
+    await asyncio.sleep(min(PROBE_ALONE_S, length_s))
+    alone = await probe.stop()
+    print(f"raw disk, {WRITE_BYTES // 1024} KiB and fdatasync: {_disk(beside)} beside the load; ")
+    print(f"  {_disk(alone)} alone, as often as the load wrote batches")
     longest = ", ".join(f"{stall * 1e3:.1f}" for stall in sorted(watch.stalls_s)[-8:][::-1])
     print(f"longest step of the loop in each {SCRAPE_S:.0f} s, the worst of them in ms: {longest}")
     rows = []
