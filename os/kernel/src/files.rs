@@ -1,17 +1,16 @@
 //! Open files: what a descriptor names, and who is told when one becomes ready.
 
 use crate::mm::{frames, Global};
-use crate::sched::{self, Wait, Woken};
-use crate::syscall::Errno;
-use crate::{arch, console, network, random, time};
+use crate::sched::{self, Wait};
+use crate::syscall::{refuse, Errno};
+use crate::{console, network, random};
 use alloc::collections::BTreeMap;
 use alloc::rc::{Rc, Weak};
-use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, RefCell, RefMut};
 use epoll::Epoll;
 use net::SocketId;
-use vfs::{Device, Kind, NodeId, Stream, Tree};
+use vfs::{Device, NodeId, Stream, Tree};
 
 /// Descriptors: the stated 4,096 connections and what a server opens beside them.
 pub const MAX_DESCRIPTORS: usize = 4352;
@@ -23,6 +22,7 @@ pub const O_WRONLY: u32 = 1;
 pub const O_RDWR: u32 = 2;
 pub const O_APPEND: u32 = 0x400;
 pub const O_NONBLOCK: u32 = 0x800;
+pub const O_CLOEXEC: u64 = 0x8_0000;
 
 pub enum Object {
     File(NodeId),
@@ -66,9 +66,6 @@ struct Table {
     /// Every open file by its number.
     by_id: BTreeMap<u64, Weak<File>>,
     epolls: Vec<Weak<File>>,
-    locked: Vec<Weak<File>>,
-    cwd: NodeId,
-    umask: u32,
 }
 
 static TABLE: Global<Table> = Global::new(Table {
@@ -76,9 +73,6 @@ static TABLE: Global<Table> = Global::new(Table {
     next_id: 1,
     by_id: BTreeMap::new(),
     epolls: Vec::new(),
-    locked: Vec::new(),
-    cwd: vfs::ROOT,
-    umask: 0o022,
 });
 static TREE: Global<Option<Tree>> = Global::new(None);
 
@@ -90,33 +84,16 @@ pub fn init(tree: Tree) {
     }
 }
 
-/// Runs `f` on the file tree.
-pub fn with_tree<T>(f: impl FnOnce(&mut Tree) -> Result<T, Errno>) -> Result<T, Errno> {
-    f(TREE.get().as_mut().expect("the tree was set up"))
+/// The file tree, for one step.
+pub fn tree() -> RefMut<'static, Tree> {
+    RefMut::map(TREE.get(), |tree| tree.as_mut().expect("the tree was set up"))
 }
 
 /// Puts a file of the system's own making in place.
 pub fn system_file(path: &str, data: &[u8], permissions: u32) {
-    let now = time::date_ns();
-    if with_tree(|tree| tree.put(path, data, permissions, now)).is_err() {
+    if tree().put(path, data, permissions).is_err() {
         crate::error!("no room for {path}");
     }
-}
-
-pub fn cwd() -> NodeId {
-    TABLE.get().cwd
-}
-
-pub fn set_cwd(node: NodeId) {
-    TABLE.get().cwd = node;
-}
-
-pub fn swap_umask(mask: u32) -> u32 {
-    core::mem::replace(&mut TABLE.get().umask, mask & 0o777)
-}
-
-pub fn umask() -> u32 {
-    TABLE.get().umask
 }
 
 pub fn new_file(object: Object, flags: u32) -> Rc<File> {
@@ -139,15 +116,22 @@ pub fn new_file(object: Object, flags: u32) -> Rc<File> {
     drop(table);
     match file.object {
         Object::Socket(socket, _) => network::own(socket, Some(id)),
-        Object::File(node) | Object::Directory(node) => {
-            let _ = with_tree(|tree| {
-                tree.retain(node);
-                Ok(())
-            });
-        }
+        Object::File(node) | Object::Directory(node) => tree().retain(node),
         _ => {}
     }
     file
+}
+
+/// The flags of a call that makes a descriptor: what the file keeps, and whether it is closed on
+/// exec. EINVAL for any but these two and `others`.
+pub fn making_flags(flags: u64, others: u64) -> Result<(u32, bool), Errno> {
+    refuse!(flags & !(O_CLOEXEC | u64::from(O_NONBLOCK) | others) != 0, EINVAL);
+    Ok((flags as u32 & O_NONBLOCK, flags & O_CLOEXEC != 0))
+}
+
+/// Opens an object under the lowest free descriptor.
+pub fn open(object: Object, flags: u32, close_on_exec: bool) -> Result<u64, Errno> {
+    install(new_file(object, flags), close_on_exec, 0)
 }
 
 /// Gives a file the lowest free descriptor from `from` on.
@@ -163,9 +147,7 @@ pub fn install(file: Rc<File>, close_on_exec: bool, from: usize) -> Result<u64, 
 
 /// Puts a file at a given descriptor, in the place of what was there.
 pub fn install_at(file: Rc<File>, close_on_exec: bool, at: usize) -> Result<(), Errno> {
-    if at >= MAX_DESCRIPTORS {
-        return Err(Errno::EBADF);
-    }
+    refuse!(at >= MAX_DESCRIPTORS, EBADF);
     let before = {
         let mut table = TABLE.get();
         let length = table.slots.len().max(at + 1);
@@ -198,11 +180,9 @@ pub fn close(fd: u64) -> Result<(), Errno> {
 pub fn close_on_exec(fd: u64, set: Option<bool>) -> Result<bool, Errno> {
     let mut table = TABLE.get();
     let slot = table.slots.get_mut(fd as u32 as usize).and_then(|slot| slot.as_mut());
-    let slot = slot.ok_or(Errno::EBADF)?;
-    if let Some(set) = set {
-        slot.close_on_exec = set;
-    }
-    Ok(slot.close_on_exec)
+    let kept = &mut slot.ok_or(Errno::EBADF)?.close_on_exec;
+    *kept = set.unwrap_or(*kept);
+    Ok(*kept)
 }
 
 /// Open descriptors.
@@ -224,16 +204,11 @@ impl Drop for File {
                 network::own(*socket, None);
                 network::with(|stack, now| stack.close(*socket, now));
             }
-            Object::File(node) | Object::Directory(node) => {
-                let _ = with_tree(|tree| {
-                    tree.release(*node);
-                    Ok(())
-                });
-            }
+            Object::File(node) | Object::Directory(node) => tree().release(*node),
             _ => {}
         }
         if self.lock.get() != 0 {
-            notify(self.id); // Who waits for the lock waits for its holder.
+            notify(self.id); // Who waits for the lock waits for any file.
         }
         for epoll in live_epolls() {
             if let Object::Epoll(epoll) = &epoll.object {
@@ -265,34 +240,19 @@ pub fn notify(object: u64) {
     sched::wake(usize::MAX, |wait| *wait == Wait::Object(object) || *wait == Wait::Poll);
 }
 
-/// Takes or gives back the lock of `flock`; the file whose lock is in the way where it cannot.
-pub fn lock(file: &Rc<File>, kind: u32) -> Result<(), u64> {
+/// Takes or gives back the lock of `flock`; EAGAIN where another file's is in the way.
+pub fn lock(file: &File, kind: u32) -> Result<(), Errno> {
     let Object::File(node) = file.object else { return Ok(()) };
-    let mut table = TABLE.get();
-    table.locked.retain(|locked| locked.strong_count() > 0);
-    let others: Vec<Rc<File>> = table.locked.iter().filter_map(Weak::upgrade).collect();
-    let blocker = others.iter().find(|other| {
+    let in_the_way = |other: Rc<File>| {
         let same = matches!(other.object, Object::File(n) if n == node) && other.id != file.id;
-        same && other.lock.get() != 0 && (kind == 2 || other.lock.get() == 2) && kind != 0
-    });
-    let blocked = blocker.map(|other| other.id);
-    if blocked.is_none() {
-        let before = file.lock.replace(kind);
-        if before == 0 && kind != 0 {
-            table.locked.push(Rc::downgrade(file));
-        } else if kind == 0 {
-            table.locked.retain(|l| l.upgrade().is_some_and(|l| l.id != file.id));
-        }
-    }
-    drop(table);
-    drop(others);
-    match blocked {
-        Some(id) => Err(id),
-        None => {
-            notify(file.id);
-            Ok(())
-        }
-    }
+        let held = other.lock.get();
+        same && held != 0 && kind != 0 && (kind == 2 || held == 2)
+    };
+    let blocked = TABLE.get().by_id.values().filter_map(Weak::upgrade).any(in_the_way);
+    refuse!(blocked, EAGAIN);
+    file.lock.set(kind);
+    notify(file.id);
+    Ok(())
 }
 
 impl File {
@@ -379,7 +339,7 @@ impl File {
         match &self.object {
             Object::File(node) => {
                 let offset = at.unwrap_or(self.offset.get());
-                let count = with_tree(|tree| tree.read_at(*node, offset, out))?;
+                let count = tree().read_at(*node, offset, out)?;
                 if at.is_none() {
                     self.offset.set(offset + count as u64);
                 }
@@ -404,13 +364,9 @@ impl File {
                 Ok(count)
             }
             Object::Event { value, semaphore } => {
-                if out.len() < 8 {
-                    return Err(Errno::EINVAL);
-                }
+                refuse!(out.len() < 8, EINVAL);
                 let now = value.get();
-                if now == 0 {
-                    return Err(Errno::EAGAIN);
-                }
+                refuse!(now == 0, EAGAIN);
                 let taken = if *semaphore { 1 } else { now };
                 value.set(now - taken);
                 out[..8].copy_from_slice(&taken.to_le_bytes());
@@ -427,23 +383,18 @@ impl File {
 
     /// Writes what fits now.
     pub fn write(&self, data: &[u8], at: Option<u64>) -> Result<usize, Errno> {
-        if at.is_some() && !matches!(self.object, Object::File(_)) {
-            return Err(Errno::ESPIPE);
-        }
+        refuse!(at.is_some() && !matches!(self.object, Object::File(_)), ESPIPE);
         match &self.object {
             Object::File(node) => {
                 // Files in memory stop before the frames that the kernel itself needs.
-                if frames::available() < data.len() / 4096 + 64 {
-                    return Err(Errno::ENOSPC);
-                }
-                let now = time::date_ns();
+                refuse!(frames::available() < data.len() / 4096 + 64, ENOSPC);
                 let append = self.flags.get() & O_APPEND != 0;
                 let offset = match at {
-                    _ if append => with_tree(|tree| tree.stat(*node))?.size,
+                    _ if append => tree().stat(*node)?.size,
                     Some(at) => at,
                     None => self.offset.get(),
                 };
-                let count = with_tree(|tree| tree.write_at(*node, offset, data, now))?;
+                let count = tree().write_at(*node, offset, data)?;
                 if at.is_none() {
                     self.offset.set(offset + count as u64);
                 }
@@ -455,9 +406,7 @@ impl File {
             }
             Object::Device(_) => Ok(data.len()),
             Object::PipeWriter(stream) | Object::Pair(_, stream) => {
-                if frames::available() < 64 {
-                    return Err(Errno::ENOBUFS);
-                }
+                refuse!(frames::available() < 64, ENOBUFS);
                 let count = stream.borrow_mut().write(data)?;
                 notify(self.peer.get());
                 Ok(count)
@@ -465,18 +414,14 @@ impl File {
             Object::Event { value, .. } => {
                 let bytes = data.get(..8).and_then(|b| b.try_into().ok()).ok_or(Errno::EINVAL)?;
                 let added = u64::from_le_bytes(bytes);
-                if added == u64::MAX {
-                    return Err(Errno::EINVAL);
-                }
+                refuse!(added == u64::MAX, EINVAL);
                 let sum = value.get().checked_add(added).filter(|sum| *sum < u64::MAX);
                 value.set(sum.ok_or(Errno::EAGAIN)?);
                 notify(self.id);
                 Ok(8)
             }
             Object::Socket(socket, net::Kind::Stream) => {
-                if frames::available() < 64 {
-                    return Err(Errno::ENOBUFS);
-                }
+                refuse!(frames::available() < 64, ENOBUFS);
                 match network::with(|stack, _| stack.send(*socket, data)) {
                     // Linux's answer for a stream that was never connected.
                     Err(Errno::ENOTCONN) => Err(Errno::EPIPE),
@@ -491,35 +436,6 @@ impl File {
             Object::Epoll(_) => Err(Errno::EINVAL),
         }
     }
-
-    /// Repeats `attempt` until it does not answer EAGAIN; between, waits for the file.
-    pub fn wait_for<T>(
-        &self,
-        nonblocking: bool,
-        mut attempt: impl FnMut() -> Result<T, Errno>,
-    ) -> Result<T, Errno> {
-        loop {
-            match attempt() {
-                Err(Errno::EAGAIN) if !nonblocking => {}
-                result => return result,
-            }
-            if sched::block(Wait::Object(self.id), None) == Woken::Signal {
-                sched::with_current(|t| t.signals.restartable = true);
-                return Err(Errno::EINTR);
-            }
-        }
-    }
-}
-
-/// Opens a node for a descriptor.
-pub fn open_node(node: NodeId, flags: u32) -> Result<Rc<File>, Errno> {
-    let object = match with_tree(|tree| tree.kind(node))? {
-        Kind::Directory => Object::Directory(node),
-        Kind::File => Object::File(node),
-        Kind::Device(device) => Object::Device(device),
-        Kind::Link => return Err(Errno::ELOOP),
-    };
-    Ok(new_file(object, flags))
 }
 
 /// Makes the writable directories, the devices and the small files that programs expect.
@@ -534,11 +450,5 @@ pub fn furnish(tree: &mut Tree) -> Result<(), Errno> {
     tree.put_device("/dev/urandom", Device::Random)?;
     tree.put_device("/dev/console", Device::Console)?;
     let name = alloc::format!("{}\n", crate::syscall::HOST_NAME);
-    tree.put("/etc/hostname", name.as_bytes(), 0o444, arch::now_ns())
-}
-
-/// The path of the working directory.
-pub fn cwd_path() -> Result<String, Errno> {
-    let cwd = cwd();
-    with_tree(|tree| tree.path_of(cwd))
+    tree.put("/etc/hostname", name.as_bytes(), 0o444)
 }

@@ -32,9 +32,10 @@ fn word(data: &[u8], at: u64, size: usize) -> Result<u64, String> {
 
 /// Maps the segments of an ELF file of the root image.
 fn load(path: &str, base: u64) -> Result<Elf, String> {
-    let node = files::with_tree(|tree| tree.lookup(vfs::ROOT, path, true))
+    let node = files::tree()
+        .lookup(vfs::ROOT, path, true)
         .map_err(|_| "there is no such file".to_string())?;
-    let data = files::with_tree(|tree| Ok(tree.image_data(node))).ok().flatten();
+    let data = files::tree().image_data(node);
     let data = data.ok_or("programs run from the root image only")?;
     let machine = word(data, 18, 2)?;
     if !data.starts_with(b"\x7fELF\x02\x01") || machine != u64::from(ELF_MACHINE) {
@@ -84,8 +85,12 @@ fn load(path: &str, base: u64) -> Result<Elf, String> {
             elf.headers = start - (offset - offset % PAGE) + table;
             first = false;
         }
-        let protection =
-            Protection { read: flags & 4 != 0, write: flags & 2 != 0, execute: flags & 1 != 0 };
+        let protection = match flags & 3 {
+            0 => Protection::Read,
+            1 => Protection::Execute,
+            2 => Protection::Write,
+            _ => return Err("a segment that can be written and run".into()),
+        };
         let at = physical + offset - offset % PAGE;
         let end = physical + (data.len() as u64).next_multiple_of(PAGE);
         let failed = |e: crate::syscall::Errno| alloc::format!("a segment cannot be mapped: {e:?}");
@@ -96,7 +101,7 @@ fn load(path: &str, base: u64) -> Result<Elf, String> {
         }
         let zero_from = file_end.next_multiple_of(PAGE);
         if in_memory > in_file {
-            if protection.write && file_end < zero_from {
+            if protection == Protection::Write && file_end < zero_from {
                 let zeros = alloc::vec![0; (zero_from - file_end) as usize];
                 usercopy::write(file_end, &zeros).map_err(failed)?;
             }
@@ -135,7 +140,7 @@ pub fn start(arguments: &[String], environment: &[String]) -> Result<(), String>
         None => None,
     };
     let place = Place::Fixed(stack_top - STACK_SIZE);
-    space::map(place, STACK_SIZE, Protection::READ_WRITE, Backing::Anonymous)
+    space::map(place, STACK_SIZE, Protection::Write, Backing::Anonymous)
         .map_err(|e| alloc::format!("no stack: {e:?}"))?;
     let stack = build_stack(stack_top, arguments, environment, &program, loader_base)
         .ok_or("the stack cannot be written")?;

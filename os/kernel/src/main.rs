@@ -60,7 +60,7 @@ fn start(boot: &arch::boot::BootInfo) -> Result<(), String> {
     if !random::reseed(arch::now_us()) {
         return Err("no source of randomness: neither RDRAND nor virtio-rng is there".into());
     }
-    let mut tree = vfs::Tree::new();
+    let mut tree = vfs::Tree::new(time::date_ns);
     let image = boot.modules.first().ok_or("no root image was given as a boot module")?;
     let bytes = mm::physical_bytes(image.0, (image.1 - image.0) as usize);
     if image.0 % mm::PAGE != 0 {

@@ -20,17 +20,11 @@ fn block(key: &[u32; 8], counter: u64) -> [u32; 16] {
     start[4..12].copy_from_slice(key);
     start[12..14].copy_from_slice(&[counter as u32, (counter >> 32) as u32]);
     let mut x = start;
-    for _ in 0..10 {
-        for [a, b, c, d] in [
-            [0, 4, 8, 12],
-            [1, 5, 9, 13],
-            [2, 6, 10, 14],
-            [3, 7, 11, 15],
-            [0, 5, 10, 15],
-            [1, 6, 11, 12],
-            [2, 7, 8, 13],
-            [3, 4, 9, 14],
-        ] {
+    for half in 0..20 {
+        // Columns, then diagonals.
+        for i in 0..4 {
+            let turn = |row: usize| 4 * row + (i + row * (half % 2)) % 4;
+            let [a, b, c, d] = [turn(0), turn(1), turn(2), turn(3)];
             x[a] = x[a].wrapping_add(x[b]);
             x[d] = (x[d] ^ x[a]).rotate_left(16);
             x[c] = x[c].wrapping_add(x[d]);

@@ -3,7 +3,7 @@
 
 use crate::arch::{self, Frame, VectorState};
 use crate::mm::{self, Global};
-use crate::syscall::Errno;
+use crate::syscall::{refuse, Errno};
 use crate::{log, network, signal};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -114,9 +114,7 @@ pub fn with_thread<T>(tid: Tid, f: impl FnOnce(&mut Thread) -> T) -> Option<T> {
 pub fn spawn(frame: &Frame, fs: u64, signals: signal::ThreadSignals) -> Result<Tid, Errno> {
     reap();
     let mut scheduler = SCHEDULER.get();
-    if scheduler.threads.len() >= MAX_THREADS || mm::frames::available() < 64 {
-        return Err(Errno::EAGAIN);
-    }
+    refuse!(scheduler.threads.len() >= MAX_THREADS || mm::frames::available() < 64, EAGAIN);
     if scheduler.next_tid == FIRST_TID {
         scheduler.free_slots = (0..MAX_THREADS as u64 + 1).rev().collect();
     }
@@ -196,6 +194,24 @@ pub fn block(wait: Wait, deadline_us: Option<u64>) -> Woken {
     });
     switch_away();
     with_current(|thread| thread.woken)
+}
+
+/// Repeats `attempt` for as long as it answers EAGAIN and may wait; between, waits.
+pub fn retry<T>(
+    wait: Wait,
+    may_wait: bool,
+    mut attempt: impl FnMut() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    loop {
+        match attempt() {
+            Err(Errno::EAGAIN) if may_wait => {}
+            result => return result,
+        }
+        if block(wait, None) == Woken::Signal {
+            with_current(|thread| thread.signals.restartable = true);
+            return Err(Errno::EINTR);
+        }
+    }
 }
 
 /// Wakes up to `limit` threads for which `matches` holds, oldest first; returns how many.
@@ -377,9 +393,11 @@ fn power_off() -> ! {
         found.writable_and_executable,
         found.kernel_open_to_user
     );
+    let heap = mm::trim();
     let (free, total) = mm::frames::count();
     let left = network::look(|stack| stack.statistics().sockets);
-    log!("memory: {free} of {total} frames free, {} faults, {left} sockets", mm::space::faults());
+    let faults = mm::space::faults();
+    log!("memory: {free} of {total} frames free, {heap} in the heap, {faults} faults, {left} sockets");
     log!("power off");
     arch::acpi::power_off()
 }

@@ -1,11 +1,11 @@
 //! Signals as far as the program uses them: faults, SIGTERM from the power button, and those that
 //! it sends to itself.
 
-use crate::arch::{abi, Fault, Frame};
+use crate::arch::{abi, Fault, Frame, RESULT};
+use crate::log;
 use crate::mm::Global;
 use crate::sched::{self, Tid};
-use crate::syscall::{Answer, Errno};
-use crate::{log, usercopy};
+use crate::syscall::{refuse, Answer, Errno};
 
 pub const SIGILL: u32 = 4;
 pub const SIGTRAP: u32 = 5;
@@ -90,20 +90,30 @@ pub fn action(signal: u32) -> Action {
 }
 
 pub fn set_action(signal: u32, action: Action) -> Result<(), Errno> {
-    if signal == SIGKILL || signal == SIGSTOP {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(signal == SIGKILL || signal == SIGSTOP, EINVAL);
     PROCESS.get().actions[signal as usize] = action;
     Ok(())
 }
 
+/// The signals that wait for the running thread, those that it blocks too, and its mask.
+fn waiting() -> (u64, u64) {
+    let shared = PROCESS.get().pending;
+    sched::with_current(|thread| (thread.signals.pending | shared, thread.signals.mask))
+}
+
 /// Whether the running thread has a signal to take.
 pub fn pending() -> bool {
-    let shared = PROCESS.get().pending;
-    sched::with_current(|thread| {
-        let waiting = (thread.signals.pending | shared) & !thread.signals.mask;
-        waiting & !ignored_now(waiting) != 0
-    })
+    let (waiting, mask) = waiting();
+    waiting & !mask & !ignored_now(waiting & !mask) != 0
+}
+
+/// Takes the first waiting signal of a set away.
+pub fn take(set: u64) -> Option<u32> {
+    let wanted = waiting().0 & set;
+    let signal = (1..=COUNT).find(|signal| wanted & bit(*signal) != 0)?;
+    PROCESS.get().pending &= !bit(signal);
+    sched::with_current(|thread| thread.signals.pending &= !bit(signal));
+    Some(signal)
 }
 
 fn ignored_now(signals: u64) -> u64 {
@@ -116,45 +126,32 @@ fn ignored_now(signals: u64) -> u64 {
     each.fold(0, |all, signal| all | bit(signal))
 }
 
+/// What waits because it is blocked.
 pub fn pending_set() -> u64 {
-    let shared = PROCESS.get().pending;
-    sched::with_current(|thread| (thread.signals.pending | shared) & thread.signals.mask)
+    let (waiting, mask) = waiting();
+    waiting & mask
 }
 
-/// To one thread, or to the program where `tid` is `None`.
+/// To one thread, or to the program where `tid` is `None`. Signal 0 only asks for the thread.
 pub fn send(tid: Option<Tid>, signal: u32) -> Result<(), Errno> {
-    if signal > COUNT {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(signal > COUNT, EINVAL);
+    let set = if signal == 0 { 0 } else { bit(signal) };
     let targets = match tid {
         Some(tid) => {
-            let set = |thread: &mut sched::Thread| {
-                if signal != 0 {
-                    thread.signals.pending |= bit(signal);
-                }
-            };
-            sched::with_thread(tid, set).ok_or(Errno::ESRCH)?;
+            let sent = sched::with_thread(tid, |thread| thread.signals.pending |= set);
+            sent.ok_or(Errno::ESRCH)?;
             alloc::vec![tid]
         }
         None => {
-            if signal != 0 {
-                PROCESS.get().pending |= bit(signal);
-            }
+            PROCESS.get().pending |= set;
             sched::thread_ids()
         }
     };
-    if signal == 0 {
-        return Ok(());
-    }
     // The first thread that lets it through is enough.
-    for target in targets {
-        let open = sched::with_thread(target, |t| t.signals.mask & bit(signal) == 0);
-        if open == Some(true) {
-            if ignored_now(bit(signal)) == 0 {
-                sched::interrupt(target);
-            }
-            break;
-        }
+    let open = |tid: &Tid| sched::with_thread(*tid, |t| t.signals.mask & set == 0) == Some(true);
+    let target = targets.into_iter().find(open);
+    if let Some(target) = target.filter(|_| set & !ignored_now(set) != 0) {
+        sched::interrupt(target);
     }
     Ok(())
 }
@@ -199,16 +196,16 @@ pub fn check_drain(now_us: u64) {
 pub fn raise_fault(frame: &mut Frame, fault: Fault) {
     let (signal, code, address) = match fault {
         Fault::Memory { address, mapped } => (SIGSEGV, if mapped { 2 } else { 1 }, address),
-        Fault::Instruction => (SIGILL, 2, frame.program_counter()),
-        Fault::Arithmetic => (SIGFPE, 1, frame.program_counter()),
-        Fault::Breakpoint => (SIGTRAP, 1, frame.program_counter()),
+        Fault::Instruction => (SIGILL, 2, frame.program_counter),
+        Fault::Arithmetic => (SIGFPE, 1, frame.program_counter),
+        Fault::Breakpoint => (SIGTRAP, 1, frame.program_counter),
         Fault::Alignment => (SIGBUS, 1, 0),
         Fault::Protection => (SIGSEGV, 128, 0),
     };
     let action = action(signal);
     let blocked = sched::with_current(|t| t.signals.mask & bit(signal) != 0);
     if action.handler <= IGNORE || blocked {
-        let (at, stack) = (frame.program_counter(), frame.stack());
+        let (at, stack) = (frame.program_counter, frame.stack);
         let text = alloc::format!("{fault:x?} at {at:#x}, stack {stack:#x}");
         sched::end_program(&text, 128 + signal as i32);
     }
@@ -217,31 +214,27 @@ pub fn raise_fault(frame: &mut Frame, fault: Fault) {
 
 /// Takes the signals that wait, on the way back to ring 3.
 pub fn deliver(frame: &mut Frame) {
-    let shared = PROCESS.get().pending;
     let state = sched::with_current(|thread| thread.signals);
-    let waiting = (state.pending | shared) & !state.mask;
-    if waiting != 0 {
-        for signal in (1..=COUNT).filter(|s| waiting & bit(*s) != 0) {
-            PROCESS.get().pending &= !bit(signal);
-            sched::with_current(|thread| thread.signals.pending &= !bit(signal));
-            if ignored_now(bit(signal)) != 0 {
-                continue;
-            }
-            let action = action(signal);
-            if action.handler == 0 {
-                let text = alloc::format!("signal {signal}");
-                sched::end_program(&text, 128 + signal as i32);
-            }
-            if frame.is_syscall() && state.restartable && action.flags & SA_RESTART != 0 {
-                frame.restart_syscall();
-            }
-            sched::with_current(|thread| thread.signals.restartable = false);
-            enter_handler(frame, signal, action, 0, 0);
-            return;
+    let restart = frame.is_syscall() && state.restartable;
+    let mut taken = false;
+    while let Some(signal) = take(!state.mask) {
+        taken = true;
+        if ignored_now(bit(signal)) != 0 {
+            continue;
         }
-        if frame.is_syscall() && state.restartable {
-            frame.restart_syscall(); // Interrupted by a signal that nobody wanted.
+        let action = action(signal);
+        if action.handler == 0 {
+            let text = alloc::format!("signal {signal}");
+            sched::end_program(&text, 128 + signal as i32);
         }
+        if restart && action.flags & SA_RESTART != 0 {
+            frame.restart_syscall();
+        }
+        sched::with_current(|thread| thread.signals.restartable = false);
+        return enter_handler(frame, signal, action, 0, 0);
+    }
+    if restart && taken {
+        frame.restart_syscall(); // Interrupted by a signal that nobody wanted.
     }
     sched::with_current(|thread| thread.signals.restartable = false);
     restore_mask();
@@ -257,9 +250,9 @@ fn enter_handler(frame: &mut Frame, signal: u32, action: Action, code: i32, addr
         }
         (old, signals.stack)
     });
-    let on_stack = frame.stack().wrapping_sub(stack.start) < stack.size;
+    let on_stack = frame.stack.wrapping_sub(stack.start) < stack.size;
     let alternate = action.flags & SA_ONSTACK != 0 && stack.enabled && !on_stack;
-    let top = if alternate { stack.start + stack.size } else { frame.stack() };
+    let top = if alternate { stack.start + stack.size } else { frame.stack };
     if action.flags & SA_RESETHAND != 0 {
         let _ = set_action(signal, NO_ACTION);
     }
@@ -280,17 +273,7 @@ pub fn sigreturn(frame: &mut Frame) -> Answer {
         thread.signals.mask = mask & !bit(SIGKILL) & !bit(SIGSTOP);
         thread.signals.restartable = false;
     });
-    Ok(frame.rax_value())
-}
-
-pub fn read_action(address: u64) -> Result<Action, Errno> {
-    let words = usercopy::read_words(address, 4)?;
-    Ok(Action { handler: words[0], flags: words[1], restorer: words[2], mask: words[3] })
-}
-
-pub fn write_action(address: u64, action: Action) -> Result<(), Errno> {
-    let words = [action.handler, action.flags, action.restorer, action.mask];
-    usercopy::write_words(address, &words).map(|_| ())
+    Ok(frame.registers[RESULT])
 }
 
 /// Sets a mask until the call that asked for it has been answered.
@@ -305,16 +288,6 @@ pub fn restore_mask() {
     sched::with_current(|thread| {
         thread.signals.mask = thread.signals.saved_mask.take().unwrap_or(thread.signals.mask);
     });
-}
-
-/// Takes one of the waiting signals of `set` without a handler.
-pub fn take(set: u64) -> Option<u32> {
-    let shared = PROCESS.get().pending;
-    let waiting = sched::with_current(|thread| thread.signals.pending | shared) & set;
-    let signal = (1..=COUNT).find(|s| waiting & bit(*s) != 0)?;
-    PROCESS.get().pending &= !bit(signal);
-    sched::with_current(|thread| thread.signals.pending &= !bit(signal));
-    Some(signal)
 }
 
 /// Waits for a signal, those of `set` included though they are blocked.

@@ -2,7 +2,7 @@
 //! here on every use; nothing else in the kernel follows one.
 
 use crate::arch::{self, USER_END};
-use crate::syscall::Errno;
+use crate::syscall::{refuse, Errno};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -52,6 +52,11 @@ pub fn read_words(address: u64, count: usize) -> Result<Vec<u64>, Errno> {
     Ok(bytes.chunks_exact(8).map(word).collect())
 }
 
+/// As many words in a row as are asked for.
+pub fn read_array<const N: usize>(address: u64) -> Result<[u64; N], Errno> {
+    read_words(address, N)?.try_into().map_err(|_| Errno::EFAULT)
+}
+
 pub fn write_words(address: u64, words: &[u64]) -> Result<u64, Errno> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     write(address, &bytes).map(|()| 0)
@@ -71,9 +76,7 @@ pub fn read_path(address: u64) -> Result<String, Errno> {
             path.truncate(start + end);
             return String::from_utf8(path).map_err(|_| Errno::ENOENT);
         }
-        if path.len() >= vfs::MAX_PATH {
-            return Err(Errno::ENAMETOOLONG);
-        }
+        refuse!(path.len() >= vfs::MAX_PATH, ENAMETOOLONG);
         at += length as u64;
     }
 }

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
@@ -204,7 +205,8 @@ static void *work(void *argument_)
     uint64_t state = first_seed * 77777 + number * 1234567 + 1;
     thread_ids[number] = syscall(SYS_gettid);
     char *own = mmap(0, 8192, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    munmap(own + 4096, 4096);
+    /* Kept without rights: in a hole another thread's page would come to lie, and be written to. */
+    mprotect(own + 4096, 4096, PROT_NONE);
     for (long i = 0; i < per_thread; i++) {
         const struct entry *entry = &table[next(&state) % ENTRIES];
         uint64_t a[6] = {0};
@@ -241,12 +243,23 @@ static void *work(void *argument_)
         else
             __sync_fetch_and_add(&errors[entry->number][-result], 1);
     }
-    munmap(own, 4096);
+    munmap(own, 8192);
     __sync_fetch_and_sub(&running, 1);
     return 0;
 }
 
 static void nothing(int signal) { (void)signal; }
+
+/* What can be written to: names from chance are not only those of `names`. */
+static const char *folders[] = {"/tmp", "/run", "/data", "/var/tmp", "/dev/shm", "/home"};
+
+static int erase(const char *name, const struct stat *about, int kind, struct FTW *place)
+{
+    (void)about, (void)kind;
+    if (place->level > 0)
+        remove(name);
+    return 0;
+}
 
 static void clean(void)
 {
@@ -255,12 +268,8 @@ static void clean(void)
     munmap(ARENA, ARENA_SIZE);
     if (chdir("/"))
         exit(3);
-    for (int round = 0; round < 8; round++)
-        for (int i = 0; i < 16; i++) {
-            chmod(names[i], 0700);
-            if (unlink(names[i]))
-                rmdir(names[i]);
-        }
+    for (int i = 0; i < 6; i++)
+        nftw(folders[i], erase, 16, FTW_DEPTH | FTW_PHYS);
     umask(022);
 }
 

@@ -10,6 +10,7 @@ extern crate alloc;
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use errno::refuse;
 pub use errno::Errno as Error;
 
 #[cfg(test)]
@@ -53,12 +54,8 @@ impl Epoll {
 
     /// Begins to watch; what is ready already is told too.
     pub fn add(&mut self, object: u64, fd: i32, events: u32, data: u64) -> Result<(), Error> {
-        if self.interests.contains_key(&(object, fd)) {
-            return Err(Error::EEXIST);
-        }
-        if self.interests.len() >= MAX_INTERESTS {
-            return Err(Error::ENOSPC);
-        }
+        refuse!(self.interests.contains_key(&(object, fd)), EEXIST);
+        refuse!(self.interests.len() >= MAX_INTERESTS, ENOSPC);
         self.interests.insert((object, fd), Interest { events, data, queued: true });
         self.queue.push_back((object, fd));
         Ok(())

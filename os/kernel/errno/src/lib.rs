@@ -21,3 +21,13 @@ errors! {
     ENOBUFS = 105, EISCONN = 106, ENOTCONN = 107, ETIMEDOUT = 110, ECONNREFUSED = 111,
     EINPROGRESS = 115,
 }
+
+/// Ends a call with an error where a condition holds.
+#[macro_export]
+macro_rules! refuse {
+    ($condition:expr, $error:ident) => {
+        if $condition {
+            return Err($crate::Errno::$error);
+        }
+    };
+}

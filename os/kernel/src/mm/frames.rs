@@ -102,8 +102,12 @@ pub fn allocate_zeroed() -> Option<u64> {
     Some(frame)
 }
 
-/// A zeroed frame for the program: refused where it would touch the reserve.
+/// A zeroed frame for the program: refused where it would touch the reserve, and the kernel's heap
+/// has none to give back.
 pub fn allocate_for_user() -> Option<u64> {
+    if available() == 0 {
+        super::trim();
+    }
     (available() > 0).then(allocate_zeroed).flatten()
 }
 
@@ -131,6 +135,11 @@ pub fn free(start: u64, count: usize) {
 /// Frames that the program may still take.
 pub fn available() -> usize {
     FRAMES.get().free.saturating_sub(RESERVE)
+}
+
+/// How many frames the table has room for.
+pub fn span() -> usize {
+    FRAMES.get().bitmap.len() * 64
 }
 
 /// Free and usable frames in all.

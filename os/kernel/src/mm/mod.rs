@@ -7,6 +7,7 @@ pub mod space;
 use crate::arch::paging::{self, Rights};
 use core::cell::{RefCell, RefMut};
 use core::sync::atomic::{AtomicU64, Ordering};
+pub use heap::trim;
 
 pub const PAGE: u64 = 4096;
 /// All physical memory is mapped from here on.

@@ -3,7 +3,7 @@
 use super::{frame_bytes, frames, physical_bytes, Access, Global, PAGE};
 use crate::arch::paging::{self, Rights};
 use crate::arch::USER_END;
-use crate::syscall::Errno;
+use crate::syscall::{refuse, Errno};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -12,15 +12,13 @@ const MAX_REGIONS: usize = 8192;
 /// Nothing is mapped below: what a null pointer and a small offset reach.
 const USER_START: u64 = 0x1_0000;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Protection {
-    pub read: bool,
-    pub write: bool,
-    pub execute: bool,
-}
-
-impl Protection {
-    pub const READ_WRITE: Protection = Protection { read: true, write: true, execute: false };
+/// What is allowed: reading too, where it is more than nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    None,
+    Read,
+    Write,
+    Execute,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,26 +41,20 @@ pub struct Space {
     regions: BTreeMap<u64, Region>,
     /// New mappings are placed downwards from here.
     top: u64,
-    heap_start: u64,
-    heap_end: u64,
+    /// Where the heap starts and ends.
+    heap: (u64, u64),
     /// Pages touched so far, for /proc-like figures and the limit tests.
     pub faults: u64,
 }
 
-static SPACE: Global<Space> = Global::new(Space {
-    regions: BTreeMap::new(),
-    top: USER_END,
-    heap_start: 0,
-    heap_end: 0,
-    faults: 0,
-});
+static SPACE: Global<Space> =
+    Global::new(Space { regions: BTreeMap::new(), top: USER_END, heap: (0, 0), faults: 0 });
 
 /// Sets where mappings and the heap go: different in each boot.
 pub fn init(top: u64, heap: u64) {
     let mut space = SPACE.get();
     space.top = top;
-    space.heap_start = heap;
-    space.heap_end = heap;
+    space.heap = (heap, heap);
 }
 
 pub fn faults() -> u64 {
@@ -72,6 +64,12 @@ pub fn faults() -> u64 {
 fn page_end(start: u64, length: u64) -> Option<u64> {
     let end = start.checked_add(length)?.checked_next_multiple_of(PAGE)?;
     (start >= USER_START && end <= USER_END).then_some(end)
+}
+
+/// The end of a range of whole pages, or `error` where it cannot be the program's.
+fn range_end(start: u64, length: u64, error: Errno) -> Result<u64, Errno> {
+    refuse!(start % PAGE != 0, EINVAL);
+    page_end(start, length).ok_or(error)
 }
 
 impl Space {
@@ -182,33 +180,18 @@ pub fn map(
     backing: Backing,
 ) -> Result<u64, Errno> {
     let length = length.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
-    if length == 0 {
-        return Err(Errno::EINVAL);
-    }
-    if length > USER_END || protection.write && protection.execute {
-        return Err(if length > USER_END { Errno::ENOMEM } else { Errno::EACCES });
-    }
+    refuse!(length == 0, EINVAL);
+    refuse!(length > USER_END, ENOMEM);
     let mut space = SPACE.get();
-    if space.regions.len() + 2 > MAX_REGIONS {
-        return Err(Errno::ENOMEM);
-    }
+    refuse!(space.regions.len() + 2 > MAX_REGIONS, ENOMEM);
     let start = match place {
         Place::Fixed(at) | Place::FixedEmpty(at) => {
-            if at % PAGE != 0 {
-                return Err(Errno::EINVAL);
-            }
-            let end = page_end(at, length).ok_or(Errno::ENOMEM)?;
-            if matches!(place, Place::FixedEmpty(_)) && !space.is_free(at, end) {
-                return Err(Errno::EEXIST);
-            }
+            let end = range_end(at, length, Errno::ENOMEM)?;
+            refuse!(matches!(place, Place::FixedEmpty(_)) && !space.is_free(at, end), EEXIST);
             space.remove(at, end);
             at
         }
-        Place::Hint(at)
-            if at % PAGE == 0 && page_end(at, length).is_some_and(|end| space.is_free(at, end)) =>
-        {
-            at
-        }
+        Place::Hint(at) if page_end(at, length).is_some_and(|end| space.is_free(at, end)) => at,
         Place::Hint(_) | Place::Anywhere => space.find_gap(length).ok_or(Errno::ENOMEM)?,
     };
     space.insert(start, Region { end: start + length, protection, backing });
@@ -216,38 +199,27 @@ pub fn map(
 }
 
 pub fn unmap(start: u64, length: u64) -> Result<(), Errno> {
-    if start % PAGE != 0 || length == 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(start % PAGE != 0 || length == 0, EINVAL);
     let end = start.checked_add(length).and_then(|e| e.checked_next_multiple_of(PAGE));
     let end = end.filter(|end| *end <= USER_END).ok_or(Errno::EINVAL)?;
     let mut space = SPACE.get();
-    if space.regions.len() + 2 > MAX_REGIONS {
-        return Err(Errno::ENOMEM);
-    }
+    refuse!(space.regions.len() + 2 > MAX_REGIONS, ENOMEM);
     space.remove(start, end);
     Ok(())
 }
 
 /// Changes what a range allows. Execution is never added: text comes from the root image only.
 pub fn protect(start: u64, length: u64, protection: Protection) -> Result<(), Errno> {
-    if start % PAGE != 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(start % PAGE != 0, EINVAL);
     if length == 0 {
         return Ok(());
     }
-    let end = page_end(start, length).ok_or(Errno::ENOMEM)?;
-    if protection.write && protection.execute {
-        return Err(Errno::EACCES);
-    }
+    let end = range_end(start, length, Errno::ENOMEM)?;
     let mut space = SPACE.get();
-    if space.regions.len() + 2 > MAX_REGIONS {
-        return Err(Errno::ENOMEM);
-    }
-    if !space.covers(start, end, |region| !protection.execute || region.protection.execute)? {
-        return Err(Errno::EACCES);
-    }
+    refuse!(space.regions.len() + 2 > MAX_REGIONS, ENOMEM);
+    let execute = protection == Protection::Execute;
+    let fits = |region: &Region| !execute || region.protection == Protection::Execute;
+    refuse!(!space.covers(start, end, fits)?, EACCES);
     space.split(start);
     space.split(end);
     let inside: Vec<(u64, Region)> =
@@ -259,9 +231,9 @@ pub fn protect(start: u64, length: u64, protection: Protection) -> Result<(), Er
     paging::update(start, end, &mut |_, _, rights| {
         Some(Rights {
             // A page of the image stays read-only until a write copies it.
-            write: protection.write && rights.owned,
-            execute: protection.execute,
-            hidden: protection == Protection::default(),
+            write: protection == Protection::Write && rights.owned,
+            execute,
+            hidden: protection == Protection::None,
             ..rights
         })
     });
@@ -270,10 +242,7 @@ pub fn protect(start: u64, length: u64, protection: Protection) -> Result<(), Er
 
 /// Throws the pages of a range away: the next touch finds them new.
 pub fn discard(start: u64, length: u64) -> Result<(), Errno> {
-    if start % PAGE != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let end = page_end(start, length).ok_or(Errno::EINVAL)?;
+    let end = range_end(start, length, Errno::EINVAL)?;
     SPACE.get().covers(start, end, |_| true)?;
     release_pages(start, end);
     Ok(())
@@ -287,10 +256,8 @@ pub fn is_mapped(start: u64, length: u64) -> bool {
 /// Moves or resizes a mapping of one region.
 pub fn remap(old: u64, old_length: u64, new_length: u64, may_move: bool) -> Result<u64, Errno> {
     let new_length = new_length.checked_next_multiple_of(PAGE).ok_or(Errno::EINVAL)?;
-    if old % PAGE != 0 || new_length == 0 || old_length == 0 {
-        return Err(Errno::EINVAL);
-    }
-    let old_end = page_end(old, old_length).ok_or(Errno::EFAULT)?;
+    refuse!(new_length == 0 || old_length == 0, EINVAL);
+    let old_end = range_end(old, old_length, Errno::EFAULT)?;
     let old_length = old_end - old;
     if new_length <= old_length {
         if new_length < old_length {
@@ -300,21 +267,17 @@ pub fn remap(old: u64, old_length: u64, new_length: u64, may_move: bool) -> Resu
     }
     let mut space = SPACE.get();
     let (_, region) = space.find(old).ok_or(Errno::EFAULT)?;
-    if region.end < old_end || new_length > USER_END || space.regions.len() + 3 > MAX_REGIONS {
-        return Err(if region.end < old_end { Errno::EFAULT } else { Errno::ENOMEM });
-    }
-    if region.backing != Backing::Anonymous {
-        return Err(Errno::EINVAL); // A file's mapping does not grow past what was asked for.
-    }
+    refuse!(region.end < old_end, EFAULT);
+    refuse!(new_length > USER_END || space.regions.len() + 3 > MAX_REGIONS, ENOMEM);
+    // A file's mapping does not grow past what was asked for.
+    refuse!(region.backing != Backing::Anonymous, EINVAL);
     if region.end == old_end
         && page_end(old, new_length).is_some_and(|end| space.is_free(old_end, end))
     {
         space.insert(old_end, Region { end: old + new_length, ..region });
         return Ok(old);
     }
-    if !may_move {
-        return Err(Errno::ENOMEM);
-    }
+    refuse!(!may_move, ENOMEM);
     let new = space.find_gap(new_length).ok_or(Errno::ENOMEM)?;
     let mut pages = Vec::new();
     paging::update(old, old_end, &mut |at, frame, rights| {
@@ -332,27 +295,23 @@ pub fn remap(old: u64, old_length: u64, new_length: u64, may_move: bool) -> Resu
 
 /// Moves the heap's end; answers where it is.
 pub fn set_break(wanted: u64) -> u64 {
-    let (start, end) = {
-        let space = SPACE.get();
-        (space.heap_start, space.heap_end)
-    };
+    let (start, end) = SPACE.get().heap;
     if wanted < start || wanted >= USER_END {
         return end;
     }
     let (old_page, new_page) = (end.next_multiple_of(PAGE), wanted.next_multiple_of(PAGE));
-    let result = match new_page.cmp(&old_page) {
-        core::cmp::Ordering::Greater => {
-            let place = Place::FixedEmpty(old_page);
-            let backing = Backing::Anonymous;
-            map(place, new_page - old_page, Protection::READ_WRITE, backing).map(|_| ())
-        }
-        core::cmp::Ordering::Less => unmap(new_page, old_page - new_page),
-        core::cmp::Ordering::Equal => Ok(()),
+    let result = if new_page < old_page {
+        unmap(new_page, old_page - new_page)
+    } else if new_page > old_page {
+        let (place, length) = (Place::FixedEmpty(old_page), new_page - old_page);
+        map(place, length, Protection::Write, Backing::Anonymous).map(|_| ())
+    } else {
+        Ok(())
     };
     if result.is_err() {
         return end;
     }
-    SPACE.get().heap_end = wanted;
+    SPACE.get().heap.1 = wanted;
     wanted
 }
 
@@ -361,17 +320,19 @@ pub fn fault(address: u64, access: Access) -> bool {
     let page = address & !(PAGE - 1);
     let mut space = SPACE.get();
     let Some((start, region)) = space.find(address) else { return false };
-    let allowed = region.protection;
-    let reads = !access.write && !access.execute;
-    if (access.write && !allowed.write)
-        || (access.execute && !allowed.execute)
-        || (reads && !allowed.read && !allowed.write && !allowed.execute)
-    {
+    let allowed = match region.protection {
+        Protection::None => false,
+        Protection::Read => !access.write && !access.execute,
+        Protection::Write => !access.execute,
+        Protection::Execute => !access.write,
+    };
+    if !allowed {
         return false;
     }
     space.faults += 1;
     drop(space);
-    let (write, execute) = (allowed.write, allowed.execute);
+    let write = region.protection == Protection::Write;
+    let execute = region.protection == Protection::Execute;
     let rights = Rights { write, execute, user: true, owned: true, ..Rights::KERNEL_DATA };
     if let Some((frame, now)) = paging::lookup(page) {
         let kept = Rights { owned: now.owned, write: now.owned && rights.write, ..rights };

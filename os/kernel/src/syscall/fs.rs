@@ -1,14 +1,8 @@
 //! Calls on paths, directories and files.
 
-use super::{Answer, Args, Errno, USER};
-use crate::arch::{abi, Frame};
-use crate::files::{self, with_tree, File, Object};
-use crate::mm::frames;
-use crate::sched::{self, Wait, Woken};
-use crate::{time, usercopy};
-use alloc::rc::Rc;
+use super::process::NS;
+use super::*;
 use alloc::string::String;
-use alloc::vec::Vec;
 use vfs::{Kind, NodeId};
 
 const AT_FDCWD: i32 = -100;
@@ -21,7 +15,6 @@ const O_EXCL: u64 = 0x80;
 const O_TRUNC: u64 = 0x200;
 const O_DIRECTORY: u64 = 0x1_0000;
 const O_NOFOLLOW: u64 = 0x2_0000;
-const O_CLOEXEC: u64 = 0x8_0000;
 const O_REFUSED: u64 = 0x4000 | 0x20_0000 | 0x40_0000 & !O_DIRECTORY;
 /// Bits of the flags that fcntl shows.
 const O_SHOWN: u64 = 3 | 0x400 | 0x800 | 0x1000 | 0x10_1000 | 0x8000;
@@ -29,10 +22,13 @@ pub const HERE: u64 = AT_FDCWD as u32 as u64;
 /// The type that statfs tells of files in memory.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
+/// The working directory, and the permissions that new files do not get.
+static PLACE: Global<(NodeId, u32)> = Global::new((vfs::ROOT, 0o022));
+
 /// Where a relative path begins.
 fn base(fd: u64, path: &str) -> Result<NodeId, Errno> {
     if fd as i32 == AT_FDCWD || path.starts_with('/') {
-        return Ok(files::cwd());
+        return Ok(PLACE.get().0);
     }
     match files::get(fd)?.object {
         Object::Directory(node) => Ok(node),
@@ -50,7 +46,7 @@ fn path_from(fd: u64, at: u64) -> Result<(String, NodeId), Errno> {
 /// The node that a path names.
 fn find(fd: u64, path: u64, follow: bool) -> Result<NodeId, Errno> {
     let (path, base) = path_from(fd, path)?;
-    with_tree(|tree| tree.lookup(base, &path, follow))
+    tree().lookup(base, &path, follow)
 }
 
 /// The node behind a descriptor of a file or a directory.
@@ -63,46 +59,34 @@ fn node_of(fd: u64) -> Result<NodeId, Errno> {
 
 /// Limits: no O_TMPFILE, O_PATH or O_DIRECT; O_SYNC and O_DSYNC change nothing in memory.
 pub fn openat(_: &mut Frame, &[fd, path, flags, mode, ..]: &Args) -> Answer {
-    let path = usercopy::read_path(path)?;
-    if flags & O_REFUSED != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let base = base(fd, &path)?;
-    let now = time::date_ns();
-    let follow = flags & O_NOFOLLOW == 0;
-    let access = flags & 3;
-    let made = flags & O_CREAT != 0 && with_tree(|tree| tree.lookup(base, &path, true)).is_err();
-    let node = if flags & O_CREAT != 0 {
-        let permissions = mode as u32 & !files::umask();
-        let exclusive = flags & O_EXCL != 0;
-        with_tree(|tree| tree.create(base, &path, exclusive, permissions, now))?
+    refuse!(flags & O_REFUSED != 0, EINVAL);
+    let (path, base) = path_from(fd, path)?;
+    let (access, create) = (flags & 3, flags & O_CREAT != 0);
+    let made = create && tree().lookup(base, &path, true).is_err();
+    let node = if create {
+        tree().create(base, &path, flags & O_EXCL != 0, mode as u32 & !PLACE.get().1)?
     } else {
-        with_tree(|tree| tree.lookup(base, &path, follow))?
+        tree().lookup(base, &path, flags & O_NOFOLLOW == 0)?
     };
-    let kind = with_tree(|tree| tree.kind(node))?;
-    if kind == Kind::Link {
-        return Err(Errno::ELOOP);
-    }
-    if flags & O_DIRECTORY != 0 && kind != Kind::Directory {
-        return Err(Errno::ENOTDIR);
-    }
-    if kind == Kind::Directory && (access != 0 || flags & O_CREAT != 0) {
-        return Err(Errno::EISDIR);
-    }
-    let (may_read, may_write) = with_tree(|tree| tree.access(node))?;
+    let kind = tree().kind(node)?;
+    let object = match kind {
+        Kind::Directory => Object::Directory(node),
+        Kind::File => Object::File(node),
+        Kind::Device(device) => Object::Device(device),
+        Kind::Link => return Err(Errno::ELOOP),
+    };
+    refuse!(flags & O_DIRECTORY != 0 && kind != Kind::Directory, ENOTDIR);
+    refuse!(kind == Kind::Directory && (access != 0 || create), EISDIR);
+    let (may_read, may_write) = tree().access(node)?;
     if kind == Kind::File && !made {
-        if access != 0 && with_tree(|tree| Ok(tree.image_data(node)))?.is_some() {
-            return Err(Errno::EROFS);
-        }
-        if access != 1 && !may_read || access != 0 && !may_write {
-            return Err(Errno::EACCES);
-        }
+        refuse!(access != 0 && tree().image_data(node).is_some(), EROFS);
+        refuse!(access != 1 && !may_read || access != 0 && !may_write, EACCES);
     }
-    let file = files::open_node(node, (flags & O_SHOWN) as u32)?;
+    let file = files::new_file(object, (flags & O_SHOWN) as u32);
     if flags & O_TRUNC != 0 && access != 0 && kind == Kind::File {
-        with_tree(|tree| tree.truncate(node, 0, now))?;
+        tree().truncate(node, 0)?;
     }
-    files::install(file, flags & O_CLOEXEC != 0, 0)
+    files::install(file, flags & files::O_CLOEXEC != 0, 0)
 }
 
 /// Limits: SEEK_SET, SEEK_CUR, SEEK_END; no holes.
@@ -111,7 +95,7 @@ pub fn lseek(_: &mut Frame, &[fd, offset, whence, ..]: &Args) -> Answer {
     let base = match (&file.object, whence) {
         (Object::File(_) | Object::Directory(_), 0) => 0,
         (Object::File(_) | Object::Directory(_), 1) => file.offset.get(),
-        (Object::File(node), 2) => with_tree(|tree| tree.stat(*node))?.size,
+        (Object::File(node), 2) => tree().stat(*node)?.size,
         (Object::File(_) | Object::Directory(_), _) => return Err(Errno::EINVAL),
         (Object::Device(_), _) => return Ok(0),
         _ => return Err(Errno::ESPIPE),
@@ -123,7 +107,7 @@ pub fn lseek(_: &mut Frame, &[fd, offset, whence, ..]: &Args) -> Answer {
 }
 
 fn write_stat(at: u64, node: NodeId) -> Answer {
-    let stat = with_tree(|tree| tree.stat(node))?;
+    let stat = tree().stat(node)?;
     usercopy::write(at, &abi::stat_bytes(&stat, USER)).map(|()| 0)
 }
 
@@ -135,7 +119,7 @@ fn stat_file(file: &File, at: u64) -> Answer {
         Object::Pair(..) | Object::Socket(..) => 0o140_777,
         Object::Event { .. } | Object::Epoll(_) => 0o600,
     };
-    let (inode, changed_ns) = (file.id + (1 << 32), time::date_ns());
+    let (inode, changed_ns) = (file.id + (1 << 32), date::date_ns());
     let stat = vfs::Stat { inode, mode, links: 1, size: 0, blocks: 0, changed_ns };
     usercopy::write(at, &abi::stat_bytes(&stat, USER)).map(|()| 0)
 }
@@ -146,35 +130,29 @@ pub fn fstat(_: &mut Frame, &[fd, at, ..]: &Args) -> Answer {
 }
 
 pub fn newfstatat(_: &mut Frame, &[fd, path, at, flags, ..]: &Args) -> Answer {
-    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | 0x800) != 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | 0x800) != 0, EINVAL);
     let path = usercopy::read_path(path)?;
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
         if fd as i32 == AT_FDCWD {
-            return write_stat(at, files::cwd());
+            return write_stat(at, PLACE.get().0);
         }
         return stat_file(&*files::get(fd)?, at);
     }
     let base = base(fd, &path)?;
-    let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
-    write_stat(at, with_tree(|tree| tree.lookup(base, &path, follow))?)
+    let node = tree().lookup(base, &path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
+    write_stat(at, node)
 }
 
 pub fn faccessat2(_: &mut Frame, &[fd, path, mode, flags, ..]: &Args) -> Answer {
-    if mode & !7 != 0 || flags & !(AT_SYMLINK_NOFOLLOW | 0x200) != 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(mode & !7 != 0 || flags & !(AT_SYMLINK_NOFOLLOW | 0x200) != 0, EINVAL);
     let node = find(fd, path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
-    let (read, write) = with_tree(|tree| tree.access(node))?;
-    let execute = with_tree(|tree| tree.stat(node))?.mode & 0o100 != 0;
+    let (read, write) = tree().access(node)?;
+    let execute = tree().stat(node)?.mode & 0o100 != 0;
     if mode & 2 != 0 && !write {
-        let fixed = with_tree(|tree| Ok(tree.image_data(node)))?.is_some();
+        let fixed = tree().image_data(node).is_some();
         return Err(if fixed { Errno::EROFS } else { Errno::EACCES });
     }
-    if mode & 4 != 0 && !read || mode & 1 != 0 && !execute {
-        return Err(Errno::EACCES);
-    }
+    refuse!(mode & 4 != 0 && !read || mode & 1 != 0 && !execute, EACCES);
     Ok(0)
 }
 
@@ -184,12 +162,10 @@ pub fn getdents64(_: &mut Frame, &[fd, at, size, ..]: &Args) -> Answer {
     let size = size.min(files::BOUNCE as u64) as usize;
     let mut bytes = Vec::new();
     let mut position = file.offset.get() as usize;
-    while let Some(entry) = with_tree(|tree| tree.entry(node, position))? {
+    while let Some(entry) = tree().entry(node, position)? {
         let length = (19 + entry.name.len() + 1).next_multiple_of(8);
         if bytes.len() + length > size {
-            if bytes.is_empty() {
-                return Err(Errno::EINVAL);
-            }
+            refuse!(bytes.is_empty(), EINVAL);
             break;
         }
         position += 1;
@@ -214,68 +190,52 @@ pub fn getdents64(_: &mut Frame, &[fd, at, size, ..]: &Args) -> Answer {
 
 pub fn mkdirat(_: &mut Frame, &[fd, path, mode, ..]: &Args) -> Answer {
     let (path, base) = path_from(fd, path)?;
-    let (permissions, now) = (mode as u32 & !files::umask(), time::date_ns());
-    with_tree(|tree| tree.mkdir(base, &path, permissions, now)).map(|()| 0)
+    tree().mkdir(base, &path, mode as u32 & !PLACE.get().1).map(|()| 0)
 }
 
 pub fn unlinkat(_: &mut Frame, &[fd, path, flags, ..]: &Args) -> Answer {
-    if flags & !AT_REMOVEDIR != 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(flags & !AT_REMOVEDIR != 0, EINVAL);
     let (path, base) = path_from(fd, path)?;
-    let now = time::date_ns();
-    with_tree(|tree| match flags {
-        0 => tree.unlink(base, &path, now),
-        _ => tree.rmdir(base, &path, now),
-    })
-    .map(|()| 0)
+    let mut tree = tree();
+    let done = if flags == 0 { tree.unlink(base, &path) } else { tree.rmdir(base, &path) };
+    done.map(|()| 0)
 }
 
 /// Limits: RENAME_NOREPLACE is the only flag; both directories are the working directory or the
 /// same, or the paths absolute.
 pub fn renameat2(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) -> Answer {
-    if flags & !1 != 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(flags & !1 != 0, EINVAL);
     let (old, new, base) = two_paths(old_fd, old, new_fd, new)?;
-    if flags == 1 && with_tree(|tree| tree.lookup(base, &new, false)).is_ok() {
-        return Err(Errno::EEXIST);
-    }
-    with_tree(|tree| tree.rename(base, &old, &new, time::date_ns())).map(|()| 0)
+    refuse!(flags == 1 && tree().lookup(base, &new, false).is_ok(), EEXIST);
+    tree().rename(base, &old, &new).map(|()| 0)
 }
 
 /// Two paths, and one directory that both begin at.
 fn two_paths(fd: u64, old: u64, new_fd: u64, new: u64) -> Result<(String, String, NodeId), Errno> {
     let (old, new) = (usercopy::read_path(old)?, usercopy::read_path(new)?);
     let (first, second) = (base(fd, &old)?, base(new_fd, &new)?);
-    if !old.starts_with('/') && !new.starts_with('/') && first != second {
-        return Err(Errno::EXDEV);
-    }
+    refuse!(!old.starts_with('/') && !new.starts_with('/') && first != second, EXDEV);
     let base = if old.starts_with('/') { second } else { first };
     Ok((old, new, base))
 }
 
 /// Limits: directories as for renameat2.
 pub fn linkat(_: &mut Frame, &[old_fd, old, new_fd, new, flags, _]: &Args) -> Answer {
-    if flags & !AT_SYMLINK_FOLLOW != 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(flags & !AT_SYMLINK_FOLLOW != 0, EINVAL);
     let (old, new, base) = two_paths(old_fd, old, new_fd, new)?;
-    with_tree(|tree| tree.link(base, &old, &new, time::date_ns())).map(|()| 0)
+    tree().link(base, &old, &new).map(|()| 0)
 }
 
 pub fn symlinkat(_: &mut Frame, &[target, fd, path, ..]: &Args) -> Answer {
-    let (target, path) = (usercopy::read_path(target)?, usercopy::read_path(path)?);
-    let base = base(fd, &path)?;
-    with_tree(|tree| tree.symlink(base, &path, &target, time::date_ns())).map(|()| 0)
+    let target = usercopy::read_path(target)?;
+    let (path, base) = path_from(fd, path)?;
+    tree().symlink(base, &path, &target).map(|()| 0)
 }
 
 pub fn readlinkat(_: &mut Frame, &[fd, path, at, size, ..]: &Args) -> Answer {
-    if size as i32 <= 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(size as i32 <= 0, EINVAL);
     let (path, base) = path_from(fd, path)?;
-    let target = with_tree(|tree| tree.readlink(base, &path))?;
+    let target = tree().readlink(base, &path)?;
     let length = target.len().min(size as usize);
     usercopy::write(at, &target.as_bytes()[..length])?;
     Ok(length as u64)
@@ -283,42 +243,37 @@ pub fn readlinkat(_: &mut Frame, &[fd, path, at, size, ..]: &Args) -> Answer {
 
 pub fn fchmodat(_: &mut Frame, &[fd, path, mode, ..]: &Args) -> Answer {
     let node = find(fd, path, true)?;
-    with_tree(|tree| tree.chmod(node, mode as u32)).map(|()| 0)
+    tree().chmod(node, mode as u32).map(|()| 0)
 }
 
 pub fn fchmod(_: &mut Frame, &[fd, mode, ..]: &Args) -> Answer {
     let node = node_of(fd)?;
-    with_tree(|tree| tree.chmod(node, mode as u32)).map(|()| 0)
+    tree().chmod(node, mode as u32).map(|()| 0)
 }
 
 pub fn umask(_: &mut Frame, &[mask, ..]: &Args) -> Answer {
-    Ok(u64::from(files::swap_umask(mask as u32)))
+    Ok(u64::from(core::mem::replace(&mut PLACE.get().1, mask as u32 & 0o777)))
 }
 
 /// Limits: only the time of modification is kept.
 pub fn utimensat(_: &mut Frame, &[fd, path, times, flags, ..]: &Args) -> Answer {
     const UTIME_NOW: u64 = (1 << 30) - 1;
     const UTIME_OMIT: u64 = (1 << 30) - 2;
-    let changed = match times {
-        0 => Some(time::date_ns()),
-        at => {
-            let words = usercopy::read_words(at, 4)?;
-            match (words[2], words[3]) {
-                (_, UTIME_NOW) => Some(time::date_ns()),
-                (_, UTIME_OMIT) => None,
-                (_, ns) if ns >= 1_000_000_000 => return Err(Errno::EINVAL),
-                (seconds, ns) => Some(seconds.saturating_mul(1_000_000_000).saturating_add(ns)),
-            }
+    let changed = if times == 0 {
+        Some(date::date_ns())
+    } else {
+        match usercopy::read_words(times, 4)?[2..] {
+            [_, UTIME_NOW] => Some(date::date_ns()),
+            [_, UTIME_OMIT] => None,
+            [seconds, ns] if ns < NS => Some(seconds.saturating_mul(NS).saturating_add(ns)),
+            _ => return Err(Errno::EINVAL),
         }
     };
     let node = match path {
         0 => node_of(fd)?,
         path => find(fd, path, flags & AT_SYMLINK_NOFOLLOW == 0)?,
     };
-    match changed {
-        Some(changed) => with_tree(|tree| tree.set_time(node, changed)).map(|()| 0),
-        None => Ok(0),
-    }
+    changed.map_or(Ok(()), |changed| tree().set_time(node, changed)).map(|()| 0)
 }
 
 /// A length or a place in a file.
@@ -327,17 +282,13 @@ pub fn length(value: u64) -> Result<u64, Errno> {
 }
 
 fn set_length(node: NodeId, value: u64) -> Answer {
-    if value > vfs::MAX_FILE {
-        return Err(Errno::EFBIG);
-    }
-    with_tree(|tree| tree.truncate(node, value, time::date_ns())).map(|()| 0)
+    refuse!(value > vfs::MAX_FILE, EFBIG);
+    tree().truncate(node, value).map(|()| 0)
 }
 
 pub fn truncate(_: &mut Frame, &[path, size, ..]: &Args) -> Answer {
     let (node, size) = (find(HERE, path, true)?, length(size)?);
-    if with_tree(|tree| tree.kind(node))? == Kind::Directory {
-        return Err(Errno::EISDIR);
-    }
+    refuse!(tree().kind(node)? == Kind::Directory, EISDIR);
     set_length(node, size)
 }
 
@@ -352,23 +303,15 @@ pub fn ftruncate(_: &mut Frame, &[fd, size, ..]: &Args) -> Answer {
 /// Limits: mode 0 and FALLOC_FL_KEEP_SIZE.
 pub fn fallocate(_: &mut Frame, &[fd, mode, offset, size, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
-    if mode & !1 != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
+    refuse!(mode & !1 != 0, EOPNOTSUPP);
     let (offset, size) = (length(offset)?, length(size)?);
     let end = offset.checked_add(size).filter(|end| *end <= vfs::MAX_FILE).ok_or(Errno::EFBIG)?;
     let Object::File(node) = file.object else { return Err(Errno::ENODEV) };
-    if !file.may_write() {
-        return Err(Errno::EBADF);
-    }
-    if size == 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(!file.may_write(), EBADF);
+    refuse!(size == 0, EINVAL);
     // What cannot be written later must be refused now.
-    if size > vfs::MAX_MEMORY || size / 4096 > frames::available() as u64 {
-        return Err(Errno::ENOSPC);
-    }
-    if mode == 0 && end > with_tree(|tree| tree.stat(node))?.size {
+    refuse!(size > vfs::MAX_MEMORY || size / 4096 > frames::available() as u64, ENOSPC);
+    if mode == 0 && end > tree().stat(node)?.size {
         return set_length(node, end);
     }
     Ok(0)
@@ -380,28 +323,18 @@ pub fn fsync(_: &mut Frame, &[fd, ..]: &Args) -> Answer {
 }
 
 pub fn flock(_: &mut Frame, &[fd, operation, ..]: &Args) -> Answer {
-    let file: Rc<File> = files::get(fd)?;
+    let file = files::get(fd)?;
     let kind = match operation & !4 {
         1 => 1,
         2 => 2,
         8 => 0,
         _ => return Err(Errno::EINVAL),
     };
-    loop {
-        match files::lock(&file, kind) {
-            Ok(()) => return Ok(0),
-            Err(_) if operation & 4 != 0 => return Err(Errno::EAGAIN),
-            Err(holder) => {
-                if sched::block(Wait::Object(holder), None) == Woken::Signal {
-                    return Err(Errno::EINTR);
-                }
-            }
-        }
-    }
+    sched::retry(Wait::Poll, operation & 4 == 0, || files::lock(&file, kind)).map(|()| 0)
 }
 
 fn write_statfs(at: u64) -> Answer {
-    let (used, nodes) = with_tree(|tree| Ok(tree.usage()))?;
+    let (used, nodes) = tree().usage();
     let total = vfs::MAX_MEMORY / 4096;
     let free = (total - used / 4096).min(frames::available() as u64);
     let inodes = vfs::MAX_NODES as u64;
@@ -422,28 +355,21 @@ pub fn fstatfs(_: &mut Frame, &[fd, at, ..]: &Args) -> Answer {
 }
 
 pub fn getcwd(_: &mut Frame, &[at, size, ..]: &Args) -> Answer {
-    let mut path = files::cwd_path()?;
+    let mut path = tree().path_of(PLACE.get().0)?;
     path.push('\0');
-    if path.len() as u64 > size {
-        return Err(Errno::ERANGE);
-    }
+    refuse!(path.len() as u64 > size, ERANGE);
     usercopy::write(at, path.as_bytes())?;
     Ok(path.len() as u64)
 }
 
 fn change_directory(node: NodeId) -> Answer {
-    if with_tree(|tree| tree.kind(node))? != Kind::Directory {
-        return Err(Errno::ENOTDIR);
+    refuse!(tree().kind(node)? != Kind::Directory, ENOTDIR);
+    let before = core::mem::replace(&mut PLACE.get().0, node);
+    let mut tree = tree();
+    tree.retain(node);
+    if before != vfs::ROOT {
+        tree.release(before);
     }
-    let before = files::cwd();
-    with_tree(|tree| {
-        tree.retain(node);
-        if before != vfs::ROOT {
-            tree.release(before);
-        }
-        Ok(())
-    })?;
-    files::set_cwd(node);
     Ok(0)
 }
 

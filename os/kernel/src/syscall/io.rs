@@ -1,19 +1,11 @@
 //! Calls on descriptors of any kind: read, write, duplicate, wait.
 
 use super::fs::length as position;
-use super::{process, Answer, Args, Errno};
-use crate::arch::{abi, Frame};
-use crate::files::{self, File, Object, BOUNCE, O_APPEND, O_NONBLOCK};
-use crate::mm::Global;
-use crate::sched::{self, Wait, Woken};
-use crate::{arch, network, signal, usercopy};
+use super::*;
 use alloc::boxed::Box;
-use alloc::rc::Rc;
-use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use epoll::Epoll;
 
-const O_CLOEXEC: u64 = 0x8_0000;
 /// Parts of one readv or writev (IOV_MAX).
 const MAX_PARTS: u64 = 1024;
 /// Descriptors of one poll: as many as there can be.
@@ -28,7 +20,7 @@ static BUFFER: Global<Option<Box<[u8]>>> = Global::new(None);
 
 fn with_buffer<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
     let taken = BUFFER.get().take();
-    let mut buffer = taken.unwrap_or_else(|| alloc::vec![0; BOUNCE].into_boxed_slice());
+    let mut buffer = taken.unwrap_or_else(|| alloc::vec![0; files::BOUNCE].into_boxed_slice());
     let result = f(&mut buffer);
     *BUFFER.get() = Some(buffer);
     result
@@ -36,16 +28,12 @@ fn with_buffer<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
 
 /// Address and length of each part.
 pub fn parts(at: u64, count: u64) -> Result<Vec<(u64, u64)>, Errno> {
-    if count > MAX_PARTS {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(count > MAX_PARTS, EINVAL);
     let words = usercopy::read_words(at, count as usize * 2)?;
     let mut left = MAX_BYTES;
     let mut found = Vec::with_capacity(count as usize);
     for pair in words.chunks_exact(2) {
-        if pair[1] > i64::MAX as u64 {
-            return Err(Errno::EINVAL);
-        }
+        refuse!(pair[1] > i64::MAX as u64, EINVAL);
         usercopy::check(pair[0], pair[1])?;
         let length = pair[1].min(left);
         left -= length;
@@ -69,14 +57,13 @@ pub fn read_parts(
     peek: bool,
     all: bool,
 ) -> Answer {
-    if !file.may_read() {
-        return Err(Errno::EBADF);
-    }
+    refuse!(!file.may_read(), EBADF);
+    let wait = Wait::Object(file.id);
     let mut total = 0;
     for &(address, length) in parts {
         let mut done = 0;
         while done < length {
-            let want = (length - done).min(BOUNCE as u64) as usize;
+            let want = (length - done).min(files::BOUNCE as u64) as usize;
             let step = || {
                 with_buffer(|buffer| {
                     let count = file.read(&mut buffer[..want], at.map(|at| at + total), peek)?;
@@ -84,7 +71,7 @@ pub fn read_parts(
                     Ok(count as u64)
                 })
             };
-            let count = match file.wait_for(nonblocking || total > 0 && !all, step) {
+            let count = match sched::retry(wait, !nonblocking && (total == 0 || all), step) {
                 Ok(count) => count,
                 Err(error) if total == 0 => return Err(error),
                 Err(_) => return Ok(total),
@@ -129,9 +116,8 @@ pub fn write_parts(
     nonblocking: bool,
     quiet: bool,
 ) -> Answer {
-    if !file.may_write() {
-        return Err(Errno::EBADF);
-    }
+    refuse!(!file.may_write(), EBADF);
+    let wait = Wait::Object(file.id);
     let all: u64 = parts.iter().map(|part| part.1).sum();
     let mut total = 0;
     loop {
@@ -141,9 +127,9 @@ pub fn write_parts(
                 Ok(file.write(&buffer[..filled], at.map(|at| at + total))? as u64)
             })
         };
-        match file.wait_for(nonblocking, step) {
+        match sched::retry(wait, !nonblocking, step) {
             Ok(count) => {
-                let short = count < (all - total).min(BOUNCE as u64);
+                let short = count < (all - total).min(files::BOUNCE as u64);
                 total += count;
                 if total >= all || count == 0 || short && nonblocking {
                     return Ok(total);
@@ -208,14 +194,10 @@ pub fn pwritev2(_: &mut Frame, args: &Args) -> Answer {
 
 /// The place, where one is given, and the flags.
 fn vector_position(args: &Args) -> Result<Option<u64>, Errno> {
-    let first_form = args[5] == super::FIRST_FORM;
-    if !first_form && args[5] & !RWF_KNOWN != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    match !first_form && args[3] == u64::MAX {
-        true => Ok(None),
-        false => position(args[3]).map(Some),
-    }
+    let first_form = args[5] == FIRST_FORM;
+    refuse!(!first_form && args[5] & !RWF_KNOWN != 0, EOPNOTSUPP);
+    let given = first_form || args[3] != u64::MAX;
+    given.then(|| position(args[3])).transpose()
 }
 
 pub fn close(_: &mut Frame, &[fd, ..]: &Args) -> Answer {
@@ -235,29 +217,25 @@ pub fn dup2(_: &mut Frame, &[old, new, ..]: &Args) -> Answer {
 }
 
 pub fn dup3(_: &mut Frame, &[old, new, flags, ..]: &Args) -> Answer {
-    if flags & !O_CLOEXEC != 0 || old as u32 == new as u32 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(flags & !files::O_CLOEXEC != 0 || old as u32 == new as u32, EINVAL);
     files::install_at(files::get(old)?, flags != 0, new as u32 as usize)?;
     Ok(u64::from(new as u32))
 }
 
-/// Limits: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL (O_APPEND, O_NONBLOCK); no record locks,
+/// Limits: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL (files::O_APPEND, files::O_NONBLOCK); no record locks,
 /// no owners.
 pub fn fcntl(_: &mut Frame, &[fd, command, value, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     match command {
         0 | 1030 => {
-            if value >= files::MAX_DESCRIPTORS as u64 {
-                return Err(Errno::EINVAL);
-            }
+            refuse!(value >= files::MAX_DESCRIPTORS as u64, EINVAL);
             files::install(file, command == 1030, value as usize)
         }
         1 => Ok(u64::from(files::close_on_exec(fd, None)?)),
         2 => files::close_on_exec(fd, Some(value & 1 != 0)).map(|_| 0),
         3 => Ok(u64::from(file.flags.get())),
         4 => {
-            let settable = O_APPEND | O_NONBLOCK;
+            let settable = files::O_APPEND | files::O_NONBLOCK;
             file.flags.set(file.flags.get() & !settable | value as u32 & settable);
             Ok(0)
         }
@@ -270,9 +248,8 @@ pub fn ioctl(_: &mut Frame, &[fd, command, at, ..]: &Args) -> Answer {
     let file = files::get(fd)?;
     match command as u32 {
         0x5421 => {
-            let on = usercopy::read_u32(at)? != 0;
-            let flags = file.flags.get() & !O_NONBLOCK;
-            file.flags.set(if on { flags | O_NONBLOCK } else { flags });
+            let on = if usercopy::read_u32(at)? != 0 { files::O_NONBLOCK } else { 0 };
+            file.flags.set(file.flags.get() & !files::O_NONBLOCK | on);
             Ok(0)
         }
         0x5450 | 0x5451 => files::close_on_exec(fd, Some(command == 0x5451)).map(|_| 0),
@@ -281,7 +258,7 @@ pub fn ioctl(_: &mut Frame, &[fd, command, at, ..]: &Args) -> Answer {
                 Object::PipeReader(stream) | Object::Pair(stream, _) => stream.borrow().len(),
                 Object::Socket(socket, _) => network::look(|stack| stack.pending(*socket)),
                 Object::File(node) => {
-                    let size = files::with_tree(|tree| tree.stat(*node))?.size;
+                    let size = files::tree().stat(*node)?.size;
                     size.saturating_sub(file.offset.get()) as usize
                 }
                 _ => return Err(Errno::ENOTTY),
@@ -293,39 +270,29 @@ pub fn ioctl(_: &mut Frame, &[fd, command, at, ..]: &Args) -> Answer {
 }
 
 /// Installs two files and tells their descriptors.
-pub fn install_two(files: (Rc<File>, Rc<File>), close_on_exec: bool, at: u64) -> Answer {
-    let first = files::install(files.0, close_on_exec, 0)?;
-    let second = match files::install(files.1, close_on_exec, 0) {
-        Ok(second) => second,
-        Err(error) => {
-            let _ = files::close(first);
-            return Err(error);
+pub fn install_two((one, two): (Rc<File>, Rc<File>), close_on_exec: bool, at: u64) -> Answer {
+    let first = files::install(one, close_on_exec, 0)?;
+    let second = files::install(two, close_on_exec, 0);
+    let told = second.and_then(|second| usercopy::write_u64(at, first | second << 32));
+    if told.is_err() {
+        for fd in [Ok(first), second].into_iter().flatten() {
+            files::close(fd)?;
         }
-    };
-    if let Err(error) = usercopy::write_u64(at, first | second << 32) {
-        let _ = files::close(first);
-        let _ = files::close(second);
-        return Err(error);
     }
-    Ok(0)
+    told.map(|()| 0)
 }
 
 /// Limits: no O_DIRECT.
 pub fn pipe2(_: &mut Frame, &[at, flags, ..]: &Args) -> Answer {
-    if flags & !(O_CLOEXEC | u64::from(O_NONBLOCK)) != 0 {
-        return Err(Errno::EINVAL);
-    }
-    install_two(File::pipe(flags as u32 & O_NONBLOCK), flags & O_CLOEXEC != 0, at)
+    let (flags, close_on_exec) = files::making_flags(flags, 0)?;
+    install_two(File::pipe(flags), close_on_exec, at)
 }
 
 pub fn eventfd2(_: &mut Frame, &[value, flags, ..]: &Args) -> Answer {
-    if flags & !(O_CLOEXEC | u64::from(O_NONBLOCK) | 1) != 0 {
-        return Err(Errno::EINVAL);
-    }
+    let (kept, close_on_exec) = files::making_flags(flags, 1)?;
     let value = Cell::new(u64::from(value as u32));
     let object = Object::Event { value, semaphore: flags & 1 != 0 };
-    let file = files::new_file(object, files::O_RDWR | flags as u32 & O_NONBLOCK);
-    files::install(file, flags & O_CLOEXEC != 0, 0)
+    files::open(object, files::O_RDWR | kept, close_on_exec)
 }
 
 /// Events that poll knows; RDHUP among them.
@@ -339,24 +306,22 @@ fn wait_until(
     wait: Wait,
     mut ask: impl FnMut() -> Result<u64, Errno>,
 ) -> Answer {
-    if let Some(mask) = mask {
-        signal::set_mask_for_now(mask);
-    }
-    let result = loop {
+    mask.into_iter().for_each(signal::set_mask_for_now);
+    let found = loop {
         let found = ask()?;
         if found > 0 {
-            break Ok(found);
+            break found;
         }
         match sched::block(wait, deadline_us) {
             Woken::Event => {}
-            Woken::Timeout => break Ok(ask()?),
-            Woken::Signal => break Err(Errno::EINTR),
+            Woken::Timeout => break ask()?,
+            Woken::Signal => return Err(Errno::EINTR),
         }
     };
-    if result.is_ok() && mask.is_some() {
+    if mask.is_some() {
         signal::restore_mask();
     }
-    result
+    Ok(found)
 }
 
 fn deadline_from_ms(milliseconds: i64) -> Option<u64> {
@@ -372,9 +337,7 @@ fn read_mask(at: u64, size: u64) -> Result<Option<u64>, Errno> {
 }
 
 fn poll_until(at: u64, count: u64, deadline_us: Option<u64>, mask: Option<u64>) -> Answer {
-    if count > MAX_POLL {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(count > MAX_POLL, EINVAL);
     let mut entries = usercopy::read_words(at, count as usize)?;
     let found = wait_until(deadline_us, mask, Wait::Poll, || {
         let mut found = 0;
@@ -407,9 +370,7 @@ pub fn ppoll(_: &mut Frame, &[at, count, timeout, mask, size, _]: &Args) -> Answ
 
 fn select_until(args: &Args, deadline_us: Option<u64>, mask: Option<u64>) -> Answer {
     let count = args[0] as u32 as usize;
-    if count > files::MAX_DESCRIPTORS {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(count > files::MAX_DESCRIPTORS, EINVAL);
     let words = count.div_ceil(64);
     let mut wanted = Vec::new();
     for at in &args[1..4] {
@@ -469,23 +430,16 @@ pub fn pselect6(_: &mut Frame, args: &Args) -> Answer {
 }
 
 pub fn epoll_create1(_: &mut Frame, &[flags, ..]: &Args) -> Answer {
-    if flags & !O_CLOEXEC != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let file = files::new_file(Object::Epoll(RefCell::new(Epoll::new())), files::O_RDWR);
-    files::install(file, flags != 0, 0)
+    refuse!(flags & !files::O_CLOEXEC != 0, EINVAL);
+    files::open(Object::Epoll(RefCell::new(Epoll::new())), files::O_RDWR, flags != 0)
 }
 
 /// Limits: an epoll cannot watch an epoll (EINVAL).
 pub fn epoll_ctl(_: &mut Frame, &[fd, operation, target, at, ..]: &Args) -> Answer {
     let (file, watched) = (files::get(fd)?, files::get(target)?);
     let Object::Epoll(interests) = &file.object else { return Err(Errno::EINVAL) };
-    if matches!(watched.object, Object::Epoll(_)) {
-        return Err(Errno::EINVAL);
-    }
-    if !watched.pollable() {
-        return Err(Errno::EPERM);
-    }
+    refuse!(matches!(watched.object, Object::Epoll(_)), EINVAL);
+    refuse!(!watched.pollable(), EPERM);
     let (mut events, mut data) = (0, 0);
     if operation != 2 {
         events = usercopy::read_u32(at)?;
@@ -506,12 +460,11 @@ pub fn epoll_ctl(_: &mut Frame, &[fd, operation, target, at, ..]: &Args) -> Answ
     Ok(0)
 }
 
-fn epoll_until(fd: u64, at: u64, limit: u64, timeout: u64, mask: Option<u64>) -> Answer {
+pub fn epoll_pwait(_: &mut Frame, &[fd, at, limit, timeout, mask, size]: &Args) -> Answer {
+    let mask = read_mask(mask, size)?;
     let file = files::get(fd)?;
     let Object::Epoll(interests) = &file.object else { return Err(Errno::EINVAL) };
-    if limit as i32 <= 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(limit as i32 <= 0, EINVAL);
     let limit = (limit as usize).min(MAX_EVENTS);
     let deadline = deadline_from_ms(i64::from(timeout as i32));
     sched::service(); // What the network brought meanwhile is told now, not by an interrupt.
@@ -529,8 +482,4 @@ fn epoll_until(fd: u64, at: u64, limit: u64, timeout: u64, mask: Option<u64>) ->
     }
     usercopy::write(at, &bytes)?;
     Ok(count)
-}
-
-pub fn epoll_pwait(_: &mut Frame, &[fd, at, limit, timeout, mask, size]: &Args) -> Answer {
-    epoll_until(fd, at, limit, timeout, read_mask(mask, size)?)
 }

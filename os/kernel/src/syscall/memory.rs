@@ -1,11 +1,8 @@
 //! Calls on the address space.
 
-use super::{Answer, Args, Errno};
-use crate::arch::Frame;
-use crate::files::{self, Object};
+use super::*;
 use crate::mm::space::{self, Backing, Place, Protection};
-use crate::mm::{frames, PAGE, PHYSICAL_BASE};
-use crate::usercopy;
+use crate::mm::{PAGE, PHYSICAL_BASE};
 
 const MAP_SHARED: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
@@ -14,13 +11,16 @@ const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 const MREMAP_MAYMOVE: u64 = 1;
 
+/// What can be written or run can be read on this machine.
 fn protection(bits: u64) -> Result<Protection, Errno> {
-    if bits & !7 != 0 {
-        return Err(Errno::EINVAL);
+    match bits {
+        0 => Ok(Protection::None),
+        1 => Ok(Protection::Read),
+        2 | 3 => Ok(Protection::Write),
+        4 | 5 => Ok(Protection::Execute),
+        6 | 7 => Err(Errno::EACCES),
+        _ => Err(Errno::EINVAL),
     }
-    // What can be written or run can be read on this machine: say so.
-    let (write, execute) = (bits & 2 != 0, bits & 4 != 0);
-    Ok(Protection { read: bits & 1 != 0 || write || execute, write, execute })
 }
 
 /// Limits: PROT_EXEC only for MAP_PRIVATE of root-image files, never with PROT_WRITE; a file in
@@ -33,51 +33,39 @@ pub fn mmap(_: &mut Frame, &[address, length, bits, flags, fd, offset]: &Args) -
         0 => Place::Anywhere,
         at => Place::Hint(at & !(PAGE - 1)),
     };
-    if !matches!(flags & 3, MAP_SHARED | MAP_PRIVATE) && flags & 3 != 3 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(!matches!(flags & 3, MAP_SHARED | MAP_PRIVATE) && flags & 3 != 3, EINVAL);
     if flags & MAP_ANONYMOUS != 0 {
         // Text comes from the root image only. With one process, shared and private are the same.
-        if protection.execute {
-            return Err(Errno::EACCES);
-        }
+        refuse!(protection == Protection::Execute, EACCES);
         return space::map(place, length, protection, Backing::Anonymous);
     }
     let file = files::get(fd)?;
     let Object::File(node) = file.object else { return Err(Errno::ENODEV) };
     let shared = flags & 3 != MAP_PRIVATE;
-    if !file.may_read() || (shared && protection.write && !file.may_write()) {
-        return Err(Errno::EACCES);
-    }
-    if offset % PAGE != 0 || length == 0 {
-        return Err(Errno::EINVAL);
-    }
-    if let Some(data) = files::with_tree(|tree| Ok(tree.image_data(node)))? {
-        if shared && protection.execute {
-            return Err(Errno::EACCES);
-        }
+    refuse!(
+        !file.may_read() || (shared && protection == Protection::Write && !file.may_write()),
+        EACCES
+    );
+    refuse!(offset % PAGE != 0 || length == 0, EINVAL);
+    let in_image = files::tree().image_data(node);
+    if let Some(data) = in_image {
+        refuse!(shared && protection == Protection::Execute, EACCES);
         let start = data.as_ptr() as u64 - PHYSICAL_BASE;
         let end = start + (data.len() as u64).next_multiple_of(PAGE);
         let at = start.checked_add(offset).ok_or(Errno::EINVAL)?;
         return space::map(place, length, protection, Backing::Image { at, end });
     }
-    if protection.execute {
-        return Err(Errno::EACCES);
-    }
-    if shared && protection.write {
-        return Err(Errno::ENODEV);
-    }
+    refuse!(protection == Protection::Execute, EACCES);
+    refuse!(shared && protection == Protection::Write, ENODEV);
     // A file in memory is copied now: a later page fault must not depend on the file tree.
-    let size = files::with_tree(|tree| tree.stat(node))?.size;
+    let size = files::tree().stat(node)?.size;
     let wanted = length.min(size.saturating_sub(offset));
-    if wanted / PAGE > frames::available() as u64 {
-        return Err(Errno::ENOMEM);
-    }
-    let at = space::map(place, length, Protection::READ_WRITE, Backing::Anonymous)?;
+    refuse!(wanted / PAGE > frames::available() as u64, ENOMEM);
+    let at = space::map(place, length, Protection::Write, Backing::Anonymous)?;
     let mut buffer = [0; PAGE as usize];
     let mut done = 0;
     while done < wanted {
-        let count = files::with_tree(|tree| tree.read_at(node, offset + done, &mut buffer))?;
+        let count = files::tree().read_at(node, offset + done, &mut buffer)?;
         if count == 0 {
             break;
         }
@@ -100,9 +88,7 @@ pub fn munmap(_: &mut Frame, &[start, length, ..]: &Args) -> Answer {
 
 /// Limits: no MREMAP_FIXED; anonymous memory only.
 pub fn mremap(_: &mut Frame, &[old, old_length, new_length, flags, ..]: &Args) -> Answer {
-    if flags & !MREMAP_MAYMOVE != 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(flags & !MREMAP_MAYMOVE != 0, EINVAL);
     space::remap(old, old_length, new_length, flags & MREMAP_MAYMOVE != 0)
 }
 

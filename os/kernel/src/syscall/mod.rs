@@ -7,10 +7,14 @@ mod memory;
 mod process;
 mod sockets;
 
-use crate::arch::{abi, Frame};
-use crate::log;
-use crate::mm::Global;
-pub use errno::Errno;
+use crate::arch::{self, abi, Frame};
+use crate::files::{self, tree, File, Object};
+use crate::mm::{frames, Global};
+use crate::sched::{self, Wait, Woken};
+use crate::{log, network, random, signal, time as date, usercopy};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+pub use errno::{refuse, Errno};
 
 /// The user and group that the program sees itself as.
 pub const USER: u32 = 1000;
@@ -117,10 +121,7 @@ pub fn dispatch(frame: &mut Frame) {
             Err(Errno::ENOSYS)
         }
     };
-    frame.set_result(match result {
-        Ok(value) => value,
-        Err(errno) => -(errno as i64) as u64,
-    });
+    frame.registers[arch::RESULT] = result.unwrap_or_else(|errno| -(errno as i64) as u64);
 }
 
 fn tell_unknown(number: usize, args: &Args) {

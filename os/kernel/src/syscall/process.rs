@@ -1,14 +1,12 @@
 //! Calls on threads, signals, time and the system itself.
 
-use super::{Answer, Args, Errno, HOST_NAME, USER};
-use crate::arch::{abi, Frame, MACHINE_NAME};
-use crate::mm::{frames, space};
-use crate::sched::{self, Wait, Woken};
-use crate::signal::{self, AlternateStack, ThreadSignals};
+use super::*;
+use crate::arch::{MACHINE_NAME, RESULT};
+use crate::mm::{self, space};
+use crate::signal::{Action, AlternateStack, ThreadSignals};
 use crate::usercopy::write_words;
-use crate::{arch, random, time as date, usercopy};
 
-const NS: u64 = 1_000_000_000;
+pub const NS: u64 = 1_000_000_000;
 /// What the program is told of its one process.
 pub const PROCESS: u64 = sched::FIRST_TID as u64;
 
@@ -24,22 +22,16 @@ const CLONE_KNOWN: u64 = 0x17d_0f00;
 /// Limits: threads of the one process only; fork answers ENOSYS.
 pub fn clone(frame: &mut Frame, args: &Args) -> Answer {
     let flags = args[0];
-    if flags & (CLONE_VM | CLONE_THREAD) != CLONE_VM | CLONE_THREAD {
-        return Err(Errno::ENOSYS); // A new process.
-    }
-    if flags & !CLONE_KNOWN != 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(flags & (CLONE_VM | CLONE_THREAD) != CLONE_VM | CLONE_THREAD, ENOSYS); // A new process.
+    refuse!(flags & !CLONE_KNOWN != 0, EINVAL);
     let mut start = *frame;
-    start.set_result(0);
+    start.registers[RESULT] = 0;
     if args[abi::CLONE_STACK] != 0 {
-        start.set_stack(args[abi::CLONE_STACK]);
+        start.stack = args[abi::CLONE_STACK];
     }
     let (mask, fs) = sched::with_current(|thread| (thread.signals.mask, thread.fs));
     let fs = if flags & CLONE_SETTLS != 0 { args[abi::CLONE_TLS] } else { fs };
-    if fs >= arch::USER_END {
-        return Err(Errno::EPERM);
-    }
+    refuse!(fs >= arch::USER_END, EPERM);
     let tid = sched::spawn(&start, fs, ThreadSignals::with_mask(mask))?;
     if flags & CLONE_CHILD_CLEARTID != 0 {
         sched::with_thread(tid, |thread| thread.clear_tid = args[abi::CLONE_CHILD_TID]);
@@ -67,14 +59,10 @@ const FUTEX_REALTIME: u64 = 256;
 
 /// Limits: WAIT, WAKE, WAIT_BITSET, WAKE_BITSET; no requeue, no priority inheritance.
 pub fn futex(_: &mut Frame, &[address, operation, value, timeout, _, mask]: &Args) -> Answer {
-    if address % 4 != 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(address % 4 != 0, EINVAL);
     let command = operation & !(FUTEX_PRIVATE | FUTEX_REALTIME);
     let mask = if matches!(command, 9 | 10) { mask as u32 } else { u32::MAX };
-    if mask == 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(mask == 0, EINVAL);
     match command {
         0 | 9 => {
             // FUTEX_WAIT's time is a span, WAIT_BITSET's a point, of the date where asked.
@@ -88,9 +76,7 @@ pub fn futex(_: &mut Frame, &[address, operation, value, timeout, _, mask]: &Arg
                 }
             };
             // On one processor, without preemption here, comparing and queueing are one step.
-            if usercopy::read_u32(address)? != value as u32 {
-                return Err(Errno::EAGAIN);
-            }
+            refuse!(usercopy::read_u32(address)? != value as u32, EAGAIN);
             match sched::block(Wait::Futex { address, mask }, deadline) {
                 Woken::Event => Ok(0),
                 Woken::Timeout => Err(Errno::ETIMEDOUT),
@@ -149,12 +135,8 @@ pub fn sched_yield(_: &mut Frame, _: &Args) -> Answer {
 
 /// Limits: one processor.
 pub fn sched_getaffinity(_: &mut Frame, &[tid, size, at, ..]: &Args) -> Answer {
-    if size < 8 || size % 8 != 0 {
-        return Err(Errno::EINVAL);
-    }
-    if tid != 0 && sched::with_thread(tid as u32, |_| ()).is_none() {
-        return Err(Errno::ESRCH);
-    }
+    refuse!(size < 8 || size % 8 != 0, EINVAL);
+    refuse!(tid != 0 && sched::with_thread(tid as u32, |_| ()).is_none(), ESRCH);
     usercopy::write_u64(at, 1).map(|()| 8)
 }
 
@@ -168,9 +150,7 @@ pub fn getcpu(_: &mut Frame, &[processor, node, ..]: &Args) -> Answer {
 /// Limits: ARCH_SET_FS, ARCH_GET_FS, ARCH_SET_GS, ARCH_GET_GS.
 pub fn arch_prctl(_: &mut Frame, &[command, value, ..]: &Args) -> Answer {
     let set = matches!(command, 0x1001 | 0x1002);
-    if set && value >= arch::USER_END {
-        return Err(Errno::EPERM);
-    }
+    refuse!(set && value >= arch::USER_END, EPERM);
     let (fs, gs) = sched::with_current(|thread| {
         match command {
             0x1001 => thread.gs = value,
@@ -202,13 +182,9 @@ fn limit(resource: u64) -> Result<u64, Errno> {
 
 /// Limits: limits are read, not set.
 pub fn prlimit64(_: &mut Frame, &[process, resource, new, old, ..]: &Args) -> Answer {
-    if process != 0 && process != PROCESS {
-        return Err(Errno::ESRCH);
-    }
+    refuse!(process != 0 && process != PROCESS, ESRCH);
     let limit = limit(resource)?;
-    if new != 0 && usercopy::read_words(new, 2)? != [limit, limit] {
-        return Err(Errno::EPERM);
-    }
+    refuse!(new != 0 && usercopy::read_words(new, 2)? != [limit, limit], EPERM);
     if old != 0 {
         write_words(old, &[limit, limit])?;
     }
@@ -221,9 +197,7 @@ fn busy_us() -> u64 {
 
 /// Limits: times of the machine since its start.
 pub fn getrusage(_: &mut Frame, &[who, at, ..]: &Args) -> Answer {
-    if !matches!(who as i32, -1..=1) {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(!matches!(who as i32, -1..=1), EINVAL);
     let busy = if who as i32 == -1 { 0 } else { busy_us() };
     let mut words = [0; 18];
     words[0] = busy / 1_000_000;
@@ -241,12 +215,14 @@ pub fn times(_: &mut Frame, &[at, ..]: &Args) -> Answer {
     Ok(arch::now_us() / 10_000)
 }
 
+/// Limits: shared memory is what files take, buffers what the kernel's heap keeps.
 pub fn sysinfo(_: &mut Frame, &[at, ..]: &Args) -> Answer {
+    let (kept, files) = (mm::trim(), tree().usage().0 as usize / 4096);
     let (free, total) = frames::count();
     let mut words = [0; 14];
     words[0] = arch::now_us() / 1_000_000;
-    words[4] = total as u64 * 4096;
-    words[5] = free as u64 * 4096;
+    // Usable, free, in files, and in the kernel's heap.
+    words[4..8].copy_from_slice(&[total, free, files, kept].map(|frames| frames as u64 * 4096));
     words[10] = sched::thread_ids().len() as u64;
     words[13] = 1; // The unit of the sizes: a byte.
     write_words(at, &words)
@@ -263,9 +239,7 @@ pub fn uname(_: &mut Frame, &[at, ..]: &Args) -> Answer {
 }
 
 pub fn getrandom(_: &mut Frame, &[at, length, flags, ..]: &Args) -> Answer {
-    if flags & !7 != 0 || flags & 6 == 6 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(flags & !7 != 0 || flags & 6 == 6, EINVAL);
     let mut buffer = [0; 256];
     let length = length.min(0x1ff_ffff);
     let mut done = 0;
@@ -328,11 +302,9 @@ pub fn time(_: &mut Frame, &[at, ..]: &Args) -> Answer {
 
 /// A `struct timespec` in nanoseconds.
 fn read_time(at: u64) -> Result<u64, Errno> {
-    let words = usercopy::read_words(at, 2)?;
-    if words[0] > i64::MAX as u64 || words[1] >= NS {
-        return Err(Errno::EINVAL);
-    }
-    Ok(words[0].saturating_mul(NS).saturating_add(words[1]))
+    let [seconds, ns] = usercopy::read_array(at)?;
+    refuse!(seconds > i64::MAX as u64 || ns >= NS, EINVAL);
+    Ok(seconds.saturating_mul(NS).saturating_add(ns))
 }
 
 /// The point in time at the end of a span; none for a null pointer.
@@ -345,9 +317,7 @@ pub fn read_timeout(at: u64) -> Result<Option<u64>, Errno> {
 
 pub fn clock_nanosleep(_: &mut Frame, &[clock, flags, at, rest_at, ..]: &Args) -> Answer {
     let (time, now) = (read_time(at)?, clock_ns(clock)?);
-    if flags & !1 != 0 || clock > 11 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(flags & !1 != 0 || clock > 11, EINVAL);
     let span = if flags & 1 != 0 { time.saturating_sub(now) } else { time };
     let deadline = arch::now_us().saturating_add(span.div_ceil(1000));
     if sched::block(Wait::Sleep, Some(deadline)) != Woken::Signal {
@@ -365,22 +335,17 @@ pub fn check_set_size(size: u64) -> Result<(), Errno> {
     (size == 8).then_some(()).ok_or(Errno::EINVAL)
 }
 
-fn signal_number(signal: u64) -> Result<u32, Errno> {
-    match signal {
-        1..=64 => Ok(signal as u32),
-        _ => Err(Errno::EINVAL),
-    }
-}
-
 pub fn rt_sigaction(_: &mut Frame, &[signal, new, old, size, ..]: &Args) -> Answer {
-    let signal = signal_number(signal)?;
+    refuse!(!(1..=u64::from(signal::COUNT)).contains(&signal), EINVAL);
     check_set_size(size)?;
+    let signal = signal as u32;
     let before = signal::action(signal);
     if new != 0 {
-        signal::set_action(signal, signal::read_action(new)?)?;
+        let [handler, flags, restorer, mask] = usercopy::read_array(new)?;
+        signal::set_action(signal, Action { handler, flags, restorer, mask })?;
     }
     if old != 0 {
-        signal::write_action(old, before)?;
+        write_words(old, &[before.handler, before.flags, before.restorer, before.mask])?;
     }
     Ok(0)
 }
@@ -442,21 +407,19 @@ pub fn rt_sigtimedwait(_: &mut Frame, &[set, info, timeout, size, ..]: &Args) ->
 
 pub fn sigaltstack(frame: &mut Frame, &[new, old, ..]: &Args) -> Answer {
     let before = sched::with_current(|thread| thread.signals.stack);
-    let inside = frame.stack().wrapping_sub(before.start) < before.size;
+    let inside = frame.stack.wrapping_sub(before.start) < before.size;
     if new != 0 {
-        let words = usercopy::read_words(new, 3)?;
-        let enabled = words[1] as u32 & 2 == 0;
-        if inside {
-            return Err(Errno::EPERM);
-        }
-        if enabled && words[2] < 2048 {
-            return Err(Errno::ENOMEM);
-        }
-        if enabled && words[0].checked_add(words[2]).is_none_or(|end| end > arch::USER_END) {
-            return Err(Errno::EFAULT);
-        }
-        let (start, size) = if enabled { (words[0], words[2]) } else { (0, 0) };
-        sched::with_current(|t| t.signals.stack = AlternateStack { start, size, enabled });
+        let [start, flags, size] = usercopy::read_array(new)?;
+        let enabled = flags as u32 & 2 == 0;
+        refuse!(inside, EPERM);
+        refuse!(enabled && size < 2048, ENOMEM);
+        let stack = if enabled {
+            usercopy::check(start, size)?;
+            AlternateStack { start, size, enabled }
+        } else {
+            AlternateStack::default()
+        };
+        sched::with_current(|thread| thread.signals.stack = stack);
     }
     if old != 0 {
         let flags = if !before.enabled { 2 } else { u64::from(inside) };
@@ -479,17 +442,11 @@ pub fn alarm(_: &mut Frame, &[seconds, ..]: &Args) -> Answer {
 
 /// Limits: the program itself only.
 pub fn kill(_: &mut Frame, &[process, signal, ..]: &Args) -> Answer {
-    if !matches!(process as i32, -1..=1) {
-        return Err(Errno::ESRCH);
-    }
-    let signal = if signal == 0 { 0 } else { signal_number(signal)? };
-    signal::send(None, signal).map(|()| 0)
+    refuse!(!matches!(process as i32, -1..=1), ESRCH);
+    signal::send(None, signal as u32).map(|()| 0)
 }
 
 pub fn tgkill(_: &mut Frame, &[process, tid, signal, ..]: &Args) -> Answer {
-    if process != PROCESS {
-        return Err(Errno::ESRCH);
-    }
-    let signal = if signal == 0 { 0 } else { signal_number(signal)? };
-    signal::send(Some(tid as u32), signal).map(|()| 0)
+    refuse!(process != PROCESS, ESRCH);
+    signal::send(Some(tid as u32), signal as u32).map(|()| 0)
 }

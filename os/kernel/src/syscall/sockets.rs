@@ -1,19 +1,12 @@
 //! Calls on sockets.
 
-use super::{io, Answer, Args, Errno};
-use crate::arch::Frame;
-use crate::files::{self, File, Object, O_NONBLOCK, O_RDWR};
-use crate::sched::{self, Wait, Woken};
-use crate::{network, usercopy};
-use alloc::rc::Rc;
+use super::*;
 use net::{Ipv4Addr, Kind, Shutdown, SocketAddrV4, SocketId, SocketOption, Stack};
 
 const AF_UNIX: u64 = 1;
 const AF_INET: u64 = 2;
 const SOCK_STREAM: u64 = 1;
 const SOCK_DGRAM: u64 = 2;
-const SOCK_NONBLOCK: u64 = 0x800;
-const SOCK_CLOEXEC: u64 = 0x8_0000;
 const MSG_PEEK: u64 = 2;
 const MSG_TRUNC: u32 = 0x20;
 const MSG_DONTWAIT: u64 = 0x40;
@@ -32,22 +25,18 @@ fn socket_of(file: &File) -> Result<(SocketId, Kind), Errno> {
     }
 }
 
-fn is_socket(file: &File) -> Result<(), Errno> {
-    match file.object {
-        Object::Socket(..) | Object::Pair(..) => Ok(()),
-        _ => Err(Errno::ENOTSOCK),
-    }
+/// The open socket, or end of a socket pair, at a descriptor.
+fn get(fd: u64) -> Result<Rc<File>, Errno> {
+    let file = files::get(fd)?;
+    refuse!(!matches!(file.object, Object::Socket(..) | Object::Pair(..)), ENOTSOCK);
+    Ok(file)
 }
 
 fn read_address(at: u64, length: u64) -> Result<SocketAddrV4, Errno> {
-    if (length as u32 as usize) < ADDRESS_SIZE || length as i32 > 128 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!((length as u32 as usize) < ADDRESS_SIZE || length as i32 > 128, EINVAL);
     let mut bytes = [0; ADDRESS_SIZE];
     usercopy::read(at, &mut bytes)?;
-    if u64::from(u16::from_le_bytes([bytes[0], bytes[1]])) != AF_INET {
-        return Err(Errno::EAFNOSUPPORT);
-    }
+    refuse!(u64::from(u16::from_le_bytes([bytes[0], bytes[1]])) != AF_INET, EAFNOSUPPORT);
     let ip = Ipv4Addr::new(bytes[4], bytes[5], bytes[6], bytes[7]);
     Ok(SocketAddrV4::new(ip, u16::from_be_bytes([bytes[2], bytes[3]])))
 }
@@ -71,31 +60,23 @@ fn write_address(at: u64, length_at: u64, address: Option<SocketAddrV4>) -> Resu
         }
     };
     let room = usercopy::read_u32(length_at)?;
-    if (room as i32) < 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!((room as i32) < 0, EINVAL);
     usercopy::write(at, &bytes[..bytes.len().min(room as usize)])?;
     usercopy::write_u32(length_at, bytes.len() as u32)
 }
 
 /// Limits: AF_INET, SOCK_STREAM and SOCK_DGRAM.
 pub fn socket(_: &mut Frame, &[family, kind, protocol, ..]: &Args) -> Answer {
-    if family != AF_INET {
-        return Err(Errno::EAFNOSUPPORT);
-    }
+    refuse!(family != AF_INET, EAFNOSUPPORT);
     let stack_kind = match (kind & 15, protocol) {
         (SOCK_STREAM, 0 | 6) => Kind::Stream,
         (SOCK_DGRAM, 0 | 17) => Kind::Datagram,
         (SOCK_STREAM | SOCK_DGRAM, _) => return Err(Errno::EPROTONOSUPPORT),
         _ => return Err(Errno::EINVAL),
     };
-    if kind & !(15 | SOCK_NONBLOCK | SOCK_CLOEXEC) != 0 {
-        return Err(Errno::EINVAL);
-    }
+    let (flags, close_on_exec) = files::making_flags(kind, 15)?;
     let id = network::with(|stack, _| stack.open(stack_kind))?;
-    let flags = O_RDWR | (kind & SOCK_NONBLOCK) as u32;
-    let file = files::new_file(Object::Socket(id, stack_kind), flags);
-    files::install(file, kind & SOCK_CLOEXEC != 0, 0)
+    files::open(Object::Socket(id, stack_kind), files::O_RDWR | flags, close_on_exec)
 }
 
 /// Limits: AF_UNIX, SOCK_STREAM.
@@ -103,13 +84,9 @@ pub fn socketpair(_: &mut Frame, &[family, kind, protocol, at, ..]: &Args) -> An
     if family != AF_UNIX {
         return Err(if family == AF_INET { Errno::EOPNOTSUPP } else { Errno::EAFNOSUPPORT });
     }
-    if kind & 15 != SOCK_STREAM || protocol > 1 {
-        return Err(Errno::EPROTONOSUPPORT);
-    }
-    if kind & !(15 | SOCK_NONBLOCK | SOCK_CLOEXEC) != 0 {
-        return Err(Errno::EINVAL);
-    }
-    io::install_two(File::pair(kind as u32 & O_NONBLOCK), kind & SOCK_CLOEXEC != 0, at)
+    refuse!(kind & 15 != SOCK_STREAM || protocol > 1, EPROTONOSUPPORT);
+    let (flags, close_on_exec) = files::making_flags(kind, 15)?;
+    io::install_two(File::pair(flags), close_on_exec, at)
 }
 
 pub fn bind(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
@@ -121,35 +98,28 @@ pub fn bind(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
 
 pub fn listen(_: &mut Frame, &[fd, backlog, ..]: &Args) -> Answer {
     let (socket, kind) = socket_of(&*files::get(fd)?)?;
-    if kind != Kind::Stream {
-        return Err(Errno::EOPNOTSUPP);
-    }
+    refuse!(kind != Kind::Stream, EOPNOTSUPP);
     let backlog = (backlog as i32).max(0) as usize;
     network::with(|stack, _| stack.listen(socket, backlog.max(1)))?;
     if let Some(local) = network::look(|stack| stack.local_address(socket)) {
-        crate::log!("listening on {}", local.port());
+        log!("listening on {}", local.port());
     }
     Ok(0)
 }
 
 pub fn accept4(_: &mut Frame, &[fd, at, length_at, flags, ..]: &Args) -> Answer {
-    if flags & !(SOCK_NONBLOCK | SOCK_CLOEXEC) != 0 {
-        return Err(Errno::EINVAL);
-    }
+    let (flags, close_on_exec) = files::making_flags(flags, 0)?;
     let file = files::get(fd)?;
     let (socket, kind) = socket_of(&file)?;
-    if kind != Kind::Stream {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    if files::count() >= files::MAX_DESCRIPTORS {
-        return Err(Errno::EMFILE); // Before a connection is taken that could not be kept.
-    }
-    let (id, peer) =
-        file.wait_for(file.nonblocking(), || Ok(network::with(|stack, _| stack.accept(socket))?))?;
-    let object = Object::Socket(id, Kind::Stream);
-    let accepted = files::new_file(object, O_RDWR | (flags & SOCK_NONBLOCK) as u32);
+    refuse!(kind != Kind::Stream, EOPNOTSUPP);
+    // Before a connection is taken that could not be kept.
+    refuse!(files::count() >= files::MAX_DESCRIPTORS, EMFILE);
+    let (id, peer) = sched::retry(Wait::Object(file.id), !file.nonblocking(), || {
+        network::with(|stack, _| stack.accept(socket))
+    })?;
+    let accepted = files::new_file(Object::Socket(id, Kind::Stream), files::O_RDWR | flags);
     write_address(at, length_at, Some(peer))?;
-    files::install(accepted, flags & SOCK_CLOEXEC != 0, 0)
+    files::install(accepted, close_on_exec, 0)
 }
 
 pub fn connect(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
@@ -160,9 +130,7 @@ pub fn connect(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
         Err(Errno::EINPROGRESS) => {}
         result => return Ok(result.map(|()| 0)?),
     }
-    if file.nonblocking() {
-        return Err(Errno::EINPROGRESS); // Even to ourselves, as Linux does.
-    }
+    refuse!(file.nonblocking(), EINPROGRESS); // Even to ourselves, as Linux does.
     loop {
         let ready = network::look(|stack| stack.readiness(socket));
         if ready.error {
@@ -172,9 +140,7 @@ pub fn connect(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
         if ready.writable {
             return Ok(0);
         }
-        if sched::block(Wait::Object(file.id), None) == Woken::Signal {
-            return Err(Errno::EINTR);
-        }
+        refuse!(sched::block(Wait::Object(file.id), None) == Woken::Signal, EINTR);
     }
 }
 
@@ -208,17 +174,13 @@ fn send_message(
     flags: u64,
     target: Option<SocketAddrV4>,
 ) -> Answer {
-    if flags & !(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE) != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
+    refuse!(flags & !(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE) != 0, EOPNOTSUPP);
     let nonblocking = file.nonblocking() || flags & MSG_DONTWAIT != 0;
     if let Object::Socket(socket, Kind::Datagram) = file.object {
         let mut data = alloc::vec::Vec::new();
         for (at, length) in parts {
             let start = data.len();
-            if start as u64 + length > MAX_DATAGRAM {
-                return Err(Errno::EMSGSIZE);
-            }
+            refuse!(start as u64 + length > MAX_DATAGRAM, EMSGSIZE);
             data.resize(start + *length as usize, 0);
             usercopy::read(*at, &mut data[start..])?;
         }
@@ -228,9 +190,7 @@ fn send_message(
             error => error,
         });
     }
-    if target.is_some() {
-        return Err(Errno::EISCONN);
-    }
+    refuse!(target.is_some(), EISCONN);
     io::write_parts(file, parts, None, nonblocking, flags & MSG_NOSIGNAL != 0)
 }
 
@@ -241,15 +201,13 @@ fn receive_message(
     flags: u64,
 ) -> Result<(u64, Option<SocketAddrV4>, bool), Errno> {
     let known = MSG_DONTWAIT | MSG_PEEK | MSG_WAITALL | MSG_NOSIGNAL | MSG_CLOEXEC;
-    if flags & !known != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
+    refuse!(flags & !known != 0, EOPNOTSUPP);
     let nonblocking = file.nonblocking() || flags & MSG_DONTWAIT != 0;
     let peek = flags & MSG_PEEK != 0;
     if let Object::Socket(socket, Kind::Datagram) = file.object {
         let mut data = [0; MAX_DATAGRAM as usize];
-        let (count, from) = file.wait_for(nonblocking, || {
-            Ok(network::with(|stack, _| stack.recv_from(socket, &mut data, peek))?)
+        let (count, from) = sched::retry(Wait::Object(file.id), !nonblocking, || {
+            network::with(|stack, _| stack.recv_from(socket, &mut data, peek))
         })?;
         let mut done = 0;
         for (at, length) in parts {
@@ -265,16 +223,14 @@ fn receive_message(
 
 /// Limits: MSG_DONTWAIT, MSG_NOSIGNAL; MSG_MORE changes nothing.
 pub fn sendto(_: &mut Frame, &[fd, at, length, flags, to, to_length]: &Args) -> Answer {
-    let file = files::get(fd)?;
-    is_socket(&file)?;
+    let file = get(fd)?;
     let target = (to != 0).then(|| read_address(to, to_length)).transpose()?;
     send_message(&file, &io::one_part(at, length)?, flags, target)
 }
 
 /// Limits: MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, MSG_NOSIGNAL.
 pub fn recvfrom(_: &mut Frame, &[fd, at, length, flags, from, from_length]: &Args) -> Answer {
-    let file = files::get(fd)?;
-    is_socket(&file)?;
+    let file = get(fd)?;
     let (count, sender, _) = receive_message(&file, &io::one_part(at, length)?, flags)?;
     if sender.is_some() {
         write_address(from, from_length, sender)?;
@@ -286,20 +242,16 @@ pub fn recvfrom(_: &mut Frame, &[fd, at, length, flags, from, from_length]: &Arg
 
 /// Limits: no control messages (EINVAL).
 pub fn sendmsg(_: &mut Frame, &[fd, message, flags, ..]: &Args) -> Answer {
-    let file = files::get(fd)?;
-    is_socket(&file)?;
+    let file = get(fd)?;
     let words = usercopy::read_words(message, 7)?;
-    if words[4] != 0 && words[5] != 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(words[4] != 0 && words[5] != 0, EINVAL);
     let target = if words[0] != 0 { Some(read_address(words[0], words[1])?) } else { None };
     send_message(&file, &io::parts(words[2], words[3])?, flags, target)
 }
 
 /// Limits: no control messages.
 pub fn recvmsg(_: &mut Frame, &[fd, message, flags, ..]: &Args) -> Answer {
-    let file = files::get(fd)?;
-    is_socket(&file)?;
+    let file = get(fd)?;
     let words = usercopy::read_words(message, 7)?;
     let (count, sender, cut) = receive_message(&file, &io::parts(words[2], words[3])?, flags)?;
     if words[0] != 0 && sender.is_some() {
@@ -367,23 +319,18 @@ fn option_bit(level: u64, name: u64) -> Option<u32> {
 /// SO_LINGER off, SO_RCVTIMEO, SO_SNDTIMEO of nought, TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL,
 /// TCP_KEEPCNT; sizes and keep-alive times are read back as they are in the stack.
 pub fn setsockopt(_: &mut Frame, &[fd, level, name, at, length, _]: &Args) -> Answer {
-    let file = files::get(fd)?;
-    is_socket(&file)?;
+    let file = get(fd)?;
     if matches!((level, name), (SOL_SOCKET, SO_RCVTIMEO | SO_SNDTIMEO)) {
         let words = usercopy::read_words(at, 2)?;
         return if words == [0, 0] { Ok(0) } else { Err(Errno::ENOPROTOOPT) };
     }
-    if (length as i32) < 4 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!((length as i32) < 4, EINVAL);
     let on = usercopy::read_u32(at)? != 0;
     if let Some(bit) = option_bit(level, name) {
         let Object::Socket(socket, kind) = file.object else {
             return if level == SOL_SOCKET { Ok(0) } else { Err(Errno::EOPNOTSUPP) };
         };
-        if level == IPPROTO_TCP && kind != Kind::Stream {
-            return Err(Errno::ENOPROTOOPT);
-        }
+        refuse!(level == IPPROTO_TCP && kind != Kind::Stream, ENOPROTOOPT);
         let options = file.options.get() & !bit;
         file.options.set(if on { options | bit } else { options });
         let option = match bit {
@@ -404,8 +351,7 @@ pub fn setsockopt(_: &mut Frame, &[fd, level, name, at, length, _]: &Args) -> An
 
 /// Limits: the same, SO_ERROR, SO_TYPE, SO_DOMAIN, SO_PROTOCOL, SO_ACCEPTCONN.
 pub fn getsockopt(_: &mut Frame, &[fd, level, name, at, length_at, _]: &Args) -> Answer {
-    let file = files::get(fd)?;
-    is_socket(&file)?;
+    let file = get(fd)?;
     let inet = match file.object {
         Object::Socket(socket, kind) => Some((socket, kind)),
         _ => None,
@@ -437,9 +383,7 @@ pub fn getsockopt(_: &mut Frame, &[fd, level, name, at, length_at, _]: &Args) ->
         }
     };
     let room = usercopy::read_u32(length_at)? as i32;
-    if room < 0 {
-        return Err(Errno::EINVAL);
-    }
+    refuse!(room < 0, EINVAL);
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&value.to_le_bytes());
     let size = if (level, name) == (SOL_SOCKET, SO_LINGER) { 8 } else { 4 };

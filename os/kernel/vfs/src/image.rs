@@ -6,7 +6,7 @@
 //! type in the upper bits as in `stat`), u32 nought, u64 offset and length of the bytes, u64
 //! seconds of the last change. A link's bytes are its target.
 
-use crate::tree::{Content, Tree};
+use crate::tree::{Content, Node, Tree};
 use crate::{Error, MAX_NODES, ROOT};
 use alloc::string::String;
 
@@ -52,7 +52,7 @@ impl Tree {
             let (parent, name) = path.rsplit_once('/')?;
             let parent = self.lookup(ROOT, if parent.is_empty() { "/" } else { parent }, true);
             let time_ns = (word(entry, 32)? as u64).saturating_mul(1_000_000_000);
-            self.insert(parent.ok()?, name, content, mode & 0o7777, time_ns).ok()?;
+            self.insert(parent.ok()?, name, Node::new(content, mode, time_ns)).ok()?;
         }
         Some(())
     }

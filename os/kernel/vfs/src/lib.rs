@@ -13,8 +13,10 @@ mod stream;
 mod tests;
 mod tree;
 
+use errno::refuse;
 pub use errno::Errno as Error;
 pub use stream::Stream;
+pub type Result<T> = core::result::Result<T, Error>;
 pub use tree::{Device, Entry, Kind, NodeId, Stat, Tree, ROOT};
 
 /// Bytes in one name: what the interpreter's libraries assume (NAME_MAX).

@@ -1,6 +1,6 @@
 //! One direction of a pipe or a socket pair.
 
-use crate::{Error, PIPE_CAPACITY};
+use crate::{refuse, Error, Result, PIPE_CAPACITY};
 use alloc::collections::VecDeque;
 
 /// Writes up to this size go in whole or not at all (PIPE_BUF).
@@ -35,7 +35,7 @@ impl Stream {
     }
 
     /// Takes bytes out; 0 is the end.
-    pub fn read(&mut self, out: &mut [u8], peek: bool) -> Result<usize, Error> {
+    pub fn read(&mut self, out: &mut [u8], peek: bool) -> Result<usize> {
         let taken = out.len().min(self.data.len());
         if taken == 0 && !out.is_empty() {
             return if self.writer_closed { Ok(0) } else { Err(Error::EAGAIN) };
@@ -53,14 +53,10 @@ impl Stream {
         Ok(taken)
     }
 
-    pub fn write(&mut self, data: &[u8]) -> Result<usize, Error> {
-        if self.reader_closed {
-            return Err(Error::EPIPE);
-        }
+    pub fn write(&mut self, data: &[u8]) -> Result<usize> {
+        refuse!(self.reader_closed, EPIPE);
         let room = PIPE_CAPACITY - self.data.len();
-        if room == 0 && !data.is_empty() || data.len() <= ATOMIC && data.len() > room {
-            return Err(Error::EAGAIN);
-        }
+        refuse!(room == 0 && !data.is_empty() || data.len() <= ATOMIC && data.len() > room, EAGAIN);
         let taken = data.len().min(room);
         self.data.extend(&data[..taken]);
         Ok(taken)

@@ -2,7 +2,7 @@
 
 use crate::*;
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::{BTreeMap, Entry as Slot};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -34,6 +34,9 @@ pub enum Content {
     Device(Device),
 }
 
+const NO_NAMES: Content = Content::Directory(BTreeMap::new());
+const NO_BYTES: Content = Content::Memory { pages: BTreeMap::new(), size: 0 };
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Directory,
@@ -42,7 +45,7 @@ pub enum Kind {
     Device(Device),
 }
 
-struct Node {
+pub struct Node {
     content: Content,
     permissions: u32,
     links: u32,
@@ -51,6 +54,14 @@ struct Node {
     parent: NodeId,
     /// Of a directory: whether its list of names may change.
     writable: bool,
+}
+
+impl Node {
+    pub fn new(content: Content, permissions: u32, changed_ns: u64) -> Node {
+        let links = if matches!(content, Content::Directory(_)) { 2 } else { 1 };
+        let permissions = permissions & 0o7777;
+        Node { content, permissions, links, opens: 0, changed_ns, parent: ROOT, writable: false }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,21 +88,15 @@ pub struct Tree {
     free: Vec<u32>,
     /// Bytes of pages of files in memory.
     used: u64,
+    /// The date in nanoseconds since 1970.
+    clock: fn() -> u64,
 }
 
 impl Tree {
     /// A tree with nothing but its root.
-    pub fn new() -> Tree {
-        let root = Node {
-            content: Content::Directory(BTreeMap::new()),
-            permissions: 0o755,
-            links: 2,
-            opens: 1,
-            changed_ns: 0,
-            parent: ROOT,
-            writable: false,
-        };
-        Tree { nodes: alloc::vec![Some(root)], free: Vec::new(), used: 0 }
+    pub fn new(clock: fn() -> u64) -> Tree {
+        let root = Node { opens: 1, ..Node::new(NO_NAMES, 0o755, 0) };
+        Tree { nodes: alloc::vec![Some(root)], free: Vec::new(), used: 0, clock }
     }
 
     /// Bytes that files in memory take, and how many nodes there are.
@@ -99,22 +104,22 @@ impl Tree {
         (self.used, self.nodes.len() - self.free.len())
     }
 
-    fn node(&self, id: NodeId) -> Result<&Node, Error> {
+    fn node(&self, id: NodeId) -> Result<&Node> {
         self.nodes.get(id.0 as usize).and_then(|n| n.as_ref()).ok_or(Error::ENOENT)
     }
 
-    fn node_mut(&mut self, id: NodeId) -> Result<&mut Node, Error> {
+    fn node_mut(&mut self, id: NodeId) -> Result<&mut Node> {
         self.nodes.get_mut(id.0 as usize).and_then(|n| n.as_mut()).ok_or(Error::ENOENT)
     }
 
-    fn names(&self, id: NodeId) -> Result<&BTreeMap<String, NodeId>, Error> {
+    fn names(&self, id: NodeId) -> Result<&BTreeMap<String, NodeId>> {
         match &self.node(id)?.content {
             Content::Directory(names) => Ok(names),
             _ => Err(Error::ENOTDIR),
         }
     }
 
-    fn names_mut(&mut self, id: NodeId) -> Result<&mut BTreeMap<String, NodeId>, Error> {
+    fn names_mut(&mut self, id: NodeId) -> Result<&mut BTreeMap<String, NodeId>> {
         match &mut self.node_mut(id)?.content {
             Content::Directory(names) => Ok(names),
             _ => Err(Error::ENOTDIR),
@@ -122,50 +127,61 @@ impl Tree {
     }
 
     /// Puts a node under a name, without asking whether the directory is writable.
-    pub(crate) fn insert(
-        &mut self,
-        parent: NodeId,
-        name: &str,
-        content: Content,
-        permissions: u32,
-        now_ns: u64,
-    ) -> Result<NodeId, Error> {
-        if name.is_empty() || name == "." || name == ".." {
-            return Err(Error::EEXIST);
+    pub fn insert(&mut self, parent: NodeId, name: &str, node: Node) -> Result<NodeId> {
+        refuse!(name.is_empty() || name == "." || name == "..", EEXIST);
+        refuse!(name.len() > MAX_NAME, ENAMETOOLONG);
+        refuse!(self.names(parent)?.contains_key(name), EEXIST);
+        refuse!(self.nodes.len() - self.free.len() >= MAX_NODES, ENOSPC);
+        let (writable, changed_ns) = (self.node(parent)?.writable, node.changed_ns);
+        let id = NodeId(self.free.pop().unwrap_or(self.nodes.len() as u32));
+        if id.0 as usize == self.nodes.len() {
+            self.nodes.push(None);
         }
-        if name.len() > MAX_NAME {
-            return Err(Error::ENAMETOOLONG);
-        }
-        if self.names(parent)?.contains_key(name) {
-            return Err(Error::EEXIST);
-        }
-        if self.nodes.len() - self.free.len() >= MAX_NODES {
-            return Err(Error::ENOSPC);
-        }
-        let directory = matches!(content, Content::Directory(_));
-        let writable = self.node(parent)?.writable;
-        let links = if directory { 2 } else { 1 };
-        let node =
-            Node { content, permissions, links, opens: 0, changed_ns: now_ns, parent, writable };
-        let id = match self.free.pop() {
-            Some(index) => {
-                self.nodes[index as usize] = Some(node);
-                NodeId(index)
-            }
-            None => {
-                self.nodes.push(Some(node));
-                NodeId(self.nodes.len() as u32 - 1)
-            }
-        };
-        self.names_mut(parent)?.insert(String::from(name), id);
-        let parent = self.node_mut(parent)?;
-        parent.changed_ns = now_ns;
-        parent.links += u32::from(directory);
+        self.nodes[id.0 as usize] = Some(Node { writable, ..node });
+        self.attach(parent, name, id, changed_ns)?;
         Ok(id)
     }
 
+    /// A new node, under a name in a directory that may be changed.
+    fn add(&mut self, at: (NodeId, String), content: Content, permissions: u32) -> Result<NodeId> {
+        self.check_writable(at.0)?;
+        let node = Node::new(content, permissions, (self.clock)());
+        self.insert(at.0, &at.1, node)
+    }
+
+    /// Gives a node a name. A directory counts as one more link of the one that it is in.
+    fn attach(&mut self, parent: NodeId, name: &str, id: NodeId, now_ns: u64) -> Result<()> {
+        self.names_mut(parent)?.insert(String::from(name), id);
+        self.node_mut(id)?.parent = parent;
+        let directory = self.kind(id)? == Kind::Directory;
+        let above = self.node_mut(parent)?;
+        above.changed_ns = now_ns;
+        above.links += u32::from(directory);
+        Ok(())
+    }
+
+    /// Takes a name from a node.
+    fn detach(&mut self, parent: NodeId, name: &str) -> Result<NodeId> {
+        let id = self.names_mut(parent)?.remove(name).ok_or(Error::ENOENT)?;
+        let (directory, now_ns) = (self.kind(id)? == Kind::Directory, (self.clock)());
+        let above = self.node_mut(parent)?;
+        above.changed_ns = now_ns;
+        above.links -= u32::from(directory);
+        Ok(id)
+    }
+
+    /// Takes a name away, and with its last one the node, unless it is open.
+    fn remove(&mut self, parent: NodeId, name: &str) -> Result<()> {
+        let id = self.detach(parent, name)?;
+        let directory = self.kind(id)? == Kind::Directory;
+        let node = self.node_mut(id)?;
+        node.links = if directory { 0 } else { node.links - 1 };
+        self.collect(id);
+        Ok(())
+    }
+
     /// The node that `path` names, from `base` where it is relative.
-    pub fn lookup(&self, base: NodeId, path: &str, follow: bool) -> Result<NodeId, Error> {
+    pub fn lookup(&self, base: NodeId, path: &str, follow: bool) -> Result<NodeId> {
         let (parent, name) = self.resolve(base, path, follow)?;
         match name {
             None => Ok(parent),
@@ -175,22 +191,13 @@ impl Tree {
 
     /// The directory that holds the last part of `path`, and that part; `None` where the path
     /// ends in the directory itself. Links on the way are followed, the last one where `follow`.
-    fn resolve(
-        &self,
-        base: NodeId,
-        path: &str,
-        follow: bool,
-    ) -> Result<(NodeId, Option<String>), Error> {
-        if path.is_empty() {
-            return Err(Error::ENOENT);
-        }
+    fn resolve(&self, base: NodeId, path: &str, follow: bool) -> Result<(NodeId, Option<String>)> {
+        refuse!(path.is_empty(), ENOENT);
         let mut rest = String::from(path);
         let mut at = base;
         let mut links = 0;
         loop {
-            if rest.len() > MAX_PATH {
-                return Err(Error::ENAMETOOLONG);
-            }
+            refuse!(rest.len() > MAX_PATH, ENAMETOOLONG);
             if rest.starts_with('/') {
                 at = ROOT;
             }
@@ -198,9 +205,7 @@ impl Tree {
             let (part, after) = trimmed.split_once('/').unwrap_or((trimmed, ""));
             let must_be_directory = trimmed.len() > part.len();
             let last = after.trim_matches('/').is_empty();
-            if part.len() > MAX_NAME {
-                return Err(Error::ENAMETOOLONG);
-            }
+            refuse!(part.len() > MAX_NAME, ENAMETOOLONG);
             match part {
                 "" => return Ok((at, None)),
                 "." => {
@@ -212,19 +217,16 @@ impl Tree {
                 }
                 _ => {
                     let found = self.names(at)?.get(part).copied();
+                    let through = !last || follow || must_be_directory;
                     let target = match found.map(|id| self.node(id)).transpose()? {
-                        Some(Node { content: Content::Link(target), .. })
-                            if !last || follow || must_be_directory =>
-                        {
+                        Some(Node { content: Content::Link(target), .. }) if through => {
                             Some(target)
                         }
                         _ => None,
                     };
                     if let Some(target) = target {
                         links += 1;
-                        if links > MAX_LINKS {
-                            return Err(Error::ELOOP);
-                        }
+                        refuse!(links > MAX_LINKS, ELOOP);
                         let slash = if must_be_directory { "/" } else { "" };
                         rest = alloc::format!("{target}{slash}{after}");
                         continue;
@@ -241,126 +243,90 @@ impl Tree {
         }
     }
 
-    /// The directory to change and the name in it, where the directory may be changed.
-    fn place(&self, base: NodeId, path: &str) -> Result<(NodeId, String), Error> {
+    /// The directory to change and the name in it. Slashes at the end are no part of the name.
+    fn place(&self, base: NodeId, path: &str) -> Result<(NodeId, String)> {
+        let trimmed = path.trim_end_matches('/');
+        let path = if trimmed.is_empty() { path } else { trimmed };
         let (parent, name) = self.resolve(base, path, false)?;
-        let name = name.ok_or(Error::EEXIST)?;
         self.names(parent)?;
-        Ok((parent, name))
+        Ok((parent, name.ok_or(Error::EEXIST)?))
     }
 
     /// A place where there is nothing yet.
-    fn new_place(&self, base: NodeId, path: &str) -> Result<(NodeId, String), Error> {
-        let (parent, name) = self.place(base, path)?;
-        if self.names(parent)?.contains_key(&name) {
-            return Err(Error::EEXIST);
-        }
+    fn new_place(&self, base: NodeId, path: &str) -> Result<(NodeId, String)> {
+        let (parent, name) = self.resolve(base, path, false)?;
+        let name = name.ok_or(Error::EEXIST)?;
+        refuse!(self.names(parent)?.contains_key(&name), EEXIST);
         self.check_writable(parent)?;
         Ok((parent, name))
     }
 
-    fn check_writable(&self, directory: NodeId) -> Result<(), Error> {
+    fn check_writable(&self, directory: NodeId) -> Result<()> {
         self.node(directory)?.writable.then_some(()).ok_or(Error::EROFS)
     }
 
     /// Opens a directory for changes, making it where it is missing.
-    pub fn make_writable(&mut self, path: &str) -> Result<NodeId, Error> {
+    pub fn make_writable(&mut self, path: &str) -> Result<NodeId> {
         let id = self.make_path(path)?;
         self.node_mut(id)?.writable = true;
         Ok(id)
     }
 
     /// Makes a directory and those above it, of the system's own accord.
-    pub fn make_path(&mut self, path: &str) -> Result<NodeId, Error> {
+    pub fn make_path(&mut self, path: &str) -> Result<NodeId> {
         let mut at = ROOT;
         for part in path.split('/').filter(|p| !p.is_empty()) {
             at = match self.lookup(at, part, true) {
                 Ok(id) => id,
-                Err(_) => self.insert(at, part, Content::Directory(BTreeMap::new()), 0o755, 0)?,
+                Err(_) => self.insert(at, part, Node::new(NO_NAMES, 0o755, 0))?,
             };
         }
         Ok(at)
     }
 
     /// Puts a file in place, of the system's own accord, over what was there.
-    pub fn put(
-        &mut self,
-        path: &str,
-        data: &[u8],
-        permissions: u32,
-        now: u64,
-    ) -> Result<(), Error> {
+    pub fn put(&mut self, path: &str, data: &[u8], permissions: u32) -> Result<()> {
         let (parent, name) = path.rsplit_once('/').ok_or(Error::EINVAL)?;
         let parent = self.make_path(parent)?;
         let id = match self.names(parent)?.get(name) {
             Some(id) => *id,
-            None => {
-                let content = Content::Memory { pages: BTreeMap::new(), size: 0 };
-                self.insert(parent, name, content, permissions, now)?
-            }
+            None => self.insert(parent, name, Node::new(NO_BYTES, permissions, (self.clock)()))?,
         };
-        self.truncate(id, 0, now)?;
-        self.write_at(id, 0, data, now)?;
-        Ok(())
+        self.truncate(id, 0)?;
+        self.write_at(id, 0, data).map(|_| ())
     }
 
-    pub fn put_device(&mut self, path: &str, device: Device) -> Result<(), Error> {
+    pub fn put_device(&mut self, path: &str, device: Device) -> Result<()> {
         let (parent, name) = path.rsplit_once('/').ok_or(Error::EINVAL)?;
         let parent = self.make_path(parent)?;
-        self.insert(parent, name, Content::Device(device), 0o666, 0).map(|_| ())
+        self.insert(parent, name, Node::new(Content::Device(device), 0o666, 0)).map(|_| ())
     }
 
-    /// Makes an empty file; with `exclusive` it must not be there yet.
-    pub fn create(
-        &mut self,
-        base: NodeId,
-        path: &str,
-        exclusive: bool,
-        permissions: u32,
-        now_ns: u64,
-    ) -> Result<NodeId, Error> {
-        let (parent, name) = self.resolve(base, path, !exclusive)?;
+    /// Makes an empty file; one that is there already is the answer too, unless it must be `new`.
+    pub fn create(&mut self, base: NodeId, path: &str, new: bool, mode: u32) -> Result<NodeId> {
+        let (parent, name) = self.resolve(base, path, !new)?;
         let Some(name) = name.filter(|_| !path.ends_with('/')) else {
-            return Err(if exclusive { Error::EEXIST } else { Error::EISDIR });
+            return Err(if new { Error::EEXIST } else { Error::EISDIR });
         };
         match self.names(parent)?.get(&name) {
-            Some(_) if exclusive => Err(Error::EEXIST),
+            Some(_) if new => Err(Error::EEXIST),
             Some(id) => Ok(*id),
-            None => {
-                self.check_writable(parent)?;
-                let content = Content::Memory { pages: BTreeMap::new(), size: 0 };
-                self.insert(parent, &name, content, permissions & 0o7777, now_ns)
-            }
+            None => self.add((parent, name), NO_BYTES, mode),
         }
     }
 
-    pub fn mkdir(
-        &mut self,
-        base: NodeId,
-        path: &str,
-        permissions: u32,
-        now_ns: u64,
-    ) -> Result<(), Error> {
-        let (parent, name) = self.new_place(base, path)?;
-        let content = Content::Directory(BTreeMap::new());
-        self.insert(parent, &name, content, permissions & 0o7777, now_ns).map(|_| ())
+    pub fn mkdir(&mut self, base: NodeId, path: &str, permissions: u32) -> Result<()> {
+        self.add(self.new_place(base, path)?, NO_NAMES, permissions).map(|_| ())
     }
 
-    pub fn symlink(
-        &mut self,
-        base: NodeId,
-        path: &str,
-        target: &str,
-        now_ns: u64,
-    ) -> Result<(), Error> {
-        if target.is_empty() || target.len() >= MAX_PATH {
-            return Err(if target.is_empty() { Error::ENOENT } else { Error::ENAMETOOLONG });
-        }
-        let (parent, name) = self.new_place(base, path)?;
-        self.insert(parent, &name, Content::Link(String::from(target)), 0o777, now_ns).map(|_| ())
+    pub fn symlink(&mut self, base: NodeId, path: &str, target: &str) -> Result<()> {
+        refuse!(target.is_empty(), ENOENT);
+        refuse!(target.len() >= MAX_PATH, ENAMETOOLONG);
+        let content = Content::Link(String::from(target));
+        self.add(self.new_place(base, path)?, content, 0o777).map(|_| ())
     }
 
-    pub fn readlink(&self, base: NodeId, path: &str) -> Result<String, Error> {
+    pub fn readlink(&self, base: NodeId, path: &str) -> Result<String> {
         match &self.node(self.lookup(base, path, false)?)?.content {
             Content::Link(target) => Ok(target.clone()),
             _ => Err(Error::EINVAL),
@@ -368,7 +334,7 @@ impl Tree {
     }
 
     /// A second name for a file.
-    pub fn link(&mut self, base: NodeId, old: &str, new: &str, now_ns: u64) -> Result<(), Error> {
+    pub fn link(&mut self, base: NodeId, old: &str, new: &str) -> Result<()> {
         let id = self.lookup(base, old, false)?;
         let (parent, name) = self.new_place(base, new)?;
         match self.node(id)?.content {
@@ -376,69 +342,41 @@ impl Tree {
             Content::Directory(_) => return Err(Error::EPERM),
             _ => return Err(Error::EROFS),
         }
-        self.names_mut(parent)?.insert(name, id);
         self.node_mut(id)?.links += 1;
-        self.node_mut(parent)?.changed_ns = now_ns;
-        Ok(())
+        self.attach(parent, &name, id, (self.clock)())
     }
 
-    pub fn unlink(&mut self, base: NodeId, path: &str, now_ns: u64) -> Result<(), Error> {
+    pub fn unlink(&mut self, base: NodeId, path: &str) -> Result<()> {
         let (parent, name) = self.resolve(base, path, false)?;
         let name = name.ok_or(Error::EISDIR)?;
         let id = *self.names(parent)?.get(&name).ok_or(Error::ENOENT)?;
-        if self.kind(id)? == Kind::Directory {
-            return Err(Error::EISDIR);
-        }
+        refuse!(self.kind(id)? == Kind::Directory, EISDIR);
         self.check_writable(parent)?;
-        self.names_mut(parent)?.remove(&name);
-        self.node_mut(parent)?.changed_ns = now_ns;
-        self.node_mut(id)?.links -= 1;
-        self.collect(id);
-        Ok(())
+        self.remove(parent, &name)
     }
 
-    pub fn rmdir(&mut self, base: NodeId, path: &str, now_ns: u64) -> Result<(), Error> {
-        let trimmed = path.trim_end_matches('/');
+    pub fn rmdir(&mut self, base: NodeId, path: &str) -> Result<()> {
+        let place = self.place(base, path);
         let (parent, name) =
-            self.resolve(base, if trimmed.is_empty() { path } else { trimmed }, false)?;
-        let name = name.ok_or(Error::EINVAL)?;
+            place.map_err(|e| if e == Error::EEXIST { Error::EINVAL } else { e })?;
         let id = *self.names(parent)?.get(&name).ok_or(Error::ENOENT)?;
-        if !self.names(id)?.is_empty() {
-            return Err(Error::ENOTEMPTY);
-        }
+        refuse!(!self.names(id)?.is_empty(), ENOTEMPTY);
         self.check_writable(parent)?;
-        self.names_mut(parent)?.remove(&name);
-        let directory = self.node_mut(parent)?;
-        directory.changed_ns = now_ns;
-        directory.links -= 1;
-        self.node_mut(id)?.links = 0;
-        self.collect(id);
-        Ok(())
+        self.remove(parent, &name)
     }
 
-    pub fn rename(&mut self, base: NodeId, old: &str, new: &str, now_ns: u64) -> Result<(), Error> {
-        let trim = |path: &str| {
-            let trimmed = path.trim_end_matches('/');
-            String::from(if trimmed.is_empty() { path } else { trimmed })
-        };
-        let (old_parent, old_name) = self.place(base, &trim(old))?;
+    pub fn rename(&mut self, base: NodeId, old: &str, new: &str) -> Result<()> {
+        let (old_parent, old_name) = self.place(base, old)?;
         let id = *self.names(old_parent)?.get(&old_name).ok_or(Error::ENOENT)?;
-        let (new_parent, new_name) = self.place(base, &trim(new))?;
+        let (new_parent, new_name) = self.place(base, new)?;
         let directory = self.kind(id)? == Kind::Directory;
-        if new_name.len() > MAX_NAME {
-            return Err(Error::ENAMETOOLONG);
-        }
-        if !directory && (new.ends_with('/') || old.ends_with('/')) {
-            return Err(Error::ENOTDIR);
-        }
+        refuse!(!directory && (new.ends_with('/') || old.ends_with('/')), ENOTDIR);
         self.check_writable(old_parent)?;
         self.check_writable(new_parent)?;
         // A directory must not become its own descendant.
         let mut at = new_parent;
         while directory && at != ROOT {
-            if at == id {
-                return Err(Error::EINVAL);
-            }
+            refuse!(at == id, EINVAL);
             at = self.node(at)?.parent;
         }
         if let Some(&target) = self.names(new_parent)?.get(&new_name) {
@@ -448,28 +386,13 @@ impl Tree {
             match (directory, self.kind(target)? == Kind::Directory) {
                 (true, false) => return Err(Error::ENOTDIR),
                 (false, true) => return Err(Error::EISDIR),
-                (true, true) => {
-                    if !self.names(target)?.is_empty() {
-                        return Err(Error::ENOTEMPTY);
-                    }
-                    self.node_mut(target)?.links = 0;
-                    self.node_mut(new_parent)?.links -= 1;
-                }
-                (false, false) => self.node_mut(target)?.links -= 1,
+                (true, true) => refuse!(!self.names(target)?.is_empty(), ENOTEMPTY),
+                (false, false) => {}
             }
-            self.names_mut(new_parent)?.remove(&new_name);
-            self.collect(target);
+            self.remove(new_parent, &new_name)?;
         }
-        self.names_mut(old_parent)?.remove(&old_name);
-        self.names_mut(new_parent)?.insert(new_name, id);
-        if directory {
-            self.node_mut(old_parent)?.links -= 1;
-            self.node_mut(new_parent)?.links += 1;
-        }
-        self.node_mut(id)?.parent = new_parent;
-        self.node_mut(old_parent)?.changed_ns = now_ns;
-        self.node_mut(new_parent)?.changed_ns = now_ns;
-        Ok(())
+        self.detach(old_parent, &old_name)?;
+        self.attach(new_parent, &new_name, id, (self.clock)())
     }
 
     /// Keeps a node while a descriptor names it.
@@ -497,7 +420,7 @@ impl Tree {
         }
     }
 
-    pub fn kind(&self, id: NodeId) -> Result<Kind, Error> {
+    pub fn kind(&self, id: NodeId) -> Result<Kind> {
         Ok(match &self.node(id)?.content {
             Content::Directory(_) => Kind::Directory,
             Content::Image(_) | Content::Memory { .. } => Kind::File,
@@ -506,7 +429,7 @@ impl Tree {
         })
     }
 
-    pub fn stat(&self, id: NodeId) -> Result<Stat, Error> {
+    pub fn stat(&self, id: NodeId) -> Result<Stat> {
         let node = self.node(id)?;
         let (kind, size, pages) = match &node.content {
             Content::Directory(names) => (0o040_000, 64 + 32 * names.len() as u64, 0),
@@ -528,7 +451,7 @@ impl Tree {
     }
 
     /// Whether the owner may read and write.
-    pub fn access(&self, id: NodeId) -> Result<(bool, bool), Error> {
+    pub fn access(&self, id: NodeId) -> Result<(bool, bool)> {
         let node = self.node(id)?;
         let fixed = matches!(node.content, Content::Image(_));
         let frozen = matches!(node.content, Content::Directory(_)) && !node.writable;
@@ -536,24 +459,24 @@ impl Tree {
         Ok((node.permissions & 0o400 != 0, write))
     }
 
-    fn changeable(&mut self, id: NodeId) -> Result<&mut Node, Error> {
+    fn changeable(&mut self, id: NodeId) -> Result<&mut Node> {
         let node = self.node_mut(id)?;
         let fixed = matches!(node.content, Content::Image(_)) || !node.writable;
         Some(node).filter(|_| !fixed).ok_or(Error::EROFS)
     }
 
-    pub fn chmod(&mut self, id: NodeId, permissions: u32) -> Result<(), Error> {
+    pub fn chmod(&mut self, id: NodeId, permissions: u32) -> Result<()> {
         self.changeable(id)?.permissions = permissions & 0o7777;
         Ok(())
     }
 
-    pub fn set_time(&mut self, id: NodeId, changed_ns: u64) -> Result<(), Error> {
+    pub fn set_time(&mut self, id: NodeId, changed_ns: u64) -> Result<()> {
         self.changeable(id)?.changed_ns = changed_ns;
         Ok(())
     }
 
     /// The name at `position`; `.` and `..` come first.
-    pub fn entry(&self, id: NodeId, position: usize) -> Result<Option<Entry>, Error> {
+    pub fn entry(&self, id: NodeId, position: usize) -> Result<Option<Entry>> {
         let names = self.names(id)?;
         let (name, node) = match position {
             0 => (".", id),
@@ -568,7 +491,7 @@ impl Tree {
     }
 
     /// The absolute path of a directory.
-    pub fn path_of(&self, id: NodeId) -> Result<String, Error> {
+    pub fn path_of(&self, id: NodeId) -> Result<String> {
         let mut parts: Vec<&str> = Vec::new();
         let mut at = id;
         while at != ROOT {
@@ -590,16 +513,16 @@ impl Tree {
         }
     }
 
-    pub fn read_at(&self, id: NodeId, offset: u64, out: &mut [u8]) -> Result<usize, Error> {
-        let size = match &self.node(id)?.content {
-            Content::Image(data) => data.len() as u64,
-            Content::Memory { size, .. } => *size,
-            Content::Directory(_) => return Err(Error::EISDIR),
-            _ => return Err(Error::EINVAL),
-        };
-        let length = size.saturating_sub(offset).min(out.len() as u64) as usize;
+    pub fn read_at(&self, id: NodeId, offset: u64, out: &mut [u8]) -> Result<usize> {
         match &self.node(id)?.content {
-            Content::Memory { pages, .. } => {
+            Content::Image(data) => {
+                let rest = data.get(offset as usize..).unwrap_or(&[]);
+                let length = rest.len().min(out.len());
+                out[..length].copy_from_slice(&rest[..length]);
+                Ok(length)
+            }
+            Content::Memory { pages, size } => {
+                let length = size.saturating_sub(offset).min(out.len() as u64) as usize;
                 let mut done = 0;
                 while done < length {
                     let at = offset + done as u64;
@@ -612,62 +535,50 @@ impl Tree {
                     }
                     done += part;
                 }
+                Ok(length)
             }
-            Content::Image(data) if length > 0 => {
-                out[..length].copy_from_slice(&data[offset as usize..offset as usize + length]);
-            }
-            _ => {}
+            Content::Directory(_) => Err(Error::EISDIR),
+            _ => Err(Error::EINVAL),
         }
-        Ok(length)
     }
 
-    pub fn write_at(
-        &mut self,
-        id: NodeId,
-        offset: u64,
-        data: &[u8],
-        now_ns: u64,
-    ) -> Result<usize, Error> {
-        let used = self.used;
+    /// The bytes written: fewer where the memory for files ends.
+    pub fn write_at(&mut self, id: NodeId, offset: u64, data: &[u8]) -> Result<usize> {
+        let (used, now_ns) = (self.used, (self.clock)());
         let node = self.node_mut(id)?;
         let Content::Memory { pages, size } = &mut node.content else {
             return Err(Error::EROFS);
         };
         let end = offset.checked_add(data.len() as u64).filter(|e| *e <= MAX_FILE);
-        let end = end.ok_or(Error::EINVAL)?;
-        let before = pages.len();
-        let mut done = 0;
+        end.ok_or(Error::EINVAL)?;
+        let (mut done, mut grown) = (0, 0);
         while done < data.len() {
             let at = offset + done as u64;
             let within = (at % PAGE) as usize;
             let part = (PAGE as usize - within).min(data.len() - done);
-            if !pages.contains_key(&(at / PAGE)) {
-                if used + (pages.len() - before + 1) as u64 * PAGE > MAX_MEMORY {
-                    break;
+            let page = match pages.entry(at / PAGE) {
+                Slot::Occupied(page) => page.into_mut(),
+                Slot::Vacant(_) if used + grown + PAGE > MAX_MEMORY => break,
+                Slot::Vacant(place) => {
+                    grown += PAGE;
+                    place.insert(Box::new([0; PAGE as usize]))
                 }
-                pages.insert(at / PAGE, Box::new([0; PAGE as usize]));
-            }
-            if let Some(page) = pages.get_mut(&(at / PAGE)) {
-                page[within..within + part].copy_from_slice(&data[done..done + part]);
-            }
+            };
+            page[within..within + part].copy_from_slice(&data[done..done + part]);
             done += part;
         }
         if done > 0 {
-            *size = (*size).max((offset + done as u64).min(end));
+            *size = (*size).max(offset + done as u64);
             node.changed_ns = now_ns;
         }
-        let grown = (pages.len() - before) as u64 * PAGE;
         self.used += grown;
-        if done == 0 && !data.is_empty() {
-            return Err(Error::ENOSPC);
-        }
+        refuse!(done == 0 && !data.is_empty(), ENOSPC);
         Ok(done)
     }
 
-    pub fn truncate(&mut self, id: NodeId, length: u64, now_ns: u64) -> Result<(), Error> {
-        if length > MAX_FILE {
-            return Err(Error::EINVAL);
-        }
+    pub fn truncate(&mut self, id: NodeId, length: u64) -> Result<()> {
+        let now_ns = (self.clock)();
+        refuse!(length > MAX_FILE, EINVAL);
         let node = self.node_mut(id)?;
         let Content::Memory { pages, size } = &mut node.content else {
             return Err(Error::EROFS);

@@ -1,7 +1,7 @@
 //! What programs of this architecture expect: the numbers of the calls, and the structures whose
 //! layout differs from one architecture to the next.
 
-use super::{features, Frame};
+use super::{features, Frame, ARGUMENTS, RESULT};
 use crate::sched;
 use crate::signal::AlternateStack;
 use crate::syscall::Call;
@@ -172,10 +172,11 @@ pub fn push_signal_frame(
     words[CONTEXT + 2] = info.stack.start;
     words[CONTEXT + 3] = if info.stack.enabled { 0 } else { 2 };
     words[CONTEXT + 4] = info.stack.size;
-    let f = &*frame;
-    words[REGISTERS..REGISTERS + 18].copy_from_slice(&[
-        f.r8, f.r9, f.r10, f.r11, f.r12, f.r13, f.r14, f.r15, f.rdi, f.rsi, f.rbp, f.rbx, f.rdx,
-        f.rax, f.rcx, f.rsp, f.rip, f.rflags,
+    words[REGISTERS..REGISTERS + 15].copy_from_slice(&frame.registers);
+    words[REGISTERS + 15..REGISTERS + 18].copy_from_slice(&[
+        frame.stack,
+        frame.program_counter,
+        frame.flags,
     ]);
     words[REGISTERS + 18] = super::USER_CODE | super::USER_DATA << 48;
     words[REGISTERS + 21] = info.old_mask;
@@ -189,26 +190,23 @@ pub fn push_signal_frame(
     if usercopy::write(vector_at, &written).is_err() || usercopy::write(at, &bytes).is_err() {
         return false;
     }
-    frame.rdi = u64::from(info.signal);
-    frame.rsi = at + INFO as u64 * 8;
-    frame.rdx = at + CONTEXT as u64 * 8;
-    frame.rax = 0;
-    frame.rsp = at;
-    frame.rip = handler;
-    frame.rflags &= !0x500; // Direction and trap flags.
+    let arguments = [u64::from(info.signal), at + INFO as u64 * 8, at + CONTEXT as u64 * 8];
+    for (register, value) in ARGUMENTS.into_iter().zip(arguments) {
+        frame.registers[register] = value;
+    }
+    frame.registers[RESULT] = 0;
+    (frame.stack, frame.program_counter) = (at, handler);
+    frame.flags &= !0x500; // Direction and trap flags.
     true
 }
 
 /// Takes the registers back; answers the signal mask, or `None` where the frame cannot be.
 pub fn pop_signal_frame(frame: &mut Frame) -> Option<u64> {
-    let words = usercopy::read_words(frame.rsp.wrapping_sub(8), FRAME_WORDS).ok()?;
-    let registers: [u64; 18] = words[REGISTERS..REGISTERS + 18].try_into().ok()?;
+    let words = usercopy::read_words(frame.stack.wrapping_sub(8), FRAME_WORDS).ok()?;
     let mut back = *frame;
-    let f = &mut back;
-    [
-        f.r8, f.r9, f.r10, f.r11, f.r12, f.r13, f.r14, f.r15, f.rdi, f.rsi, f.rbp, f.rbx, f.rdx,
-        f.rax, f.rcx, f.rsp, f.rip, f.rflags,
-    ] = registers;
+    back.registers.copy_from_slice(&words[REGISTERS..REGISTERS + 15]);
+    [back.stack, back.program_counter, back.flags] =
+        words[REGISTERS + 15..REGISTERS + 18].try_into().ok()?;
     if !back.sanitize() {
         return None;
     }

@@ -7,6 +7,7 @@ mod clock;
 pub mod paging;
 mod trap;
 
+use alloc::vec::Vec;
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 
@@ -301,7 +302,7 @@ pub fn hardware_random() -> Option<u64> {
 struct VectorBlock([u8; 64]);
 
 pub struct VectorState {
-    blocks: alloc::vec::Vec<VectorBlock>,
+    blocks: Vec<VectorBlock>,
 }
 
 impl VectorState {
@@ -386,13 +387,10 @@ fn pci_address(bus: u8, device: u8, function: u8, offset: u8) -> u32 {
 const SERIAL: u16 = 0x3f8;
 
 pub fn serial_init() {
-    out8(SERIAL + 1, 0);
-    out8(SERIAL + 3, 0x80);
-    out8(SERIAL, 1);
-    out8(SERIAL + 1, 0);
-    out8(SERIAL + 3, 3);
-    out8(SERIAL + 2, 7);
-    out8(SERIAL + 4, 3);
+    // No interrupts, 115,200 bits in a second, eight to a byte, queues on.
+    for (register, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 7), (4, 3)] {
+        out8(SERIAL + register, value);
+    }
 }
 
 pub fn serial_write(byte: u8) {
@@ -408,26 +406,22 @@ pub fn serial_write(byte: u8) {
 }
 
 /// Reads QEMU's configuration device: the named file, if there is one and it fits.
-pub fn firmware_file(name: &str, limit: usize) -> Option<alloc::vec::Vec<u8>> {
+pub fn firmware_file(name: &str, limit: usize) -> Option<Vec<u8>> {
     const SELECT: u16 = 0x510;
     const DATA: u16 = 0x511;
-    let mut signature = [0; 4];
+    let bytes = |count: usize| (0..count).map(|_| in8(DATA)).collect::<Vec<u8>>();
+    let word = |bytes: &[u8]| bytes.iter().fold(0, |sum, b| sum << 8 | usize::from(*b));
     out16(SELECT, 0);
-    signature.fill_with(|| in8(DATA));
-    if &signature != b"QEMU" {
+    if bytes(4) != b"QEMU" {
         return None;
     }
     out16(SELECT, 0x19);
-    let mut word = [0; 4];
-    word.fill_with(|| in8(DATA));
-    for _ in 0..u32::from_be_bytes(word).min(1024) {
-        let mut entry = [0u8; 64];
-        entry.fill_with(|| in8(DATA));
-        let size = u32::from_be_bytes([entry[0], entry[1], entry[2], entry[3]]) as usize;
-        let end = entry[8..].iter().position(|b| *b == 0).unwrap_or(56);
-        if &entry[8..8 + end] == name.as_bytes() && size <= limit {
-            out16(SELECT, u16::from_be_bytes([entry[4], entry[5]]));
-            return Some((0..size).map(|_| in8(DATA)).collect());
+    for _ in 0..word(&bytes(4)).min(1024) {
+        let entry = bytes(64);
+        let (size, end) = (word(&entry[..4]), entry[8..].iter().position(|b| *b == 0));
+        if &entry[8..8 + end.unwrap_or(56)] == name.as_bytes() && size <= limit {
+            out16(SELECT, word(&entry[4..6]) as u16);
+            return Some(bytes(size));
         }
     }
     None

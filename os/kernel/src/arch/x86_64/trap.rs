@@ -2,35 +2,26 @@
 
 use super::*;
 
-/// A program's registers, in the order in which trap.s pushes them.
+/// A program's registers, in the order in which trap.s leaves them.
 #[repr(C)]
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Frame {
-    pub r15: u64,
-    pub r14: u64,
-    pub r13: u64,
-    pub r12: u64,
-    pub rbp: u64,
-    pub rbx: u64,
-    pub r11: u64,
-    pub r10: u64,
-    pub r9: u64,
-    pub r8: u64,
-    pub rax: u64,
-    pub rcx: u64,
-    pub rdx: u64,
-    pub rsi: u64,
-    pub rdi: u64,
-    pub vector: u64,
+    /// r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx: as a signal's context has them.
+    pub registers: [u64; 15],
+    vector: u64,
     /// The processor's error code; for a system call its number.
     pub error: u64,
-    pub rip: u64,
-    pub cs: u64,
-    pub rflags: u64,
-    pub rsp: u64,
-    pub ss: u64,
+    pub program_counter: u64,
+    code: u64,
+    pub flags: u64,
+    pub stack: u64,
+    data: u64,
 }
 
+/// Where a call's answer goes among the registers: rax.
+pub const RESULT: usize = 13;
+/// rdi, rsi, rdx, r10, r8, r9.
+pub const ARGUMENTS: [usize; 6] = [8, 9, 12, 2, 0, 1];
 pub const USER_CODE: u64 = 0x23;
 pub const USER_DATA: u64 = 0x1b;
 /// Flags a program may set: the arithmetic ones, DF, TF, AC, ID.
@@ -40,28 +31,23 @@ const SYSCALL_VECTOR: u64 = 256;
 
 impl Frame {
     /// The registers that a program, or a new thread of it, starts with.
-    pub fn start(entry: u64, stack: u64) -> Frame {
-        Frame {
-            rip: entry,
-            cs: USER_CODE,
-            rflags: FLAGS_ALWAYS,
-            rsp: stack,
-            ss: USER_DATA,
-            vector: SYSCALL_VECTOR,
-            ..Frame::default()
-        }
+    pub fn start(program_counter: u64, stack: u64) -> Frame {
+        let mut frame =
+            Frame { program_counter, stack, vector: SYSCALL_VECTOR, ..Frame::default() };
+        frame.sanitize();
+        frame
     }
 
     pub fn is_user(&self) -> bool {
-        self.cs & 3 == 3
+        self.code & 3 == 3
     }
 
     /// Forces what would let ring 3 choose more than its own registers.
     pub fn sanitize(&mut self) -> bool {
-        self.cs = USER_CODE;
-        self.ss = USER_DATA;
-        self.rflags = self.rflags & USER_FLAGS | FLAGS_ALWAYS;
-        self.rip < USER_END
+        self.code = USER_CODE;
+        self.data = USER_DATA;
+        self.flags = self.flags & USER_FLAGS | FLAGS_ALWAYS;
+        self.program_counter < USER_END
     }
 
     pub fn is_syscall(&self) -> bool {
@@ -70,32 +56,12 @@ impl Frame {
 
     /// Makes the interrupted call run again when the program goes on.
     pub fn restart_syscall(&mut self) {
-        self.rip -= 2; // The length of the instruction.
-        self.rax = self.error;
+        self.program_counter -= 2; // The length of the instruction.
+        self.registers[RESULT] = self.error;
     }
 
     pub fn arguments(&self) -> [u64; 6] {
-        [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9]
-    }
-
-    pub fn set_result(&mut self, value: u64) {
-        self.rax = value;
-    }
-
-    pub fn rax_value(&self) -> u64 {
-        self.rax
-    }
-
-    pub fn set_stack(&mut self, stack: u64) {
-        self.rsp = stack;
-    }
-
-    pub fn stack(&self) -> u64 {
-        self.rsp
-    }
-
-    pub fn program_counter(&self) -> u64 {
-        self.rip
+        ARGUMENTS.map(|at| self.registers[at])
     }
 }
 
@@ -174,7 +140,7 @@ extern "C" fn trap_handler(frame: &mut Frame) {
         }
         vector => panic!(
             "processor exception {vector}, error {:#x}, at {:#x}, stack {:#x}",
-            frame.error, frame.rip, frame.rsp
+            frame.error, frame.program_counter, frame.stack
         ),
     }
     if frame.is_user() {
@@ -185,15 +151,15 @@ extern "C" fn trap_handler(frame: &mut Frame) {
 fn page_fault(frame: &mut Frame, address: u64) {
     let access = crate::mm::Access { write: frame.error & 2 != 0, execute: frame.error & 16 != 0 };
     let place = |label: unsafe extern "C" fn()| label as *const () as u64;
-    let copying = (place(user_copy_start)..place(user_copy_end)).contains(&frame.rip);
+    let copying = (place(user_copy_start)..place(user_copy_end)).contains(&frame.program_counter);
     if !frame.is_user() && !copying {
-        panic!("page fault in the kernel: {address:#x} touched from {:#x}", frame.rip);
+        panic!("page fault in the kernel: {address:#x} touched from {:#x}", frame.program_counter);
     }
     if address < USER_END && crate::mm::space::fault(address, access) {
         return;
     }
     if copying {
-        frame.rip = place(user_copy_failed);
+        frame.program_counter = place(user_copy_failed);
         return;
     }
     let mapped = frame.error & 1 != 0;
@@ -203,10 +169,11 @@ fn page_fault(frame: &mut Frame, address: u64) {
 /// Returns 1 where the short way back to ring 3 may be taken.
 #[no_mangle]
 extern "C" fn syscall_handler(frame: &mut Frame) -> u32 {
-    let (rip, rflags) = (frame.rip, frame.rflags);
+    let (at, flags) = (frame.program_counter, frame.flags);
     crate::syscall::dispatch(frame);
     crate::sched::before_return(frame);
-    // The processor loads rip and flags from rcx and r11; a frame changed by a signal, or one
-    // with TF or NT set, takes the long way.
-    u32::from(frame.rip == rip && frame.rflags == rflags && rip < USER_END && rflags & 0x4100 == 0)
+    // The processor loads both from rcx and r11; a frame changed by a signal, or one with TF or NT
+    // set, takes the long way.
+    let same = frame.program_counter == at && frame.flags == flags;
+    u32::from(same && at < USER_END && flags & 0x4100 == 0)
 }

@@ -20,39 +20,15 @@ trap_stubs:
 .endr
 
 .macro save_registers
-    pushq %rdi
-    pushq %rsi
-    pushq %rdx
-    pushq %rcx
-    pushq %rax
-    pushq %r8
-    pushq %r9
-    pushq %r10
-    pushq %r11
-    pushq %rbx
-    pushq %rbp
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
+    .irp register, rcx, rax, rdx, rbx, rbp, rsi, rdi, r15, r14, r13, r12, r11, r10, r9, r8
+    pushq %\register
+    .endr
 .endm
 
 .macro restore_registers
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
-    popq %r11
-    popq %r10
-    popq %r9
-    popq %r8
-    popq %rax
-    popq %rcx
-    popq %rdx
-    popq %rsi
-    popq %rdi
+    .irp register, r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx
+    popq %\register
+    .endr
 .endm
 
 trap_common:
@@ -99,20 +75,14 @@ leave_kernel:
 /* switch_stacks(save: *mut u64, load: u64) */
 .global switch_stacks
 switch_stacks:
-    pushq %rbx
-    pushq %rbp
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
+    .irp register, rbx, rbp, r12, r13, r14, r15
+    pushq %\register
+    .endr
     movq %rsp, (%rdi)
     movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
+    .irp register, r15, r14, r13, r12, rbp, rbx
+    popq %\register
+    .endr
     ret
 
 /* user_copy(to, from, bytes) -> bytes not copied. The only code that touches user memory: between
