@@ -128,6 +128,8 @@ def log_of(store: Store, group: int) -> Log:
             floor_term = store.term(group, floor)
         except EntriesGone:
             floor_term = 0 if floor < state.last_index else state.last_term
+        if not floor_term and floor < last:
+            floor_term = UNKNOWN  # (committed, so it is what all others have there)
     runs: list[tuple[int, int]] = []
     index = floor + 1
     while index <= last:

@@ -239,6 +239,17 @@ class GroupLog:
                 parts.append((lo, hi))
         self.missing = [(lo, hi) for lo, hi in parts if lo <= hi]
 
+    def miss_below(self, index: int) -> None:
+        """The log goes back to `index`, whose term nobody remembers; what was not here is lost."""
+        low, high = index + 1, self.first_index - 1
+        lost = high - index
+        self.terms = array("Q", [self.previous_term]) * lost + self.terms
+        self.places = array("Q", [0]) * lost + self.places
+        self.sizes = array("I", [0]) * lost + self.sizes
+        self.missing.insert(0, (low, high))
+        self.first_index = low
+        self.previous_term = 0
+
     # --- shrinking
 
     def forget_below(self, index: int) -> None:

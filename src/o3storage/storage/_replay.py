@@ -152,6 +152,10 @@ class Replay:
                 self._pad(group, group.applied_index)
                 for index in range(low, group.applied_index + 1):
                     group.terms[index - group.first_index] = term
+            elif self._keep_rows and group.applied_index + 1 < group.first_index:
+                # An index that was rebuilt ends before what is left of the log: the entries in
+                # between are lost, and how the group's other replicas go on is for them to say.
+                group.miss_below(group.applied_index)
             group.durable_index = group.last_index
             group.written_last = group.last_index
             group.written_term = group.last_term

@@ -164,7 +164,7 @@ def send_append(state: State, node: int, progress: Progress, entries: list[Entry
     prev = progress.next - 1
     term = state.log.term(prev)
     if term < 0:
-        assert prev < state.log.floor, "a leader knows every term above its floor"
+        assert prev <= state.log.floor, "a leader knows every term above its floor"
         _snapshots.begin(state, node, progress)
         return
     state.sends.append(
@@ -350,12 +350,13 @@ def append(state: State, message: Append) -> None:
         prev_term = entries[skip - 1].term
         prev += skip
         entries = entries[skip:]
-    if log.term(prev) != prev_term:
+    here = log.term(prev)
+    if here != prev_term and not (here == UNKNOWN and prev == known):
         hint, hint_term = log.find_at_most(min(prev, log.last), prev_term)
         response = _response(state, message.sender, message.round)
         response.rejected = True
         response.rejected_index = message.prev_index
-        response.hint_index, response.hint_term = hint, hint_term
+        response.hint_index, response.hint_term = hint, max(hint_term, 0)
         state.gated.append(response)
         return
     _store(state, entries)
