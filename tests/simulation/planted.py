@@ -80,8 +80,10 @@ def acknowledged_before_durable(patch: Patch) -> None:
     """A proposal is acknowledged when it is queued."""
     original = Replica.submit
 
-    def submit(self: Replica, data: bytes, frames: Any = ()) -> asyncio.Future[Outcome]:
-        future = original(self, data, frames)
+    def submit(
+        self: Replica, data: bytes, frames: Any = (), *, adds: bool = False
+    ) -> asyncio.Future[Outcome]:
+        future = original(self, data, frames, adds=adds)
         if self.group and frames:
             early: asyncio.Future[Outcome] = self._loop.create_future()
 
@@ -167,7 +169,7 @@ def floor_too_high(patch: Patch) -> None:
     patch.setattr(Flusher, "floor", floor)
 
 
-@planted(150)
+@planted(60)
 def stale_placement(patch: Patch) -> None:
     """Compaction joins runs and leaves the row of the second one (was a real defect)."""
     patch.setattr(RunBuilder, "cut", lambda self: None)

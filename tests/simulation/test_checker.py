@@ -175,6 +175,19 @@ def test_versions() -> None:
     assert check_key(ops, True) is not None, "a removed version is read again"
 
 
+def test_many_unknown_writes_that_a_listing_shows_are_judged_at_once() -> None:
+    """All of them overlap: without the order that the listing tells there are 2 to the 40 ways."""
+    count = 40
+    writes = [unknown(number / 100, number) for number in range(1, count + 1)]
+    shown = tuple(range(count, 0, -1))
+    late = op(Kind.VERSIONS, 10, 11, seen_versions=shown)
+    assert check_key([*writes, late], True) is None
+    # The first read saw a value that by then had another one above it.
+    reads = [read(20, 21, count), read(12, 13, 3)]
+    found = check_key([*writes, late, *reads], True)
+    assert isinstance(found, Violation)
+
+
 def test_a_version_that_was_written_twice_is_found() -> None:
     assert check_key([put(0, 1, 1), op(Kind.VERSIONS, 2, 3, seen_versions=(1, 1))], True)
 

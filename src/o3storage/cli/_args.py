@@ -307,12 +307,19 @@ examples:
         epilog="""examples:
   o3storage simulate --seeds 1000
   o3storage simulate --nodes 3 --seeds 100       a cluster of three
+  o3storage simulate --nodes 3 --seeds 10000 --workers 2 --record night.jsonl
   o3storage simulate --seed 42 --trace           what happened in one run""",
     )
     simulate.add_argument("--seeds", type=_above_zero, metavar="N", help="how many (default 100)")
     simulate.add_argument("--seed", type=int, metavar="S", help="this one, or the first of N")
     simulate.add_argument("--nodes", type=int, choices=(1, 3, 5), default=1, help="(default 1)")
     simulate.add_argument("--trace", action="store_true", help="print all that happened (one seed)")
+    simulate.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes side by side (default 1)"
+    )
+    simulate.add_argument(
+        "--record", metavar="FILE", help="keep each seed's result; what it holds is not run again"
+    )
 
     commands.add_parser("version", help="print the version")
     return parser

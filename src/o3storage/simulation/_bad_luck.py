@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,25 @@ from o3storage.storage import StoreError
 from ._faults import Fault, FaultKind
 from ._machine import CAPACITY_BYTES, Machine
 from ._network import Blocked, Quality, SimNet
+from ._workload import BUCKETS, KEYS, Client
 
 if TYPE_CHECKING:
     from ._world import World
 
 FAULT_WAIT_S = 0.4
 """How long an ordered fault may wait for a disk operation to strike."""
+FORK_ROUNDS = 14
+FORK_STEP_S = 0.1
+"""A leader that is cut off steps down after 1 to 2 s, and another is elected after as long: clients
+ask both sides of the cut until the last of that is over."""
+ROT_BITS = (1, 1, 5, 25)
+"""Flipped at once on one machine: one of these."""
+QUICK_S = 0.02
+"""A process that is started again at once."""
+COUP_SYNC_S = 0.005
+"""Longer than a vote takes to reach who asked for it: what is said too early is lost."""
+COUP_WAIT_S = 6.0
+COUP_SYNCS = 6
 
 MACHINE_WEIGHTS = {
     "power-cut": 26,
@@ -37,7 +51,14 @@ MACHINE_WEIGHTS = {
     "rot": 2,
 }
 """What strikes one machine by itself, and how often."""
-CLUSTER_WEIGHTS = {**MACHINE_WEIGHTS, "power-cut": 18, "kill": 16, "pause": 16, "power-cut-all": 4}
+CLUSTER_WEIGHTS = {
+    **MACHINE_WEIGHTS,
+    "power-cut": 18,
+    "kill": 16,
+    "pause": 16,
+    "power-cut-all": 4,
+    "rot": 4,
+}
 """What strikes one machine among others."""
 NETWORK_WEIGHTS = {
     "partition": 20,
@@ -49,9 +70,19 @@ NETWORK_WEIGHTS = {
     "break-links": 14,
     "refuse": 6,
     "vanish": 8,
+    "fork": 14,
+    "coup": 14,
 }
 LAST_KIND = "rot"
 """What follows it is judged less strictly, so it comes last."""
+ROTTING = (LAST_KIND, "misdirected")
+"""What spoils bytes that were durable: on one machine only, for the others mend it."""
+HEADER_BYTES = 8192
+"""Spared by both: a volume without its header is as good as lost, and so is its node."""
+ASTRAY_WAIT_S = 6.0
+FOLLOWERS = 4
+"""Writes behind one that went astray until its machine may die: if the last batch of a log was
+never written where it belongs, no disk can know that there was one."""
 
 
 class Tripwire(Fault):
@@ -61,8 +92,8 @@ class Tripwire(Fault):
         super().__init__("", after=after)
         self._pull = pull
 
-    def strikes(self, operation: str, path: str) -> bool:
-        del operation, path
+    def strikes(self, operation: str, path: str, offset: int = 0) -> bool:
+        del operation, path, offset
         self.after -= 1
         if self.after == 0:
             self._pull()
@@ -129,7 +160,7 @@ class MachineFaults:
         """The power of all machines goes at one instant."""
         del machine
         for each in self._world.machines:
-            if each.life is not None:
+            if each.life is not None and not each.astray:
                 each.power_cut("power cut")
 
     async def restart(self, machine: Machine) -> None:
@@ -219,7 +250,7 @@ class MachineFaults:
         await asyncio.gather(task, return_exceptions=True)
 
     async def rot(self, machine: Machine) -> None:
-        """A bit flips in a file that is not being written to."""
+        """Bits flip in files that are not being written to."""
         dice = self._dice
         names = sorted(
             path
@@ -230,11 +261,37 @@ class MachineFaults:
         )
         if len(names) < 4:
             return
-        path = dice.choice(names[:-3])
-        node = machine.disk.image.lookup(path)
-        size = min(len(node.durable), len(node.cached))
         machine.rotten = True
-        machine.disk.rot(path, dice.randrange(8192, size), 1 << dice.randrange(8))
+        for _ in range(dice.choice(ROT_BITS)):
+            path = dice.choice(names[:-3])
+            node = machine.disk.image.lookup(path)
+            size = min(len(node.durable), len(node.cached))
+            machine.disk.rot(path, dice.randrange(HEADER_BYTES, size), 1 << dice.randrange(8))
+
+    async def misdirected(self, machine: Machine) -> None:
+        """A write ends, without an error, in another place of its file: what belongs there is
+        spoiled, and where it belongs is what was there before."""
+        loop, disk = self._world.loop, machine.disk
+        fault = Fault(
+            "write",
+            FaultKind.MISDIRECTED,
+            path_prefix="volumes/",
+            after=self._dice.randrange(4),
+            from_offset=HEADER_BYTES,
+        )
+        machine.rotten = machine.astray = True
+        disk.inject(fault)
+        try:
+            await asyncio.sleep(ASTRAY_WAIT_S * self._dice.random())
+            fault.count = 0
+            writes = disk.operations.get("write", 0)
+            client = Client(self._world, f"astray-{loop.time():.3f}")
+            client.among, client.patience_s = [machine], 1.0
+            while machine.disk is disk and disk.operations.get("write", 0) < writes + FOLLOWERS:
+                await client.put(self._dice.choice(BUCKETS), self._dice.choice(KEYS))
+                await asyncio.sleep(0.1)
+        finally:
+            machine.astray = False
 
 
 class NetworkFaults:
@@ -335,3 +392,81 @@ class NetworkFaults:
     async def vanish(self) -> None:
         self._net.partition(*self._split(), how=Blocked.VANISH)
         await self._last()
+
+    async def fork(self) -> None:
+        """Whoever leads is cut off while clients write to it and to the others, and read from it:
+        its log ends in entries that never come to be. Then the same happens to the next one."""
+        world = self._world
+        for _ in range(self._dice.randint(1, 2)):
+            leader = world.leader()
+            if leader is None:
+                await asyncio.sleep(1.0)
+                continue
+            rest = [machine for machine in world.machines if machine is not leader]
+            self._net.partition([leader.host], [machine.host for machine in rest])
+            await self._ask_both(leader, rest)
+            self._net.heal()
+            await asyncio.sleep(self._dice.random() * 0.2)
+
+    async def _ask_both(self, leader: Machine, rest: list[Machine]) -> None:
+        dice = self._dice
+        client = Client(self._world, f"fork-{self._world.loop.time():.3f}")
+        bucket, key = dice.choice(BUCKETS), dice.choice(KEYS)
+        for number in range(FORK_ROUNDS):
+            began_s = self._world.loop.time()
+            client.patience_s = FORK_STEP_S / 2
+            if number < FORK_ROUNDS // 3:
+                client.among = [leader]
+                await client.put(bucket, dice.choice(KEYS))
+            elif number >= FORK_ROUNDS // 2:
+                client.among = rest
+                await client.put(bucket, key)
+                client.among = [leader]
+                await client.get(bucket, key)
+            took_s = self._world.loop.time() - began_s
+            await asyncio.sleep(max(0.0, 1.5 * FORK_STEP_S - took_s))
+
+    async def coup(self) -> None:
+        """The power of whoever leads goes, and it comes back to an election: who is elected is cut
+        off at that instant, and those who voted lose their power and come back at once, beside the
+        first one, which asks for their votes in the same term."""
+        world, net = self._world, self._net
+        old = world.leader()
+        if old is None:
+            return
+        rest = [machine for machine in world.machines if machine is not old]
+        over = asyncio.Event()
+
+        def strike(new: Machine) -> None:
+            if over.is_set():
+                return
+            over.set()
+            others = [machine for machine in world.machines if machine is not new]
+            net.partition([new.host], [machine.host for machine in others])
+            for machine in others:
+                if machine is not old:
+                    net.unblock(old.host, machine.host)
+                    net.unblock(machine.host, old.host)
+                    if machine.life is not None and not machine.astray:
+                        machine.power_cut("power cut", outage_s=QUICK_S)
+
+        def elected(group: int, term: int, number: int) -> None:
+            del term
+            new = world.machines[number - 1]
+            if group and new is not old:
+                # Not in the turn of the one who was elected: what it says leaves it first.
+                world.loop.call_soon(strike, new, context=contextvars.Context())
+
+        world.safety.on_elected = elected
+        try:
+            for machine in rest:
+                slow = Fault("sync", FaultKind.SLOW, count=COUP_SYNCS, delay_s=COUP_SYNC_S)
+                machine.disk.inject(slow)
+            net.partition([old.host], [machine.host for machine in rest])
+            if old.life is not None and not old.astray:
+                old.power_cut("power cut", outage_s=QUICK_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), COUP_WAIT_S)
+                await asyncio.sleep(2.0 + 2.0 * self._dice.random())
+        finally:
+            world.safety.on_elected = None

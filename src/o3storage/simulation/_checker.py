@@ -16,6 +16,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ._history import MARKER, History, Kind, Operation, Page, Result
 
@@ -105,6 +106,7 @@ def _search(ops: list[Operation], versioned: bool) -> Violation | None:
     required = [op.result in (Result.OK, Result.REFUSED) for op in ops]
     goal = sum(1 << i for i in range(count) if required[i])
     optional = [i for i in range(count) if not required[i]]
+    below = _put_before(ops)
     deepest, deepest_mask = -1, 0
     deepest_state: State = ()
     seen: set[tuple[int, State]] = set()
@@ -139,6 +141,8 @@ def _search(ops: list[Operation], versioned: bool) -> Violation | None:
             op = ops[i]
             if op.call_s > earliest_return or op.return_s < latest_s:
                 continue
+            if below[i] & ~mask:
+                continue
             after = step(state, op, versioned)
             if after is None:
                 continue
@@ -159,6 +163,19 @@ def _search(ops: list[Operation], versioned: bool) -> Violation | None:
         f"{_text(deepest_state)} operation {stuck.number} cannot be placed",
         tuple(dict.fromkeys([*context[-CONTEXT:], stuck])),
     )
+
+
+def _put_before(ops: list[Operation]) -> list[int]:
+    """For each operation those, as bits, that are certainly before it: of two versions that one
+    listing of versions showed, the older one was put first."""
+    puts = {op.value: i for i, op in enumerate(ops) if op.kind is Kind.PUT}
+    before = [0] * len(ops)
+    for op in ops:
+        if op.kind is Kind.VERSIONS and op.result is Result.OK:
+            shown = [puts[value] for value in op.seen_versions if value in puts]
+            for newer, older in pairwise(shown):
+                before[newer] |= 1 << older
+    return before
 
 
 def _none_expires(ops: list[Operation], optional: list[int], mask: int, call_s: float) -> bool:

@@ -272,15 +272,16 @@ class SimDisk:
     ) -> None:
         lent = list(buffers)
         size = sum(memoryview(buffer).nbytes for buffer in lent)
-        fault = self._strike("write", path)
+        fault = self._strike("write", path, offset)
 
         def effect() -> None:
             data = b"".join(lent)
             self._check_growth(path, node, offset + size, DiskFault)
             at = offset
             if fault is not None and fault.kind is FaultKind.MISDIRECTED:
-                sectors = max(1, len(node.cached) // SECTOR_BYTES)
-                at = self._rng.randrange(sectors) * SECTOR_BYTES
+                first = fault.from_offset // SECTOR_BYTES
+                last = max(first, (len(node.cached) - size) // SECTOR_BYTES)
+                at = self._rng.randint(first, last) * SECTOR_BYTES
             if fault is not None and fault.kind is FaultKind.ERROR:
                 data = data[: self._rng.randrange(len(data) + 1) // SECTOR_BYTES * SECTOR_BYTES]
             self.image.write(node, at, data)
@@ -341,9 +342,9 @@ class SimDisk:
         if self._off:
             raise PowerOffError(errno.EIO, "the simulated machine is off")
 
-    def _strike(self, operation: str, path: str) -> Fault | None:
+    def _strike(self, operation: str, path: str, offset: int = 0) -> Fault | None:
         for fault in self.faults:
-            if fault.strikes(operation, path):
+            if fault.strikes(operation, path, offset):
                 return fault
         return None
 

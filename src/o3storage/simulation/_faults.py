@@ -15,14 +15,14 @@ class FaultKind(enum.Enum):
     STUCK = "stuck"
     """The operation does not end before `SimDisk.release_stuck`."""
     MISDIRECTED = "misdirected"
-    """A write goes, without an error, to another sector of the same file."""
+    """A write goes, without an error, to other sectors of the same file."""
 
 
 @dataclass(slots=True)
 class Fault:
     """`operation` is one of read, write, sync, sync_dir, allocate, truncate, open, rename, unlink.
     It spares the first `after` operations on paths that start with `path_prefix`, then strikes
-    `count` times."""
+    `count` times. Writes below `from_offset` are spared, and not hit by one that goes astray."""
 
     operation: str
     kind: FaultKind = FaultKind.ERROR
@@ -30,8 +30,11 @@ class Fault:
     after: int = 0
     count: int = 1
     delay_s: float = 0.0
+    from_offset: int = 0
 
-    def strikes(self, operation: str, path: str) -> bool:
+    def strikes(self, operation: str, path: str, offset: int = 0) -> bool:
+        if offset < self.from_offset:
+            return False
         if operation != self.operation or self.count <= 0 or not path.startswith(self.path_prefix):
             return False
         if self.after > 0:

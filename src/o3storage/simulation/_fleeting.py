@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 EVERY_SEEDS = 7
 """In one seed of seven: the others have the same two buckets throughout."""
-BUCKETS_OF_A_RUN = 3
+BUCKETS_OF_A_RUN = 5
 WRITERS = 2
 DELETES = 3
 """Tries of the one who deletes."""
 SIZES = (20, 3_000, 50_000)
+SLOW_SHARE = 0.6
+"""Part of the buckets whose writers are slow, so that the bucket is empty when it is to go."""
+SLOW_PIECES = 3
+SLOW_PAUSE_S = 0.01
 PATIENCE_S = 60.0
 """For an answer other than 503 when all faults are over."""
 AGAIN_S = 0.3
@@ -40,6 +44,8 @@ class Bucket:
 
     name: str
     made: bool = False
+    slow: bool = False
+    """The head of a write is taken while the bucket is there, its end comes when it may be gone."""
     written: dict[str, Value] = field(default_factory=dict)
     """Acknowledged writes."""
     tried: int = 0
@@ -63,7 +69,7 @@ class Fleeting:
             return
         for number, at in enumerate(sorted(rng.sample(world.bursts, BUCKETS_OF_A_RUN)), start=1):
             await asyncio.sleep(max(0.0, at - world.loop.time()))
-            bucket = Bucket(f"fleeting-{number}")
+            bucket = Bucket(f"fleeting-{number}", slow=rng.random() < SLOW_SHARE)
             self._buckets.append(bucket)
             if not await self._make(bucket):
                 continue
@@ -94,10 +100,15 @@ class Fleeting:
     async def _write(self, bucket: Bucket, writer: str) -> None:
         rng, world = self._rng, self._world
         for number in range(rng.choice((1, 1, 2))):
-            await asyncio.sleep(rng.random() * rng.choice((0.001, 0.01, 0.5)))
+            await asyncio.sleep(
+                rng.random() * rng.choice((0.001, 0.01, 0.01 if bucket.slow else 0.5))
+            )
             value = world.values.make(rng, rng.choice(SIZES))
             key = f"{writer}-{number}"
             call = Call("PUT", f"/{bucket.name}/{key}", body=value.body)
+            if bucket.slow:
+                call.piece_bytes = max(1, len(value.body) // SLOW_PIECES)
+                call.pause_s = rng.random() * SLOW_PAUSE_S
             bucket.tried += 1
             answer = await self._send(call)
             if answer is None or answer.status == 507:
@@ -113,7 +124,8 @@ class Fleeting:
         rng, world = self._rng, self._world
         call = Call("DELETE", f"/{bucket.name}")
         for _ in range(DELETES):
-            await asyncio.sleep(rng.random() * rng.choice((0.001, 0.01, 0.5)))
+            longest_s = rng.choice((0.005, 0.02) if bucket.slow else (0.001, 0.01, 0.5))
+            await asyncio.sleep(rng.random() * longest_s)
             answer = await self._send(call)
             if answer is None or answer.status == 507 or answer.code == "OperationAborted":
                 # It takes steps: the disk may fill up in between, or an earlier try go on.

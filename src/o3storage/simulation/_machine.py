@@ -100,6 +100,11 @@ class Machine:
         self.keys = NodeKeys.generate(self.entropy)
         self.disk = SimDisk(mark, capacity_bytes=CAPACITY_BYTES, cached_share=self._cached_share)
         self.options = small_options()
+        if seed % 3 == 0:
+            # Who missed some entries gets a snapshot, and the index is flushed again and again.
+            self.options.keep_log_bytes = 1
+            self.options.flush_entries = 16
+            self.options.log_volume_bytes = self.options.first_log_volume_bytes = 64 << 10
         if (seed + number) % 2 == 0:
             self.options.reload_log_bytes = 0  # nothing below the replay floor is looked at
         self.serving = asyncio.Event()
@@ -107,6 +112,8 @@ class Machine:
         self.deaths = 0
         self.rotten = False
         """Bits were flipped: reads may be refused and `verify` may find something."""
+        self.astray = False
+        """A write went astray, and nothing that shows it was written yet."""
         self.lossy = False
         """`verify --repair` had to give something up."""
         self.context = contextvars.copy_context()
@@ -246,9 +253,10 @@ class Machine:
 
     # --- death
 
-    def power_cut(self, how: str) -> None:
+    def power_cut(self, how: str, *, outage_s: float | None = None) -> None:
         """The process is gone at this instant, with `power cut` what was not synced, and with
-        `wipe` the whole disk and the node's keys: another node starts in its place."""
+        `wipe` the whole disk and the node's keys: another node starts in its place, after
+        `outage_s` or a time that is drawn."""
         life, self.life = self.life, None
         self.resume()
         self.serving.clear()
@@ -271,16 +279,19 @@ class Machine:
                 cached_share=self._cached_share,
             )
         if life is not None:
-            self._starting = self.world.loop.create_task(self._restart(life))
+            self._starting = self.world.loop.create_task(self._restart(life, outage_s))
 
-    async def _restart(self, life: Life) -> None:
+    async def _restart(self, life: Life, outage_s: float | None) -> None:
         try:
             for task in life.requests:
                 task.cancel()
             await asyncio.gather(*life.requests, return_exceptions=True)
             await life.housekeeping.stop()
             await self._bury(life.opened)
-            await asyncio.sleep(self.world.dice.random() * self.world.scale.longest_outage_s)
+            longest_s = self.world.scale.longest_outage_s
+            await asyncio.sleep(
+                self.world.dice.random() * longest_s if outage_s is None else outage_s
+            )
             await self.start()
         except Exception as error:
             self.world.fail(error)

@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING
 from o3storage.cluster import ClusterError, Membership, node_id
 
 from ._machine import Machine, Member
+from ._network import Quality
+from ._workload import BUCKETS, KEYS, Client
 
 if TYPE_CHECKING:
     from ._world import World
 
 EVERY_SEEDS = 5
 """In one seed of five: the others keep the members that they begin with."""
-JOBS = ("replace", "remove", "drain")
+JOBS = ("replace", "replace", "remove", "drain")
 ASK_S = 10.0
 """Longer than a node takes to refuse what it cannot commit."""
 AGAIN_S = 0.5
 PATIENCE_S = 150.0
 """Faults last half a minute; after that a job must get done."""
 LEAVING, REMOVED = "LEAVING", "REMOVED"
+BODY_BYTES = 600_000
+SLOW_PATHS = Quality(bytes_per_s=4e5)
+"""Over it a body of BODY_BYTES takes longer than its entry, by seconds."""
 
 
 def operates(seed: int) -> bool:
@@ -62,6 +67,7 @@ class Operator:
         """Disk and keys are gone; a new node starts in its place, and the old one is given up, in
         either order."""
         old = node_id(machine.keys)
+        await self._put_through(machine)
         machine.power_cut("wipe")
         if self._rng.random() < 0.5:
             await self._served(machine)
@@ -72,6 +78,19 @@ class Operator:
         )
         await self._served(machine)
         await self._until(machine, lambda member: _state(member, old) == REMOVED)
+
+    async def _put_through(self, machine: Machine) -> None:
+        """A large body goes in through this machine while others hear from it slowly. Its disk is
+        lost at the instant at which it says that it has it: another one must have it, too."""
+        world = self._world
+        others = [each for each in world.machines if each is not machine]
+        for other in others:
+            world.net.set_quality(machine.host, other.host, SLOW_PATHS)
+        client = Client(world, "operator")
+        client.among = [machine]
+        await client.put(self._rng.choice(BUCKETS), self._rng.choice(KEYS), size=BODY_BYTES)
+        for other in others:
+            world.net.set_quality(machine.host, other.host, None)
 
     async def _remove(self, machine: Machine) -> None:
         """A node that runs is taken out; then its directory is emptied and it joins anew."""

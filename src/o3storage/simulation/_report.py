@@ -24,6 +24,7 @@ class Report:
     seals: int = 0
     frames: int = 0
     """Frames that arrived at nodes."""
+    elections: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from base64 import urlsafe_b64decode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ._history import MARKER, Kind, Operation, Page, Result
 from ._requests import Answer, Call, Truncated
 
 if TYPE_CHECKING:
+    from ._machine import Machine
     from ._world import World
 
 PLAIN_BUCKET = "plain"
@@ -105,6 +107,10 @@ class Client:
         self.world = world
         self.name = name
         self.rng = world.rng(f"client/{name}")
+        self.among: Sequence[Machine] = ()
+        """The machines that it speaks to; all of them if none is named."""
+        self.patience_s: float | None = None
+        """It goes away without an answer after so long."""
 
     async def work(self) -> None:
         rng, world = self.rng, self.world
@@ -169,8 +175,8 @@ class Client:
         _, least, most = self.rng.choices(SIZES, weights)[0]
         return self.rng.randint(least, most)
 
-    async def put(self, bucket: str, key: str, condition: str = "") -> None:
-        value = self.world.values.make(self.rng, self._body())
+    async def put(self, bucket: str, key: str, condition: str = "", *, size: int = 0) -> None:
+        value = self.world.values.make(self.rng, size or self._body())
         headers: dict[str, str] = {}
         expected = 0
         if condition == "absent":
@@ -437,4 +443,5 @@ class Client:
             found[item.findtext("Key") or ""].append(number)
 
     async def _send(self, call: Call, *, cut_s: float | None = None) -> Answer:
-        return await self.world.send(self.name, call, cut_s=cut_s)
+        patience_s = min((s for s in (cut_s, self.patience_s) if s is not None), default=None)
+        return await self.world.send(self.name, call, cut_s=patience_s, among=self.among)

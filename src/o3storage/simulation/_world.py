@@ -14,18 +14,20 @@ import math
 import random
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from o3storage import _native
 from o3storage.cluster import ClusterSecret, node_id
+from o3storage.raft.core import Role
 from o3storage.runtime import log
 
 from ._bad_luck import (
     CLUSTER_WEIGHTS,
-    LAST_KIND,
     MACHINE_WEIGHTS,
     NETWORK_WEIGHTS,
+    ROTTING,
     MachineFaults,
     NetworkFaults,
     draw,
@@ -41,6 +43,7 @@ from ._operator import Operator, operates
 from ._replicas import difference, mend_frames, missing_bodies, rows_of
 from ._report import GaveUp, Report
 from ._requests import Answer, Call, Signer, build, perform
+from ._safety import SafetyLog, watch_safety
 from ._seals import SealLog, watch_seals
 from ._splits import cut_ranges
 from ._workload import BUCKETS, VERSIONED_BUCKET, Client, Lost, Values
@@ -107,6 +110,7 @@ class World:
         self.net = SimNet(seed)
         self.secret = ClusterSecret.generate(SimEntropy(f"{seed}/secret"))
         self.machines = [Machine(self, number) for number in range(1, nodes + 1)]
+        self.safety = SafetyLog()
         self._choice = self.rng("nodes")
         self._struck: dict[Machine, None] = {}
 
@@ -119,12 +123,13 @@ class World:
         began = time.process_time()
         report = self.report
         try:
-            with watch_seals() as seals:
+            with watch_seals() as seals, watch_safety(self.safety):
                 await self._run(seals)
         except (SimDeadlockError, SimTimeoutError):
             raise
         except GaveUp as error:
             self.violation("P6", f"the node cannot be started again: {error}")
+        self._judge_safety()
         report.virtual_s = self.loop.time()
         ops = self.history.operations
         report.operations = len(ops) + len(self.history.pages)
@@ -132,6 +137,7 @@ class World:
         report.unknown = sum(op.result.value == "unknown" for op in ops)
         report.seals = seals.count
         report.frames = self.net.frames
+        report.elections = self.safety.elections
         for machine in self.machines:
             machine.trace(f"end, disk operations {sorted(machine.disk.operations.items())}")
         report.trace_hash = self._digest.finish()["sha256"].hex()
@@ -167,6 +173,15 @@ class World:
             self.violation("sealing", text)
         self._check_history()
 
+    def _judge_safety(self) -> None:
+        """What consensus did over all nodes (`_safety.py`). A disk on which bits flipped may stop
+        its own replicas, and what an operator gave up is not judged."""
+        if any(machine.lossy for machine in self.machines):
+            return
+        for promise, number, text in self.safety.found:
+            if promise != "P5" or not number or not self.machines[number - 1].rotten:
+                self.violation(promise, f"n{number}: {text}" if number else text)
+
     def _check_history(self) -> None:
         if any(machine.lossy for machine in self.machines):
             return  # only what was served is judged
@@ -201,14 +216,14 @@ class World:
         kinds = draw(self.dice, CLUSTER_WEIGHTS if self.clustered else MACHINE_WEIGHTS, count)
         if self.clustered and operates(self.seed):
             # Flipped bits on one disk while another is lost may be the end of a majority.
-            kinds = ["restart" if kind == LAST_KIND else kind for kind in kinds]
+            kinds = ["restart" if kind in ROTTING else kind for kind in kinds]
         instants = sorted(self.dice.sample(self.bursts, count))
         running: list[asyncio.Task[None]] = []
         for at, kind in zip(instants, kinds, strict=True):
             pause = at - self.loop.time()
             if pause > 0:
                 await asyncio.sleep(pause)
-            machine = await self._victim()
+            machine = await self._victim(kind)
             self.note_fault(kind)
             machine.trace(f"fault: {kind}")
             self._struck[machine] = None
@@ -224,11 +239,13 @@ class World:
         finally:
             del self._struck[machine]
 
-    async def _victim(self) -> Machine:
+    async def _victim(self, kind: str) -> Machine:
         """A machine that serves and that nothing else strikes now."""
+        rotten = [machine for machine in self.machines if machine.rotten]
+        able = rotten if kind in ROTTING and rotten else self.machines
         while True:
             await self.serving.wait()
-            whole = [m for m in self.machines if m.life is not None and m not in self._struck]
+            whole = [m for m in able if m.life is not None and m not in self._struck]
             if whole:
                 return whole[0] if len(self.machines) == 1 else self.dice.choice(whole)
             await asyncio.sleep(0.05)
@@ -383,13 +400,16 @@ class World:
         return SimClock(skew_ns=skew_ns, drift=(rng.random() * 2 - 1) * 1e-4)
 
     def leader(self) -> Machine | None:
-        """A machine whose node leads a key range."""
+        """A machine whose node leads a key range: of two that believe so, the later one."""
+        found: tuple[int, Machine] | None = None
         for machine in self.machines:
             if machine.life is not None:
-                groups = machine.life.opened.node.status()["groups"]
-                if any(group["group"] and group["role"] == "leader" for group in groups):
-                    return machine
-        return None
+                for replica in machine.life.opened.node._replicas.values():
+                    core = replica.core
+                    leads = replica.group > 0 and core.role is Role.LEADER
+                    if leads and (found is None or core.term > found[0]):
+                        found = core.term, machine
+        return found[1] if found is not None else None
 
     def on_serving(self) -> None:
         if not self.clustered:
@@ -410,10 +430,17 @@ class World:
 
     # --- requests
 
-    async def send(self, client: str, call: Call, *, cut_s: float | None = None) -> Answer:
-        """Send to a node that serves now. Raises Lost if it dies, or after `cut_s` seconds the
-        client goes, before the answer; Truncated."""
-        machine = self._pick()
+    async def send(
+        self,
+        client: str,
+        call: Call,
+        *,
+        cut_s: float | None = None,
+        among: Sequence[Machine] = (),
+    ) -> Answer:
+        """Send to a node that serves now (`among`: one of these). Raises Lost if it dies, or after
+        `cut_s` seconds the client goes, before the answer; Truncated."""
+        machine = self._choice.choice(among) if among else self._pick()
         life = machine.life
         if life is None:
             raise Lost
@@ -500,8 +527,8 @@ def simulate(seed: int, *, nodes: int = 1, keep_trace: bool = False) -> Report:
     async def main() -> Report:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
-        loop.set_exception_handler(lambda _loop, _context: None)
         world = World(seed, nodes=nodes, keep_trace=keep_trace)
+        loop.set_exception_handler(world.safety.unhandled)
         worlds.append(world)
         world.main_task = asyncio.current_task()
         return await world.main()
