@@ -21,10 +21,12 @@ from o3storage.catalog import (
 )
 from o3storage.catalog import InvalidPart as CatalogInvalidPart
 from o3storage.cluster import BodyDamaged, BodyMissing, StorageFull, Unavailable
-from o3storage.http import BadChunk, BadHead, Headers, HttpError, Request
+from o3storage.http import BadChunk, BadHead, BodyTruncated, Headers, HttpError, Request
+from o3storage.s3._documents import BYTE_COST, ELEMENT_COST, MAX_DOCUMENTS_BYTES
 from o3storage.s3._errors import CODES
 from o3storage.s3._refusals import translate, translate_body_error
-from tests.s3.harness import Store
+from o3storage.s3._xml import MAX_COMPLETE_XML_BYTES, MAX_ELEMENTS
+from tests.s3.harness import Store, md5_base64
 from tests.s3.support import BytesBody
 
 FRAME = 256 * 1024
@@ -321,3 +323,59 @@ def test_entities_in_a_document_are_refused(store: Store) -> None:
     store.bucket()
     bomb = b'<!DOCTYPE a [<!ENTITY x "y">]><Tagging><TagSet>&x;</TagSet></Tagging>'
     assert store.put("/bucket?tagging", bomb).code == "MalformedXML"
+
+
+class WatchedBody(BytesBody):
+    """Notes what all documents hold each time it is read."""
+
+    def __init__(self, store: Store, data: bytes) -> None:
+        super().__init__(data)
+        self.store = store
+        self.held: list[int] = []
+
+    async def read_into(self, view: memoryview) -> int:
+        self.held.append(self.store.service.document_bytes)
+        return await super().read_into(view)
+
+
+@pytest.mark.s3(
+    op=["DeleteObjects", "PutBucketTagging"], headers=["retry-after"], errors=["SlowDown"]
+)
+def test_documents_are_bounded_all_together(store: Store) -> None:
+    store.bucket()
+    densest = b"<Delete>" + b"<a/>" * 99_000 + b"</Delete>"
+    body = WatchedBody(store, densest)
+    headers = {"content-md5": md5_base64(densest)}
+    assert store.call("POST", "/bucket?delete", headers=headers, source=body).code == "MalformedXML"
+    assert body.held == sorted(body.held) and body.held[0] == 0
+    # What it was counted for is not less than what its elements take (65 bytes each, measured).
+    assert body.held[-1] > 65 * 99_000
+    assert store.service.document_bytes == 0
+    others = MAX_DOCUMENTS_BYTES - 1_000_000
+    store.service.document_bytes = others
+    refused = store.call("POST", "/bucket?delete", headers=headers, source=BytesBody(densest))
+    assert (refused.status, refused.code) == (503, "SlowDown")
+    assert refused.headers["retry-after"]
+    assert store.service.document_bytes == others
+    tags = b"<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>"
+    assert store.put("/bucket?tagging", tags).status == 204
+    assert store.service.document_bytes == others
+
+
+def test_a_document_whose_client_goes_is_not_counted_any_more(store: Store) -> None:
+    class Gone(BytesBody):
+        async def read_into(self, view: memoryview) -> int:
+            if count := await super().read_into(view):
+                return count
+            assert store.service.document_bytes > 0
+            raise BodyTruncated("gone")
+
+    store.bucket()
+    body = Gone(b"<Tagging><TagSet>", step=5, length=100)
+    assert store.call("PUT", "/bucket?tagging", source=body).code == "IncompleteBody"
+    assert store.service.document_bytes == 0
+
+
+def test_the_largest_document_fits_within_the_bound_of_all() -> None:
+    largest = BYTE_COST * MAX_COMPLETE_XML_BYTES + ELEMENT_COST * MAX_ELEMENTS
+    assert 2 * largest <= MAX_DOCUMENTS_BYTES

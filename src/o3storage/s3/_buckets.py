@@ -16,10 +16,10 @@ from o3storage.catalog import (
 from o3storage.http import Response
 from o3storage.s3._answers import empty, number_param, xml
 from o3storage.s3._context import Context
+from o3storage.s3._documents import read_document
 from o3storage.s3._errors import S3Error
 from o3storage.s3._listing import owner_xml
 from o3storage.s3._names import check_new_bucket
-from o3storage.s3._payload import read_document
 from o3storage.s3._router import Handler
 from o3storage.s3._times import iso_time
 from o3storage.s3._xml import escape
@@ -63,7 +63,7 @@ async def create_new_bucket(ctx: Context) -> Response:
     check_new_bucket(ctx.bucket_name)
     region = ctx.service.region
     if ctx.request.body.length != 0:
-        root = await read_document(ctx.request, ctx.identity, ("CreateBucketConfiguration",))
+        root = await read_document(ctx, ("CreateBucketConfiguration",))
         for child in root.children:
             if child.name != "LocationConstraint":
                 raise S3Error("NotImplemented", f"{child.name} of a new bucket is not implemented.")
@@ -99,7 +99,7 @@ async def get_bucket_versioning(ctx: Context) -> Response:
 
 
 async def put_bucket_versioning(ctx: Context) -> Response:
-    root = await read_document(ctx.request, ctx.identity, ("VersioningConfiguration",))
+    root = await read_document(ctx, ("VersioningConfiguration",))
     if (root.child_text("MfaDelete") or "Disabled").strip() != "Disabled":
         raise S3Error("NotImplemented", "MFA delete is not implemented.")
     status = (root.child_text("Status") or "").strip()

@@ -41,10 +41,10 @@ from o3storage.s3._checksums import (
 )
 from o3storage.s3._conditions import unquote_etag, write_condition
 from o3storage.s3._context import Context
+from o3storage.s3._documents import read_document
 from o3storage.s3._errors import S3Error
 from o3storage.s3._multipart import MAX_PART_NUMBER, upload_param
 from o3storage.s3._objects_put import check_condition, encryption_echo, lost_race
-from o3storage.s3._payload import read_document
 from o3storage.s3._uri import quote_path
 from o3storage.s3._xml import MAX_COMPLETE_XML_BYTES, Element, escape, escape_bytes
 
@@ -71,8 +71,7 @@ async def complete_multipart_upload(ctx: Context) -> Response:
     upload_id = upload_param(ctx)
     condition = write_condition(ctx.headers)
     root = await read_document(
-        ctx.request,
-        ctx.identity,
+        ctx,
         ("CompleteMultipartUpload",),
         max_bytes=MAX_COMPLETE_XML_BYTES,
         object_checksums=True,

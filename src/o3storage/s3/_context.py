@@ -43,7 +43,16 @@ class Context:
     belong to the sender, before the handler of an operation that needs one runs.
     """
 
-    __slots__ = ("_bucket", "bucket_name", "form", "identity", "key", "request", "service")
+    __slots__ = (
+        "_bucket",
+        "bucket_name",
+        "document_bytes",
+        "form",
+        "identity",
+        "key",
+        "request",
+        "service",
+    )
 
     def __init__(
         self,
@@ -60,6 +69,8 @@ class Context:
         self.bucket_name = bucket_name
         self.key = key
         self.form: FormFile | None = None
+        self.document_bytes = 0
+        """Of `Service.document_bytes`, held for this request."""
         self._bucket: BucketInfo | None = None
 
     @property

@@ -14,8 +14,8 @@ from o3storage.catalog import BucketInfo, SetBucketSetting
 from o3storage.http import Response
 from o3storage.s3._answers import Header, empty, xml
 from o3storage.s3._context import Context
+from o3storage.s3._documents import read_document
 from o3storage.s3._errors import S3Error
-from o3storage.s3._payload import read_document
 from o3storage.s3._xml import Element, escape
 
 SETTING: Final = "cors"
@@ -147,9 +147,7 @@ def _rule_xml(rule: Rule) -> str:
 
 
 async def put_bucket_cors(ctx: Context) -> Response:
-    root = await read_document(
-        ctx.request, ctx.identity, ("CORSConfiguration",), max_bytes=MAX_STORED_BYTES
-    )
+    root = await read_document(ctx, ("CORSConfiguration",), max_bytes=MAX_STORED_BYTES)
     rules = parse_rules(root)
     value = json.dumps([asdict(rule) for rule in rules], separators=(",", ":")).encode()
     if len(value) > MAX_STORED_BYTES:

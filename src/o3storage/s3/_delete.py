@@ -18,9 +18,9 @@ from o3storage.http import Response
 from o3storage.s3._answers import Header, empty, xml
 from o3storage.s3._conditions import delete_condition, make_delete_condition
 from o3storage.s3._context import Context, parse_version
+from o3storage.s3._documents import read_document
 from o3storage.s3._errors import S3Error
 from o3storage.s3._names import check_key
-from o3storage.s3._payload import read_document
 from o3storage.s3._refusals import translate
 from o3storage.s3._xml import Element, escape
 
@@ -49,7 +49,7 @@ async def delete_object(ctx: Context) -> Response:
 
 
 async def delete_objects(ctx: Context) -> Response:
-    root = await read_document(ctx.request, ctx.identity, ("Delete",), needs_digest=True)
+    root = await read_document(ctx, ("Delete",), needs_digest=True)
     entries = root.find_all("Object")
     if not 1 <= len(entries) <= MAX_DELETES:
         raise S3Error("MalformedXML", f"A Delete names 1 to {MAX_DELETES} objects.")

@@ -7,7 +7,6 @@ whoever reads them digests them with `digester()` and calls `verify` before comm
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from o3storage._native import Digester
@@ -27,7 +26,7 @@ from o3storage.s3._sigv4 import (
     PayloadKind,
     PendingSignature,
 )
-from o3storage.s3._xml import FEED_BYTES, MAX_XML_BYTES, Element, XmlError, XmlReader
+from o3storage.s3._xml import FEED_BYTES, MAX_XML_BYTES
 
 if TYPE_CHECKING:
     from o3storage._native import Digests
@@ -268,59 +267,6 @@ def _check_announced(headers: dict[str, str], algorithm: Algorithm | None) -> No
         )
     if find_algorithm(announced) is not algorithm:
         raise S3Error("InvalidRequest", "Value for x-amz-sdk-checksum-algorithm header is invalid.")
-
-
-async def read_document(
-    request: S3Request,
-    identity: Identity,
-    root: tuple[str, ...],
-    *,
-    max_bytes: int = MAX_XML_BYTES,
-    needs_digest: bool = False,
-    object_checksums: bool = False,
-) -> Element:
-    """The XML document of a request, every promise about the body checked.
-
-    `root`: names that the root element may have. `needs_digest`: Content-MD5 or a checksum must be
-    there. `object_checksums`: the x-amz-checksum-* headers speak of an object, not of this
-    document. Raises S3Error (MalformedXML, MissingRequestBodyError, ...).
-    """
-    body = open_body(request, identity, max_bytes=1 << 62, object_checksums=object_checksums)
-    if body.length > max_bytes:
-        raise S3Error("MalformedXML", f"The document is larger than {max_bytes} bytes.")
-    if needs_digest and not body.has_digest:
-        raise S3Error(
-            "InvalidRequest",
-            "Missing required header for this request: Content-MD5 OR x-amz-checksum-*",
-        )
-    if body.length == 0:
-        raise S3Error("MissingRequestBodyError")
-    reader = XmlReader(max_bytes)
-    size = 0
-    failure: XmlError | None = None
-    digester = body.digester(md5=False, blake3=False)
-    view = memoryview(bytearray(min(FEED_BYTES, body.length)))
-    while count := await body.source.read_into(view):
-        size += count
-        if size > body.length:
-            raise S3Error("InvalidRequest", "The body is longer than declared.")
-        digester.update(view[:count])
-        if failure is None:
-            try:
-                reader.feed(view[:count])
-            except XmlError as error:
-                failure = error
-        await asyncio.sleep(0)
-    body.verify(digester.finish(), size)
-    try:
-        if failure is not None:
-            raise failure
-        element = reader.finish()
-    except XmlError as error:
-        raise S3Error("MalformedXML", f"The XML you provided was refused: {error}.") from None
-    if element.name not in root:
-        raise S3Error("MalformedXML", f"The root element must be {' or '.join(root)}.")
-    return element
 
 
 async def check_unread_body(request: S3Request, identity: Identity) -> None:

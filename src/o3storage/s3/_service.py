@@ -18,6 +18,7 @@ from o3storage.runtime import Clock, Entropy, Logger
 from o3storage.s3 import _cors
 from o3storage.s3._anonymous import Anonymous
 from o3storage.s3._context import Context, unavailable
+from o3storage.s3._documents import release
 from o3storage.s3._errors import (
     RETRY_AFTER_S,
     XML_CONTENT_TYPE,
@@ -84,6 +85,8 @@ class Service:
         self.node = node
         self.held_parts = 0
         """Parts that answers under way keep readable (`_bodies.HeldParts`)."""
+        self.document_bytes = 0
+        """Memory of the XML documents under way (`_documents.py`)."""
         self.clock = clock
         self.entropy = entropy
         self.region = config.region
@@ -134,6 +137,9 @@ class Service:
                 response = await found.handler(ctx)
         except Exception as error:
             response = self._failed(error, http_request, request_id, ctx)
+        finally:
+            if ctx is not None and ctx.document_bytes:
+                release(ctx)
         headers = response.headers
         headers.append(("x-amz-request-id", request_id))
         headers.append(("x-amz-id-2", self._host_id))

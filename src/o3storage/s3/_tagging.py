@@ -16,9 +16,9 @@ from o3storage.catalog import (
 from o3storage.http import Response
 from o3storage.s3._answers import Header, empty, xml
 from o3storage.s3._context import Context
+from o3storage.s3._documents import read_document
 from o3storage.s3._errors import S3Error
 from o3storage.s3._headers import MAX_BUCKET_TAGS, MAX_OBJECT_TAGS, check_tags, version_header
-from o3storage.s3._payload import read_document
 from o3storage.s3._xml import Element, escape
 
 SETTING: Final = "tagging"
@@ -54,7 +54,7 @@ async def get_object_tagging(ctx: Context) -> Response:
 
 
 async def put_object_tagging(ctx: Context) -> Response:
-    root = await read_document(ctx.request, ctx.identity, ("Tagging",))
+    root = await read_document(ctx, ("Tagging",))
     return empty(200, await _set_tags(ctx, parse_tagging(root, MAX_OBJECT_TAGS)))
 
 
@@ -81,7 +81,7 @@ async def get_bucket_tagging(ctx: Context) -> Response:
 
 
 async def put_bucket_tagging(ctx: Context) -> Response:
-    root = await read_document(ctx.request, ctx.identity, ("Tagging",))
+    root = await read_document(ctx, ("Tagging",))
     tags = parse_tagging(root, MAX_BUCKET_TAGS)
     value = json.dumps(tags, ensure_ascii=False, separators=(",", ":")).encode() if tags else None
     await ctx.submit(SetBucketSetting(ctx.bucket_name, SETTING, value))

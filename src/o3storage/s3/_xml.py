@@ -102,6 +102,11 @@ class XmlReader:
         parser.ProcessingInstructionHandler = self._refuse
         self._parser = parser
 
+    @property
+    def elements(self) -> int:
+        """How many began so far."""
+        return self._count
+
     def feed(self, data: bytes | memoryview) -> None:
         """At most FEED_BYTES at a time keeps the event loop free. Raises XmlError."""
         self._size += len(data)
