@@ -36,15 +36,20 @@ impl<'a, 'py> FromPyObject<'a, 'py> for NonceArg {
             let number: u64 = number
                 .extract()
                 .map_err(|_| PyOverflowError::new_err("a nonce is an int from 0 to 2**64 - 1"))?;
-            let mut nonce = [0; 12];
-            nonce[..8].copy_from_slice(&number.to_le_bytes());
-            return Ok(Self(nonce));
+            return Ok(Self(frame_nonce(number)));
         }
         Ok(Self(exactly::<12>(
             "nonce",
             ReadBuf::new(&object)?.as_slice(),
         )?))
     }
+}
+
+/// A number as a nonce: little-endian, the last four bytes zero.
+pub fn frame_nonce(number: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[..8].copy_from_slice(&number.to_le_bytes());
+    nonce
 }
 
 /// A sealing key; the expanded key stays inside the module.

@@ -38,7 +38,7 @@ pub struct FileHandle {
 }
 
 impl FileHandle {
-    fn new(fd: OwnedFd) -> Self {
+    pub fn new(fd: OwnedFd) -> Self {
         Self {
             fd: Mutex::new(Some(Arc::new(fd))),
         }
@@ -88,7 +88,7 @@ pub struct Fd {
 impl Fd {
     /// A method rather than the field, which alone a closure would capture: it is `_keep` that has
     /// to move into the job.
-    fn number(&self) -> i32 {
+    pub fn number(&self) -> i32 {
         self.number
     }
 }
@@ -167,7 +167,7 @@ impl PureJob for FileJob {
     }
 }
 
-fn os_error(error: &Error, path: Option<&Path>) -> PyErr {
+pub fn os_error(error: &Error, path: Option<&Path>) -> PyErr {
     match (error.raw_os_error(), path) {
         (Some(code), Some(path)) => {
             PyOSError::new_err((code, message(code), path.as_os_str().to_os_string()))
@@ -208,7 +208,7 @@ fn c_path(path: &Path) -> PyResult<CString> {
         .map_err(|_| PyValueError::new_err("a path cannot hold a NUL byte"))
 }
 
-fn check(result: libc::c_int) -> Result<libc::c_int, Error> {
+pub fn check(result: libc::c_int) -> Result<libc::c_int, Error> {
     if result < 0 {
         Err(Error::last_os_error())
     } else {
@@ -225,7 +225,7 @@ fn interrupted(error: &Error) -> bool {
 }
 
 /// `operation` again while a signal interrupts it. Never for fdatasync, whose second try may lie.
-fn again<T>(mut operation: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+pub fn again<T>(mut operation: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     loop {
         match operation() {
             Err(error) if interrupted(&error) => {}

@@ -11,6 +11,7 @@ mod index;
 mod jobs;
 mod keys;
 mod pool;
+mod send;
 mod tls;
 mod tls_config;
 
@@ -25,6 +26,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     aligned::register(m)?;
     files::register(m)?;
     pool::register(m)?;
+    send::register(m)?;
     tls_config::register(m)?;
     tls::register(m)?;
     index::register(m)

@@ -309,6 +309,24 @@ def pread_nowait(fd: FileHandle | int, size: int, offset: int) -> bytes | None:
     """preadv2 with RWF_NOWAIT: `size` bytes (fewer only at end of file), or None if the page cache
     lacks some of them or the file system cannot tell."""
 
+def dup_socket(fd: int) -> FileHandle:
+    """A second descriptor of a socket: it stays that socket's whoever closes the first one."""
+
+def send_records_job(
+    key: ChaChaKey,
+    file: FileHandle,
+    socket: FileHandle,
+    frames: Sequence[tuple[int, Buffer, int, int, int, int]],
+    prefix_bytes: int,
+) -> Job[tuple[int, bytes]]:
+    """Records (nonce, aad, offset, record bytes, low, high) as `ChaChaKey.open_record_job` opens
+    them, one after the other: read from the page cache (never from the disk), checked, unsealed,
+    and plaintext [low, high) sent as far as the socket has room. Ends early behind a frame that the
+    socket did not take whole, and before one that is not cached or does not hold.
+
+    (bytes that were taken from the frames, those of their end that were not sent). OSError if the
+    socket is gone. At most 16 frames of at most 1 MiB."""
+
 def open_job(path: str, flags: int, mode: int = 0o600) -> Job[FileHandle]: ...
 def pread_job(fd: FileHandle | int, size: int, offset: int) -> Job[bytes]:
     """Fewer than `size` bytes only at end of file."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
-from o3storage.http import HttpError, Request, Response, http_date
+from o3storage._native import FileHandle
+from o3storage.http import HttpError, Piece, Request, Response, http_date
+from o3storage.http._limits import WRITE_HIGH_BYTES
 from o3storage.http._wire import response_head
 from tests.http.serving import run, serving, until
 
@@ -210,6 +214,96 @@ def test_error_before_the_first_byte_is_still_answered() -> None:
                 client = await served.connect()
                 assert (await client.ask(f"GET {path} HTTP/1.1\r\n{H}\r\n")).status == status
             assert served.server.stats.aborted == 0
+
+    run(main())
+
+
+# --- pieces that go to the socket on their own
+
+
+class Direct:
+    """A `DirectPiece` that takes, sends and misses what its dice say."""
+
+    def __init__(self, data: bytes, dice: random.Random) -> None:
+        self.data = data
+        self.dice = dice
+        self.sent = 0
+        self.was_read = False
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    async def send(self, handle: FileHandle, start: int) -> tuple[int, bytes]:
+        if self.dice.random() < 0.2:
+            return 0, b""
+        wanted = self.data[start : start + self.dice.randrange(1, 300_000)]
+        with socket.socket(fileno=os.dup(handle.fileno())) as own:
+            own.setblocking(False)
+            try:
+                sent = own.send(wanted)
+            except BlockingIOError:
+                sent = 0
+        self.sent += sent
+        return len(wanted), wanted[sent:]
+
+    async def read(self, start: int) -> AsyncGenerator[bytes, None]:
+        self.was_read = True
+        for at in range(start, len(self.data), 100_000):
+            await asyncio.sleep(0)
+            yield self.data[at : at + 100_000]
+
+
+@pytest.mark.parametrize("length_known", [True, False])
+def test_direct_pieces_come_in_order_to_a_slow_client(over: object, length_known: bool) -> None:
+    dice = random.Random(length_known)
+    direct = [Direct(dice.randbytes(dice.randrange(1, 1_500_000)), dice) for _ in range(8)]
+    buffers = [dice.randbytes(dice.randrange(300_000)) for _ in direct]
+    whole = b"".join([part for pair in zip(buffers, direct) for part in (pair[0], pair[1].data)])
+
+    async def body() -> AsyncIterator[Piece]:
+        for pair in zip(buffers, direct):
+            for piece in pair:
+                yield piece
+
+    async def handle(request: Request) -> Response:
+        return Response(200, [], body(), len(whole) if length_known else None)
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client = await served.connect()
+            answer = await client.ask(GET)
+            assert answer.body == whole
+            if served.secure:
+                assert all(piece.was_read for piece in direct)
+            else:
+                assert any(piece.sent for piece in direct)
+                limits = served.first_connection._transport.get_write_buffer_limits()
+                assert limits[1] == WRITE_HIGH_BYTES  # as it was
+
+    run(main())
+
+
+def test_a_client_that_is_gone_ends_a_direct_piece() -> None:
+    closed = []
+
+    async def body() -> AsyncIterator[Piece]:
+        try:
+            while True:
+                yield Direct(bytes(1_000_000), random.Random(1))
+        finally:
+            closed.append(True)
+
+    async def handle(request: Request) -> Response:
+        return Response(200, [], body())
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client = await served.connect()
+            client.send(GET)
+            await client.head()
+            client.close()
+            await until(lambda: closed)
+            assert not served.reports
 
     run(main())
 

@@ -242,6 +242,8 @@ class Store:
                 data = bytes(response.body)
             elif response.body is not None:
                 async for piece in response.body:
+                    if not isinstance(piece, bytes | bytearray | memoryview):
+                        piece = b"".join([bytes(part) async for part in piece.read(0)])
                     data += bytes(piece)
             return Answer(response.status, response.headers, data, response.length)
 

@@ -231,7 +231,7 @@ def test_an_answer_under_way_keeps_its_parts_though_the_object_goes(
 
         return pieces()
 
-    monkeypatch.setattr(real.node, "read_stream", reading, raising=False)
+    monkeypatch.setattr(real.node, "send_stream", reading, raising=False)
     if room > len(parts):
         assert real.get("/bucket/k").body == b"".join(parts)
     else:

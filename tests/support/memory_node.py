@@ -145,6 +145,10 @@ class MemoryNode:
             yield data[offset:stop]
             offset = stop
 
+    def send_stream(self, ref: StreamRef, offset: int, length: int) -> AsyncIterator[bytes]:
+        """As `read_stream`."""
+        return self.read_stream(ref, offset, length)
+
     def hold(self, bodies: Sequence[bytes]) -> Callable[[], None]:
         """As `cluster.Node.hold`."""
         streams = [StreamRef.unpack(body).stream for body in bodies]

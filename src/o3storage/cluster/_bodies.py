@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from o3storage.cluster._errors import BodyDamaged, BodyMissing, Unavailable
@@ -127,7 +127,7 @@ async def read_stream(
     offset: int,
     length: int,
     repair: Repair | None = None,
-) -> AsyncIterator[Buffer]:
+) -> AsyncGenerator[Buffer, None]:
     """Plaintext bytes [offset, offset + length), cut at the end of the body, in pieces of at most
     a frame, each verified before it is yielded. The stream is pinned while the iterator lives.
 

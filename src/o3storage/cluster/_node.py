@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from o3storage.cluster import _bodies, _records
+from o3storage.cluster import _bodies, _direct, _records
 from o3storage.cluster._bounded import within
 from o3storage.cluster._collector import Collector
 from o3storage.cluster._data import Fanout
@@ -619,6 +619,20 @@ class Node:
             ref,
             offset=offset,
             length=size,
+            repair=self.replication.repair if self.replication is not None else None,
+        )
+
+    def send_stream(
+        self, ref: StreamRef, offset: int, length: int
+    ) -> AsyncIterator[Buffer | _direct.DirectPiece]:
+        """As `read_stream`, for a body that goes to a plain socket."""
+        return _direct.send_stream(
+            self.store,
+            self.jobs,
+            self._sealer(ref),
+            ref,
+            offset=offset,
+            length=length,
             repair=self.replication.repair if self.replication is not None else None,
         )
 

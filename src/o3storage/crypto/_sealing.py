@@ -8,9 +8,17 @@ stream, a file offset or a frame number is a nonce that never repeats.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from o3storage._native import ChaChaKey, Digester, Job, SealError
+from o3storage._native import (
+    ChaChaKey,
+    Digester,
+    FileHandle,
+    Job,
+    SealError,
+    send_records_job,
+)
 from o3storage.runtime.disk import Buffer
 
 __all__ = [
@@ -21,6 +29,7 @@ __all__ = [
     "STREAM_REF_BYTES",
     "TAG_BYTES",
     "FileSealer",
+    "FramePlace",
     "SealError",
     "StreamRef",
     "StreamSealer",
@@ -79,6 +88,10 @@ class FileSealer:
         """`unseal` as a job of the pool."""
         return self._key.unseal_job(offset, aad, ciphertext)
 
+
+FramePlace = tuple[int, int, int, int, int]
+"""(frame number, offset of its record in the file, record bytes, first byte wanted of the
+plaintext, end of those)."""
 
 _frame_aad = struct.Struct(">16sQIB").pack
 """Stream id, frame number, plaintext size in bytes, 1 for the last frame."""
@@ -170,6 +183,35 @@ class StreamSealer:
             raise SealError("a sealed frame is shorter than its tag")
         aad = _frame_aad(self._stream_id, number, size, last)
         return self._key.open_record_job(number, aad, record, prefix_bytes)
+
+    def send_records_job(
+        self,
+        file: FileHandle,
+        socket: FileHandle,
+        frames: Sequence[FramePlace],
+        prefix_bytes: int,
+        final: int,
+    ) -> Job[tuple[int, bytes]]:
+        """The frames' plaintext out of the page cache into a socket, as a job of the pool. `final`
+        is the stream's last frame. See `_native.send_records_job`."""
+        stream = self._stream_id
+        return send_records_job(
+            self._key,
+            file,
+            socket,
+            [
+                (
+                    number,
+                    _frame_aad(stream, number, size - prefix_bytes - TAG_BYTES, number == final),
+                    offset,
+                    size,
+                    low,
+                    high,
+                )
+                for number, offset, size, low, high in frames
+            ],
+            prefix_bytes,
+        )
 
 
 _REF = struct.Struct(">16s32sIQ")

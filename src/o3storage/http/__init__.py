@@ -26,7 +26,16 @@ from o3storage.http._errors import (
     TlsConfigError,
 )
 from o3storage.http._limits import LARGE_BLOCK_BYTES, SMALL_BLOCK_BYTES, Limits
-from o3storage.http._messages import Address, Buffer, Handler, Headers, Request, Response
+from o3storage.http._messages import (
+    Address,
+    Buffer,
+    DirectPiece,
+    Handler,
+    Headers,
+    Piece,
+    Request,
+    Response,
+)
 from o3storage.http._server import Server, ServerStats
 from o3storage.http._tls import ServerTls
 from o3storage.http._wire import http_date, plain_error
@@ -46,12 +55,14 @@ __all__ = [
     "Buffer",
     "ByteSource",
     "ConnectionGone",
+    "DirectPiece",
     "Frames",
     "Handler",
     "HeadTimeout",
     "Headers",
     "HttpError",
     "Limits",
+    "Piece",
     "Request",
     "Response",
     "Server",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
+from o3storage._native import FileHandle, dup_socket
 from o3storage.http._errors import BodyError, ConnectionGone, HttpError
-from o3storage.http._limits import RECEIVE_BYTES
-from o3storage.http._messages import Buffer, Request, Response
+from o3storage.http._limits import RECEIVE_BYTES, WRITE_HIGH_BYTES
+from o3storage.http._messages import Buffer, DirectPiece, Piece, Request, Response
 from o3storage.http._wire import bodiless, plain_error, response_head
 
 if TYPE_CHECKING:
@@ -149,7 +151,7 @@ class Answer:
     # --- a body in pieces
 
     async def _send_pieces(
-        self, request: Request, response: Response, body: AsyncIterable[Buffer]
+        self, request: Request, response: Response, body: AsyncIterable[Piece]
     ) -> None:
         pieces = aiter(body)
         try:
@@ -168,10 +170,10 @@ class Answer:
         self._done(close)
 
     async def _send_body(
-        self, request: Request, response: Response, pieces: AsyncIterator[Buffer]
+        self, request: Request, response: Response, pieces: AsyncIterator[Piece]
     ) -> bool:
         try:
-            first: Buffer | None = await anext(pieces, None)
+            first: Piece | None = await anext(pieces, None)
         except Exception as error:
             # Nothing was sent yet, so the client can still be told.
             return self._send_now(request, self._failed(request, error), close=True)
@@ -188,8 +190,8 @@ class Answer:
         self,
         request: Request,
         response: Response,
-        piece: Buffer | None,
-        pieces: AsyncIterator[Buffer],
+        piece: Piece | None,
+        pieces: AsyncIterator[Piece],
     ) -> bool:
         """Head and body. Returns True if the connection is to end; raises to have it aborted."""
         length = response.length
@@ -213,7 +215,12 @@ class Answer:
                 if chunked:
                     ahead += b"%b%x\r\n" % (line_end, size)
                     line_end = b"\r\n"
-                await self._send_piece(ahead, piece)
+                if isinstance(piece, bytes | memoryview | bytearray):
+                    await self._send_piece(ahead, piece)
+                else:
+                    if ahead:
+                        self._write(ahead)
+                    await self._send_direct(piece)
                 ahead = b""
             piece = await anext(pieces, None)
         if length is not None and sent < length:
@@ -239,6 +246,50 @@ class Answer:
                 self._write(bytes(piece) if WRITE_KEEPS_VIEWS else piece)
         if self._writing_paused:
             await self._wait_until_drained()
+
+    async def _send_direct(self, piece: DirectPiece) -> None:
+        """What a job sends must find nothing of the transport's under way, so that output that
+        waits pauses the writer at once meanwhile."""
+        if self._secure:
+            await self._send_read(piece, 0)
+            return
+        transport = self._transport
+        transport.set_write_buffer_limits(high=0)
+        at = 0
+        socket = None if transport.get_write_buffer_size() else self._own_socket()
+        while socket is not None and at < len(piece):
+            if transport.is_closing():
+                raise ConnectionGone("the client is gone")
+            try:
+                taken, rest = await piece.send(socket, at)
+            except OSError as error:
+                raise ConnectionGone("the client is gone") from error
+            if not taken:
+                break
+            at += taken
+            self._sent_bytes += taken - len(rest)
+            if rest:
+                self._write(rest)
+                if self._writing_paused:
+                    await self._wait_until_drained()
+        socket = None
+        if at < len(piece):
+            await self._send_read(piece, at)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+
+    async def _send_read(self, piece: DirectPiece, start: int) -> None:
+        async with aclosing(piece.read(start)) as buffers:
+            async for buffer in buffers:
+                await self._send_piece(b"", buffer)
+
+    def _own_socket(self) -> FileHandle | None:
+        """The transport may close its descriptor while a job sends, and the number would then be
+        another connection's: jobs have one of their own."""
+        socket = self._transport.get_extra_info("socket")
+        try:
+            return None if socket is None else dup_socket(socket.fileno())
+        except OSError:  # no descriptor left
+            return None
 
     async def _encrypt_piece(self, piece: Buffer) -> None:
         """A step of the loop encrypts at most RECEIVE_BYTES."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from o3storage._native import FileHandle
 
 if TYPE_CHECKING:
     from o3storage.http._body import Body
@@ -121,6 +123,27 @@ class Request:
         return f"<Request {self.method} {self.path!r} HTTP/{self.http_version}>"
 
 
+class DirectPiece(Protocol):
+    """A piece of a body that can go to a plain socket without passing through the loop's thread."""
+
+    def __len__(self) -> int:
+        """Its size in bytes, not 0."""
+        ...
+
+    def send(self, socket: FileHandle, start: int) -> Awaitable[tuple[int, Buffer]]:
+        """Send from byte `start` on, which is 0 or what the calls before took together: (bytes
+        taken, those of their end that the socket had no room for). 0 taken: use `read`. Nothing
+        else may be on its way to the socket. OSError if the client is gone."""
+        ...
+
+    def read(self, start: int) -> AsyncGenerator[Buffer, None]:
+        """The bytes from `start` on in the ordinary way. May raise what an iterated body may."""
+        ...
+
+
+Piece = Buffer | DirectPiece
+
+
 @dataclass(slots=True)
 class Response:
     """What the handler answers.
@@ -130,10 +153,10 @@ class Response:
     and must not be among them.
 
     `body`: bytes, or an async iterable of buffers, each sent or copied before the next one is asked
-    for, or None. The first buffer is asked for before the status line is sent: if that raises an
-    `HttpError` its status is answered, with any other error 500. If a later one raises, the
-    connection is aborted without a final chunk or TLS close_notify. An iterator with `aclose` is
-    closed in every case.
+    for (a `DirectPiece` among them likewise), or None. The first one is asked for before the status
+    line is sent: if that raises an `HttpError` its status is answered, with any other error 500. If
+    a later one raises, the connection is aborted without a final chunk or TLS close_notify. An
+    iterator with `aclose` is closed in every case.
 
     `length`: size in bytes of an iterated body (None: sent chunked, or to HTTP/1.0 until close); of
     the body that a HEAD answer describes. A body that turns out longer or shorter aborts the
@@ -144,7 +167,7 @@ class Response:
 
     status: int
     headers: list[tuple[str, str]] = field(default_factory=list)
-    body: Buffer | AsyncIterable[Buffer] | None = None
+    body: Buffer | AsyncIterable[Piece] | None = None
     length: int | None = None
     close: bool = False
 

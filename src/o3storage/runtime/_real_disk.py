@@ -84,6 +84,10 @@ class RealFile:
         """See `File.read_now`."""
         return _native.pread_nowait(self._handle, size, offset)
 
+    def native_handle(self) -> _native.FileHandle | None:
+        """See `File.native_handle`."""
+        return None if self._handle.closed else self._handle
+
     async def read(self, offset: int, size: int) -> bytes:
         """See `File.read`."""
         try:

@@ -15,7 +15,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from o3storage._native import FileHandle
 
 Buffer = bytes | bytearray | memoryview
 
@@ -62,6 +65,10 @@ class File(Protocol):
     def read_now(self, offset: int, size: int) -> bytes | None:
         """`size` bytes (fewer at end of file) if the page cache has them all now, else None.
         Never blocks (preadv2 with RWF_NOWAIT)."""
+        ...
+
+    def native_handle(self) -> FileHandle | None:
+        """For native jobs that read from the page cache; None if there is nothing of the kind."""
         ...
 
     async def read(self, offset: int, size: int) -> bytes:

@@ -7,9 +7,9 @@ leaves nothing behind. Out: the first piece is read, and with it verified, befor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from o3storage._native import blake3, md5
 from o3storage.catalog import Checksum, VersionInfo, parts_from
@@ -18,11 +18,13 @@ from o3storage.http import SMALL_BLOCK_BYTES, frames
 from o3storage.s3._checksums import DEFAULT, FULL_OBJECT, Algorithm, digest_of
 from o3storage.s3._context import Context
 from o3storage.s3._errors import S3Error
-from o3storage.s3._node import Buffer, StreamUpload
+from o3storage.s3._node import Buffer, DirectPiece, StreamUpload
 from o3storage.s3._payload import RequestBody
 
 if TYPE_CHECKING:
     from o3storage._native import Digester, Digests
+
+P = TypeVar("P")
 
 WHOLE_ANSWER_BYTES: Final = 256 * 1024
 """Up to one frame an answer is sent as one piece."""
@@ -128,15 +130,26 @@ def _stored(
     )
 
 
-async def read_version(
+def read_version(
     ctx: Context, bucket_id: int, version: VersionInfo, offset: int, length: int
-) -> AsyncIterator[Buffer]:
+) -> AsyncGenerator[Buffer, None]:
     """Verified bytes [offset, offset + length) of a version. Raises what the node raises."""
+    return _version(ctx, bucket_id, version, offset, length, ctx.service.node.read_stream)
+
+
+async def _version(  # noqa: PLR0917
+    ctx: Context,
+    bucket_id: int,
+    version: VersionInfo,
+    offset: int,
+    length: int,
+    read: Callable[[StreamRef, int, int], AsyncIterator[P]],
+) -> AsyncGenerator[P, None]:
+    """What `read` yields for each of the streams that the bytes stand in."""
     if length == 0:
         return
     if not version.upload_id:
-        stream = ctx.service.node.read_stream(StreamRef.unpack(version.body), offset, length)
-        async for piece in stream:
+        async for piece in read(StreamRef.unpack(version.body), offset, length):
             yield piece
         return
     end = offset + length
@@ -153,8 +166,7 @@ async def read_version(
                 count = min(end, start + size) - offset
                 if count <= 0:
                     continue
-                stream = ctx.service.node.read_stream(StreamRef.unpack(body), inner, count)
-                async for piece in stream:
+                async for piece in read(StreamRef.unpack(body), inner, count):
                     yield piece
                 offset += count
     finally:
@@ -217,20 +229,21 @@ class Prefetched:
 
     __slots__ = ("_first", "_rest")
 
-    def __init__(self, first: Buffer, rest: Any) -> None:
-        self._first: Buffer | None = first
+    def __init__(
+        self, first: Buffer | DirectPiece, rest: AsyncGenerator[Buffer | DirectPiece, None]
+    ) -> None:
+        self._first: Buffer | DirectPiece | None = first
         self._rest = rest
 
     def __aiter__(self) -> Prefetched:
         return self
 
-    async def __anext__(self) -> Buffer:
+    async def __anext__(self) -> Buffer | DirectPiece:
         first = self._first
         if first is not None:
             self._first = None
             return first
-        piece: Buffer = await self._rest.__anext__()
-        return piece
+        return await anext(self._rest)
 
     async def aclose(self) -> None:
         await self._rest.aclose()
@@ -246,10 +259,15 @@ async def open_answer(
         whole = ctx.service.node.read_small_now(StreamRef.unpack(version.body))
         if whole is not None:
             return whole if length == len(whole) else whole[offset : offset + length]
-    pieces = read_version(ctx, ctx.bucket.bucket_id, version, offset, length)
+    bucket_id = ctx.bucket.bucket_id
     if length <= WHOLE_ANSWER_BYTES:
-        parts = [bytes(piece) async for piece in pieces]
+        buffers = read_version(ctx, bucket_id, version, offset, length)
+        parts = [bytes(buffer) async for buffer in buffers]
         return parts[0] if len(parts) == 1 else b"".join(parts)
+    node = ctx.service.node
+    # Over TLS every byte has to come to the loop's thread.
+    read = node.read_stream if ctx.request.secure else node.send_stream
+    pieces = _version(ctx, bucket_id, version, offset, length, read)
     try:
         first = await anext(pieces)
     except StopAsyncIteration:

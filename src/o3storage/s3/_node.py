@@ -9,6 +9,7 @@ from o3storage._native import Digester
 from o3storage.catalog import Command, Query
 from o3storage.cluster import Miss
 from o3storage.crypto import StreamRef
+from o3storage.http import DirectPiece
 
 T = TypeVar("T")
 
@@ -55,7 +56,11 @@ class Node(Protocol):
 
     def read_stream(self, ref: StreamRef, offset: int, length: int) -> AsyncIterator[Buffer]: ...
 
+    def send_stream(
+        self, ref: StreamRef, offset: int, length: int
+    ) -> AsyncIterator[Buffer | DirectPiece]: ...
+
     def hold(self, bodies: Sequence[bytes]) -> Callable[[], None]: ...
 
 
-__all__ = ["Buffer", "Digester", "Node", "StreamUpload"]
+__all__ = ["Buffer", "Digester", "DirectPiece", "Node", "StreamUpload"]

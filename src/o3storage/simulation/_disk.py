@@ -52,6 +52,9 @@ class SimFile:
         self._check(write=False)
         return self._disk.cached_read(self._node, offset, size)
 
+    def native_handle(self) -> None:
+        return None
+
     async def read(self, offset: int, size: int) -> bytes:
         self._check(write=False)
         return await self._disk.read_node(self._path, self._node, offset, size)

@@ -170,6 +170,7 @@ async def perform(service: Service, request: Request) -> Answer:
     data = bytearray()
     try:
         async for piece in body:
+            assert isinstance(piece, bytes | bytearray | memoryview)  # no sockets, no direct pieces
             data += piece
     except Exception as error:
         raise Truncated(bytes(data), error) from error

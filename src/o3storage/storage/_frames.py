@@ -4,7 +4,7 @@ Interface: `FrameReader`, `Frames.read_now`, `read`, `pin`, `unpin`, `release`, 
 
 Invariants
 - No byte is returned before its record's BLAKE3 and ids were checked (promise P3), but for
-  `FrameReader.record_now`, whose records are opened by a job that checks them.
+  `FrameReader`, whose records are opened by jobs that check them.
 - A record is live if and only if placement points at exactly it. A mismatch is looked up again
   once: compaction may have moved the frame between look-up and read.
 - A released stream keeps its placement while it is pinned; rows of table 0x03 remember it over a
@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from o3storage._native import blake3
-from o3storage.runtime.disk import DiskError
+from o3storage._native import FileHandle, blake3
+from o3storage.runtime.disk import DiskError, File
 from o3storage.storage._core import Core
 from o3storage.storage._records import (
     FRAME,
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 RUNS_PER_STEP = 256
 """Runs of a stream that are taken out of the placement table in one step."""
 READ_TRIES = 3
+
+FrameSpot = tuple[int, int]
+"""(offset in its file, record bytes)."""
 
 _FRAME_START = RECORD_MAGIC + bytes((FRAME, KEY_STREAM))
 _KIND_END = HASH_BYTES + len(_FRAME_START)
@@ -319,6 +322,32 @@ class FrameReader:
         takes it (`StreamSealer.open_record_job`) does that. Its ciphertext begins at
         PREFIX_BYTES. None: read it by `Store.read_frame`, which finds out what is wrong.
         """
+        placed = self._placed_now(number)
+        if placed is None:
+            return None
+        run, file = placed
+        offset, size = frame_place(run, number - self._first)
+        data = file.read_now(offset, size)
+        if data is None or not _is_frame(data, self._stream, number):
+            self._run = None
+            return None
+        return data
+
+    def places_now(self, number: int, count: int) -> tuple[FileHandle, list[FrameSpot]] | None:
+        """Where at most `count` frames from `number` on stand, all of them in one file and not
+        checked in any way; None: read them by `Store.read_frame`. What is looked up stays right as
+        long as the file is open, which the handle sees to."""
+        placed = self._placed_now(number)
+        if placed is None:
+            return None
+        run, file = placed
+        handle = file.native_handle()
+        if handle is None:
+            return None
+        at = number - self._first
+        return handle, [frame_place(run, n) for n in range(at, min(run.frames, at + count))]
+
+    def _placed_now(self, number: int) -> tuple[Run, File] | None:
         run = self._run
         if run is None or not 0 <= number - self._first < run.frames:
             try:
@@ -332,20 +361,15 @@ class FrameReader:
         volume = self._frames.core.volumes.get(run.volume)
         if volume is None or volume.file is None:
             return None
-        offset, size = frame_place(run, number - self._first)
-        data = volume.file.read_now(offset, size)
-        if data is None or not _is_frame(data, self._stream, number):
-            self._run = None
-            return None
-        return data
+        return run, volume.file
 
 
 def _ignore(_: BadBlock) -> None:
     pass
 
 
-def frame_place(run: Run, at: int) -> tuple[int, int]:
-    """(offset, record bytes) of the run's frame number `at`."""
+def frame_place(run: Run, at: int) -> FrameSpot:
+    """Of the run's frame number `at`."""
     if at == run.frames - 1:
         return run.offset + at * align(run.record_bytes), run.last_bytes
     return run.offset + at * align(run.record_bytes), run.record_bytes

@@ -27,6 +27,9 @@ class _MemoryFile:
     def read_now(self, offset: int, size: int) -> bytes | None:
         return bytes(self._content[offset : offset + size])
 
+    def native_handle(self) -> None:
+        return None
+
     async def read(self, offset: int, size: int) -> bytes:
         return bytes(self._content[offset : offset + size])
 
