@@ -532,7 +532,7 @@ impl UnderWay {
 
 #[test]
 fn rfc8985_reordering_is_waited_for_longer_and_later_no_longer() {
-    let mut under_way = UnderWay { recovery: Recovery::new(1, 1000), now: 0 };
+    let mut under_way = UnderWay { recovery: Recovery::new(1), now: 0 };
     under_way.recovery.begin(1000, true);
     under_way.recovery.take_rtt(20_000);
     // The first late segment shows that there is reordering.

@@ -75,10 +75,8 @@ impl Egress {
 
     /// The address that packets to `target` come from.
     pub fn source_for(&self, target: Ipv4Addr) -> Option<Ipv4Addr> {
-        if target.is_loopback() {
-            return Some(Ipv4Addr::LOCALHOST);
-        }
-        self.lease.as_ref().map(|l| l.address)
+        let own = self.lease.as_ref().map(|l| l.address);
+        target.is_loopback().then_some(Ipv4Addr::LOCALHOST).or(own)
     }
 
     fn mask(prefix: u8) -> u32 {

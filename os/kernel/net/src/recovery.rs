@@ -109,13 +109,10 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    pub fn new(seq: u32, segment_size: usize) -> Recovery {
+    pub fn new(seq: u32) -> Recovery {
         Recovery {
             snd_una: seq,
             snd_nxt: seq,
-            segment_size,
-            selective: true,
-            window: INITIAL_SEGMENTS * segment_size,
             threshold: usize::MAX,
             rto_us: RTO_INITIAL_US,
             min_rtt_us: u64::MAX,

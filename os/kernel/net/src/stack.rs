@@ -17,7 +17,7 @@ mod calls;
 struct Listener {
     local: SocketAddrV4,
     backlog: usize,
-    waiting: VecDeque<SocketId>,
+    waiting: VecDeque<(SocketId, SocketAddrV4)>,
 }
 
 #[derive(Default)]
@@ -55,8 +55,8 @@ pub struct Stack {
     free: Vec<u32>,
     /// Connections and handshakes.
     connections: BTreeMap<Key, SocketId>,
-    listeners: BTreeMap<u16, SocketId>,
-    datagrams: BTreeMap<u16, SocketId>,
+    /// Who holds each port of TCP (bound or listening) and of UDP: by protocol and number.
+    ports: BTreeMap<(u8, u16), SocketId>,
     events: VecDeque<SocketId>,
     /// Connections with something to send.
     dirty: VecDeque<SocketId>,
@@ -92,15 +92,9 @@ impl Stack {
             dhcp.poll(&mut self.egress, now_us);
             self.after_lease(before);
         }
-        while let Some(&(due, id)) = self.timers.first().filter(|(due, _)| *due <= now_us) {
-            self.timers.remove(&(due, id));
-            if self.socket(id).is_none() {
-                continue;
-            }
-            self.slots[id.index as usize].timer = None;
-            if self.with_tcp(id, |tcp, egress| tcp.poll(egress, now_us)) == Some(true) {
-                self.after_change(id);
-            }
+        while let Some(&(_, id)) = self.timers.first().filter(|(due, _)| *due <= now_us) {
+            self.set_timer(id, None);
+            self.with_tcp(id, |tcp, egress| tcp.poll(egress, now_us));
         }
         self.run_loopback(now_us);
     }
@@ -110,7 +104,7 @@ impl Stack {
         for _ in 0..MAX_TRANSMIT_QUEUE {
             self.flush(now_us);
             let Some(frame) = self.egress.loopback.pop_front() else { break };
-            self.receive_ipv4(&frame[ETHERNET_HEADER..], now_us);
+            self.receive_ipv4(&frame[ETHERNET_HEADER..], false, now_us);
             self.egress.recycle(frame);
         }
     }
@@ -150,10 +144,11 @@ impl Stack {
                 break;
             }
             let Some(id) = self.dirty.pop_front() else { break };
+            let more = self.with_tcp(id, |tcp, egress| tcp.flush(egress, now_us)) == Some(true);
             if self.socket(id).is_some() {
                 self.slots[id.index as usize].dirty = false;
             }
-            if self.with_tcp(id, |tcp, egress| tcp.flush(egress, now_us)) == Some(true) {
+            if more {
                 self.mark_dirty(id);
             }
         }
@@ -166,17 +161,7 @@ impl Stack {
             && (frame[..6] == self.egress.mac || frame[..6] == [255; 6]);
         match for_us.then(|| be16(frame, 12)) {
             Some(TYPE_ARP) => self.egress.receive_arp(&frame[ETHERNET_HEADER..], now_us),
-            Some(TYPE_IPV4) => {
-                let data = &frame[ETHERNET_HEADER..];
-                // Nobody outside has our own addresses (RFC 1122, 3.2.1.3).
-                let ours =
-                    |at| data.len() >= IPV4_HEADER && self.egress.is_local(address(data, at));
-                let inside = data.len() >= IPV4_HEADER && address(data, 16).is_loopback();
-                match ours(12) || inside {
-                    true => self.drop_frame(),
-                    false => self.receive_ipv4(data, now_us),
-                }
-            }
+            Some(TYPE_IPV4) => self.receive_ipv4(&frame[ETHERNET_HEADER..], true, now_us),
             _ => self.drop_frame(),
         }
         if !self.egress.loopback.is_empty() {
@@ -189,11 +174,14 @@ impl Stack {
         self.statistics.frames_dropped += 1;
     }
 
-    fn receive_ipv4(&mut self, data: &[u8], now_us: u64) {
+    fn receive_ipv4(&mut self, data: &[u8], outside: bool, now_us: u64) {
         let Some(packet) = parse_ipv4(data) else { return self.drop_frame() };
         let asking = self.egress.lease.is_none() && packet.protocol == PROTO_UDP;
         let source = packet.source;
-        if !(asking || self.egress.is_for_us(packet.target))
+        // Nobody outside has our own addresses (RFC 1122, 3.2.1.3).
+        let forged = self.egress.is_local(source) || packet.target.is_loopback();
+        if (outside && forged)
+            || !(asking || self.egress.is_for_us(packet.target))
             || source.is_multicast()
             || self.egress.is_broadcast(source)
         {
@@ -233,11 +221,9 @@ impl Stack {
         if quote[9] == PROTO_TCP {
             let Some(&id) = self.connections.get(&key_of(local, remote)) else { return };
             let seq = be32(quote, header + 4);
-            if self.with_tcp(id, |tcp, _| tcp.on_unreachable(seq, code, mtu)).is_some() {
-                self.after_change(id);
-            }
+            self.with_tcp(id, |tcp, _| tcp.on_unreachable(seq, code, mtu));
         } else if quote[9] == PROTO_UDP && code != 4 {
-            let Some(&id) = self.datagrams.get(&local.port()) else { return };
+            let Some(&id) = self.ports.get(&(PROTO_UDP, local.port())) else { return };
             if let Some(Socket::Udp(udp)) = self.socket_mut(id) {
                 if udp.remote == Some(remote) {
                     udp.error = Some(Error::ECONNREFUSED);
@@ -256,7 +242,7 @@ impl Stack {
             dhcp.receive(&mut self.egress, data, now_us);
             return self.after_lease(before);
         }
-        let Some(&id) = self.datagrams.get(&target_port) else {
+        let Some(&id) = self.ports.get(&(PROTO_UDP, target_port)) else {
             return self.egress.send_unreachable(packet, 3, now_us);
         };
         let from = SocketAddrV4::new(packet.source, source_port);
@@ -282,7 +268,6 @@ impl Stack {
         let ids = self.connections.iter().filter(|(key, _)| gone(key)).map(|(_, id)| *id);
         for id in ids.collect::<Vec<_>>() {
             self.with_tcp(id, |tcp, _| tcp.fail(Some(Error::EADDRNOTAVAIL)));
-            self.after_change(id);
         }
     }
 
@@ -304,13 +289,12 @@ impl Stack {
                 return;
             }
             self.with_tcp(id, |tcp, _| tcp.fail(None));
-            self.after_change(id);
         }
         let here = |id: &SocketId| {
             matches!(self.socket(*id), Some(Socket::Listener(l))
                 if is_syn && (l.local.ip().is_unspecified() || l.local.ip() == local.ip()))
         };
-        let listener = self.listeners.get(&local.port()).copied().filter(here);
+        let listener = self.ports.get(&(PROTO_TCP, local.port())).copied().filter(here);
         if listener.is_none() {
             return send_reset(&mut self.egress, key, &segment, now_us);
         }
@@ -321,7 +305,6 @@ impl Stack {
         if self.handshakes.len() >= MAX_HANDSHAKES {
             if let Some(oldest) = self.handshakes.pop_front() {
                 self.with_tcp(oldest, |tcp, _| tcp.listener.map(|_| tcp.fail(None)));
-                self.collect(oldest);
             }
         }
         if self.slots.len() - self.free.len() >= MAX_SOCKETS {
@@ -353,7 +336,6 @@ impl Stack {
     fn may_open(&mut self, id: SocketId, listener: SocketId, now_us: u64) -> bool {
         let Some(Socket::Listener(listener)) = self.socket(listener) else {
             self.with_tcp(id, |tcp, egress| tcp.abort(egress, now_us));
-            self.collect(id);
             return false;
         };
         listener.waiting.len() < listener.backlog && self.make_room()
@@ -364,16 +346,15 @@ impl Stack {
         let opened = self.with_tcp(id, |tcp, egress| {
             tcp.on_segment(egress, segment, now_us);
             let open = !matches!(tcp.state, State::SynReceived | State::Closed);
-            tcp.listener.take_if(|_| open)
+            tcp.listener.take_if(|_| open).map(|listener| (listener, remote_of(tcp.key)))
         });
-        if let Some(listener_id) = opened.flatten() {
+        if let Some((listener_id, remote)) = opened.flatten() {
             self.handshakes_open -= 1;
             if let Some(Socket::Listener(listener)) = self.socket_mut(listener_id) {
-                listener.waiting.push_back(id);
+                listener.waiting.push_back((id, remote));
                 self.mark_event(listener_id);
             }
         }
-        self.after_change(id);
     }
 
     /// Whether there is room for one more connection. Those that only wait out their time, with
@@ -391,36 +372,8 @@ impl Stack {
             self.connections.values().filter(waits).take(64).copied().collect();
         for id in &ids {
             self.with_tcp(*id, |tcp, _| tcp.fail(None));
-            self.collect(*id);
         }
         !ids.is_empty()
-    }
-
-    /// Looks after a connection whose state may have changed.
-    fn after_change(&mut self, id: SocketId) {
-        let memory = self.egress.memory;
-        let Some(Socket::Tcp(tcp)) = self.socket_mut(id) else { return };
-        let readiness = tcp.readiness(memory);
-        if core::mem::take(&mut tcp.news) || readiness != tcp.shown {
-            tcp.shown = readiness;
-            self.mark_event(id);
-        }
-        self.mark_dirty(id);
-        self.collect(id);
-    }
-
-    /// Frees a connection that has ended and that nobody holds.
-    fn collect(&mut self, id: SocketId) {
-        let Some(Socket::Tcp(tcp)) = self.socket(id) else { return };
-        if tcp.state == State::Closed {
-            let (key, nobodys) = (tcp.key, tcp.orphan || tcp.listener.is_some());
-            if self.connections.get(&key) == Some(&id) {
-                self.connections.remove(&key);
-            }
-            if nobodys {
-                self.release(id);
-            }
-        }
     }
 
     /// The initial sequence number of RFC 6528: a clock of 4 us plus a keyed hash of the four
@@ -451,6 +404,7 @@ impl Stack {
             return;
         }
         self.set_timer(id, None);
+        self.free_port(id);
         let slot = &mut self.slots[id.index as usize];
         self.egress.memory -= match &slot.socket {
             Some(Socket::Tcp(tcp)) => {
@@ -464,6 +418,17 @@ impl Stack {
         self.free.push(id.index);
     }
 
+    fn free_port(&mut self, id: SocketId) {
+        let protocol = match self.socket(id) {
+            Some(Socket::Udp(_)) => PROTO_UDP,
+            _ => PROTO_TCP,
+        };
+        let port = self.local_address(id).map_or(0, |local| local.port());
+        if self.ports.get(&(protocol, port)) == Some(&id) {
+            self.ports.remove(&(protocol, port));
+        }
+    }
+
     fn socket(&self, id: SocketId) -> Option<&Socket> {
         let slot = self.slots.get(id.index as usize)?;
         slot.socket.as_ref().filter(|_| slot.generation == id.generation)
@@ -474,7 +439,8 @@ impl Stack {
         slot.socket.as_mut().filter(|_| slot.generation == id.generation)
     }
 
-    /// Runs `change` on a connection and keeps its timer and the sum of held bytes right.
+    /// Runs `change` on a connection, keeps its timer and the sum of held bytes right, tells of
+    /// its readiness, and frees it where it has ended and nobody holds it.
     fn with_tcp<T>(
         &mut self,
         id: SocketId,
@@ -491,9 +457,24 @@ impl Stack {
             tcp.trim();
         }
         self.egress.memory = self.egress.memory + tcp.memory() - before;
+        let readiness = tcp.readiness(self.egress.memory);
+        let told = !core::mem::take(&mut tcp.news) && readiness == tcp.shown;
+        tcp.shown = readiness;
+        let (key, ended) = (tcp.key, tcp.state == State::Closed);
+        let nobodys = tcp.orphan || tcp.listener.is_some();
         let due = tcp.deadline();
         if due.is_some_and(|due| slot.timer.is_none_or(|timer| due < timer)) {
             self.set_timer(id, due);
+        }
+        if !told {
+            self.mark_event(id);
+        }
+        self.mark_dirty(id);
+        if ended && self.connections.get(&key) == Some(&id) {
+            self.connections.remove(&key);
+        }
+        if ended && nobodys {
+            self.release(id);
         }
         Some(result)
     }

@@ -115,7 +115,6 @@ pub struct Tcp {
     /// The largest segment the peer takes, its options included.
     mss: usize,
     own_mss: u16,
-    scaled: bool,
     sack: bool,
     stamps: bool,
     stamp_offset: u32,
@@ -144,11 +143,10 @@ impl Tcp {
         Tcp {
             key,
             syn_due: true,
-            recovery: Recovery::new(numbers.0, usize::from(own_mss)),
+            recovery: Recovery::new(numbers.0),
             rcv_shift: WINDOW_SHIFT,
             mss: 536,
             own_mss,
-            scaled: true,
             sack: true,
             stamps: true,
             stamp_offset: numbers.1,
@@ -171,9 +169,8 @@ impl Tcp {
         self.rcv_edge = self.rcv_nxt;
         self.acked = self.rcv_nxt;
         self.mss = usize::from(syn.options.mss.unwrap_or(536).clamp(64, self.own_mss));
-        self.scaled = syn.options.window_scale.is_some();
         self.snd_shift = syn.options.window_scale.unwrap_or(0);
-        if !self.scaled {
+        if syn.options.window_scale.is_none() {
             self.rcv_shift = 0;
         }
         self.sack &= syn.options.sack_permitted;
@@ -315,9 +312,7 @@ impl Tcp {
         }
         self.shut_reading();
         self.finish();
-        if self.end_at.is_none() {
-            self.end_at = Some(now + ORPHAN_US);
-        }
+        self.end_at = self.end_at.or(Some(now + ORPHAN_US));
     }
 
     /// Nothing more will be read: no room is held for it while the connection comes to its end.
@@ -372,7 +367,7 @@ impl Tcp {
         let mut options = Options::default();
         if syn {
             options.mss = Some(self.own_mss);
-            options.window_scale = self.scaled.then_some(WINDOW_SHIFT);
+            options.window_scale = (self.rcv_shift > 0).then_some(self.rcv_shift);
             options.sack_permitted = self.sack;
         }
         if self.stamps {
@@ -501,21 +496,12 @@ impl Tcp {
         self.probe_at = at.filter(|at| self.snd_wnd > 0 && self.rto_at.is_none_or(|rto| *at < rto));
     }
 
-    /// Does what is due; false where nothing is.
-    pub fn poll(&mut self, egress: &mut Egress, now: u64) -> bool {
+    /// Does what is due.
+    pub fn poll(&mut self, egress: &mut Egress, now: u64) {
         let due = |timer: Option<u64>| timer.is_some_and(|t| t <= now);
         if due(self.end_at) {
-            self.abort(egress, now);
-        } else if due(self.deadline()) {
-            self.run_timers(egress, now);
-        } else {
-            return false;
+            return self.abort(egress, now);
         }
-        true
-    }
-
-    fn run_timers(&mut self, egress: &mut Egress, now: u64) {
-        let due = |timer: Option<u64>| timer.is_some_and(|t| t <= now);
         if due(self.ack_at) {
             self.ack_now = true;
             self.ack_at = None;

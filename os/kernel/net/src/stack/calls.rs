@@ -21,23 +21,21 @@ impl Stack {
         if !ip.is_unspecified() && !self.egress.is_local(ip) {
             return Err(Error::EADDRNOTAVAIL);
         }
-        let datagram = matches!(self.socket(id), Some(Socket::Udp(_)));
+        let protocol = match self.socket(id) {
+            Some(Socket::Fresh(Fresh { local: None, .. })) => PROTO_TCP,
+            Some(Socket::Udp(Udp { local: None, .. })) => PROTO_UDP,
+            _ => return Err(Error::EINVAL),
+        };
         let port = match address.port() {
-            0 => self.choose_port(datagram)?,
-            port if datagram && self.datagrams.contains_key(&port) => {
-                return Err(Error::EADDRINUSE)
-            }
-            port if !datagram && self.stream_port_taken(port) => return Err(Error::EADDRINUSE),
+            0 => self.choose_port(protocol)?,
+            port if self.ports.contains_key(&(protocol, port)) => return Err(Error::EADDRINUSE),
             port => port,
         };
-        let chosen = SocketAddrV4::new(ip, port);
-        match self.socket_mut(id) {
-            Some(Socket::Fresh(Fresh { local: local @ None, .. })) => *local = Some(chosen),
-            Some(Socket::Udp(Udp { local: local @ None, .. })) => {
-                *local = Some(chosen);
-                self.datagrams.insert(port, id);
-            }
-            _ => return Err(Error::EINVAL),
+        self.ports.insert((protocol, port), id);
+        if let Some(Socket::Fresh(Fresh { local, .. }) | Socket::Udp(Udp { local, .. })) =
+            self.socket_mut(id)
+        {
+            *local = Some(SocketAddrV4::new(ip, port));
         }
         Ok(())
     }
@@ -51,27 +49,16 @@ impl Stack {
         }
     }
 
-    fn stream_port_taken(&self, port: u16) -> bool {
-        self.listeners.contains_key(&port)
-            || self.slots.iter().any(|slot| {
-                matches!(&slot.socket, Some(Socket::Fresh(Fresh { local: Some(local), .. }))
-                    if local.port() == port)
-            })
-    }
-
     /// A free port from a start that cannot be foreseen (RFC 6056, 3.3.1).
-    fn choose_port(&mut self, datagram: bool) -> Result<u16, Error> {
+    fn choose_port(&mut self, protocol: u8) -> Result<u16, Error> {
         let count = u64::from(u16::MAX - EPHEMERAL_FIRST) + 1;
         let start = self.draw() % count;
         for i in 0..count {
             let port = EPHEMERAL_FIRST + ((start + i) % count) as u16;
             let first = Key::from(port) << 112;
             let mut used = self.connections.range(first..=first | (Key::MAX >> 16));
-            let free = match datagram {
-                true => !self.datagrams.contains_key(&port),
-                false => used.next().is_none() && !self.stream_port_taken(port),
-            };
-            if free {
+            let connected = protocol == PROTO_TCP && used.next().is_some();
+            if !connected && !self.ports.contains_key(&(protocol, port)) {
                 return Ok(port);
             }
         }
@@ -89,9 +76,9 @@ impl Stack {
             _ => return Err(Error::EOPNOTSUPP),
         };
         let any = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
-        let local = local.map_or_else(|| self.choose_port(false).map(any), Ok)?;
+        let local = local.map_or_else(|| self.choose_port(PROTO_TCP).map(any), Ok)?;
         let listener = Listener { local, backlog, waiting: VecDeque::new() };
-        self.listeners.insert(local.port(), id);
+        self.ports.insert((PROTO_TCP, local.port()), id);
         self.slots[id.index as usize].socket = Some(Socket::Listener(listener));
         Ok(())
     }
@@ -100,12 +87,7 @@ impl Stack {
         let Some(Socket::Listener(listener)) = self.socket_mut(id) else {
             return Err(Error::EINVAL);
         };
-        let accepted = listener.waiting.pop_front().ok_or(Error::EAGAIN)?;
-        let peer = match self.socket(accepted) {
-            Some(Socket::Tcp(tcp)) => remote_of(tcp.key),
-            _ => return Err(Error::EINVAL),
-        };
-        Ok((accepted, peer))
+        listener.waiting.pop_front().ok_or(Error::EAGAIN)
     }
 
     /// Begins to connect a stream (`EINPROGRESS`: wait for `writable`, then `take_error`), or
@@ -141,7 +123,7 @@ impl Stack {
         if remote.port() == 0 || !self.make_room() {
             return Err(Error::EADDRNOTAVAIL);
         }
-        let port = bound.map_or_else(|| self.choose_port(false), |local| Ok(local.port()))?;
+        let port = bound.map_or_else(|| self.choose_port(PROTO_TCP), |local| Ok(local.port()))?;
         let ip = bound.map(|l| *l.ip()).filter(|ip| !ip.is_unspecified()).unwrap_or(source);
         let local = SocketAddrV4::new(ip, port);
         let key = key_of(local, remote);
@@ -152,6 +134,7 @@ impl Stack {
         let mut tcp = Tcp::new(key, numbers, self.egress.mtu, now_us);
         tcp.no_delay = no_delay;
         tcp.keep_alive = keep_alive;
+        self.free_port(id);
         self.connections.insert(key, id);
         self.slots[id.index as usize].socket = Some(Socket::Tcp(Box::new(tcp)));
         self.mark_dirty(id);
@@ -161,7 +144,6 @@ impl Stack {
     /// Takes what fits of `data` into the send buffer.
     pub fn send(&mut self, id: SocketId, data: &[u8]) -> Result<usize, Error> {
         let result = self.with_tcp(id, |tcp, egress| tcp.write(data, egress.memory));
-        self.mark_dirty(id);
         result.unwrap_or_else(|| match self.socket(id) {
             // Datagrams go by `send_to`, which knows the time.
             Some(Socket::Udp(Udp { remote: Some(_), .. })) | None => Err(Error::EINVAL),
@@ -204,7 +186,6 @@ impl Stack {
         peek: bool,
     ) -> Result<(usize, Option<SocketAddrV4>), Error> {
         if let Some(result) = self.with_tcp(id, |tcp, egress| tcp.read(out, peek, egress.memory)) {
-            self.mark_dirty(id);
             return result.map(|taken| (taken, None));
         }
         match self.socket_mut(id) {
@@ -240,7 +221,6 @@ impl Stack {
                         tcp.finish();
                     }
                 });
-                self.after_change(id);
                 Ok(())
             }
             Some(Socket::Udp(udp)) if udp.remote.is_some() => {
@@ -259,30 +239,18 @@ impl Stack {
         match self.socket_mut(id) {
             Some(Socket::Tcp(_)) => {
                 self.with_tcp(id, |tcp, egress| tcp.orphan(egress, now_us));
-                self.mark_dirty(id);
-                self.collect(id);
             }
             Some(Socket::Listener(listener)) => {
-                let port = listener.local.port();
                 let waiting = core::mem::take(&mut listener.waiting);
-                self.listeners.remove(&port);
                 self.release(id);
-                for waiting_id in waiting {
+                for (waiting_id, _) in waiting {
                     self.with_tcp(waiting_id, |tcp, egress| {
                         tcp.orphan = true;
                         tcp.abort(egress, now_us);
                     });
-                    self.collect(waiting_id);
                 }
             }
-            Some(Socket::Udp(udp)) => {
-                if let Some(local) = udp.local {
-                    self.datagrams.remove(&local.port());
-                }
-                self.release(id);
-            }
-            Some(Socket::Fresh(_)) => self.release(id),
-            None => {}
+            _ => self.release(id),
         }
     }
 
