@@ -8,6 +8,7 @@ where the host is busy.
 """
 
 import contextlib
+import os
 import statistics
 import struct
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import debian
 import guests
+import segments
 from machine import MachineError
 from relay import Faults, Relay
 
@@ -35,6 +37,8 @@ CLEAN = Faults(delay_s=DELAY_S)
 RESULT = r"there (\w+) ([\d.]+) MiB/s back (\w+) ([\d.]+) MiB/s of (\d+) bytes"
 MIB = 1 << 20
 PORT = 7000  # Of `programs/wire.c`.
+# Where the frames of each transfer are kept for `tools/segments.py`, if anywhere.
+TRACES = os.environ.get("O3_TRACES")
 FLOOD_PER_S, FLOOD_STEP_S = 10_000, 0.005
 
 
@@ -113,7 +117,7 @@ def transfer(
     With `flood` the server is flooded all the while, and the SYNs in a second are added to it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        relay = Relay(Path(folder), faults, seed)
+        relay = Relay(Path(folder), faults, seed, traced=bool(TRACES))
         cards = [guests.Card(relay.netdev(side), f"10.0.0.{side + 1}") for side in (0, 1)]
         machines = []
         try:
@@ -138,6 +142,42 @@ def transfer(
             for machine in machines:
                 machine.kill()
             relay.close()
+            if TRACES:
+                name = f"{server}-{faults.loss:.0%}-{total // MIB}-{seed}"
+                relay.save_trace(Path(TRACES, name))
+
+
+class Traces(unittest.TestCase):
+    def test_what_a_sender_did_is_read_from_its_segments(self):
+        def seen(at_ms, side, fate, numbers, sacks=()):
+            seq, ack, size = numbers
+            options = b"".join(struct.pack(">II", *block) for block in sacks)
+            options = bytes([1, 1, 5, 2 + len(options)]) + options if sacks else b""
+            length = 20 + len(options)
+            head = bytes(12) + b"\x08\0\x45\0" + struct.pack(">H", 20 + length + size)
+            head += bytes(5) + b"\x06" + bytes(14)
+            head += struct.pack(">IIBBHI", seq, ack, length << 2, 16, 500, 0) + options
+            return segments.parse(at_ms / 1000, side, fate, head)
+
+        start = (1 << 32) - 1000  # The numbers turn in mid-transfer.
+        trace = [
+            seen(0, 1, "sent", (start, 7, 1000)),
+            seen(1, 1, "lost", (0, 7, 1000)),
+            seen(2, 0, "sent", (7, 0, 0)),
+            seen(3, 1, "sent", (1000, 7, 1000)),
+            seen(4, 0, "lost", (7, 0, 0), [(1000, 2000)]),
+            seen(204, 1, "sent", (0, 7, 1000)),
+            seen(205, 1, "sent", (1000, 7, 1000)),
+        ]
+        self.assertEqual(trace[4].sacks, ((1000, 2000),))
+        found = segments.report(trace, 1)
+        self.assertEqual(dict(found.fates), {"sent": 4, "lost": 1})
+        self.assertEqual((found.resent, found.needless), (2, 1))
+        self.assertEqual([round(trip, 3) for trip in found.round_trips_ms], [2.0])
+        self.assertEqual([(round(at, 3), round(s, 3), q) for at, s, q in found.pauses],
+                         [(0.003, 0.201, 0)])  # fmt: skip
+        with self.assertRaises(ValueError):
+            segments.report(trace, 0)
 
 
 class Wire(unittest.TestCase):

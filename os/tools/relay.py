@@ -8,6 +8,7 @@ same place meet the same wire.
 from __future__ import annotations
 
 import heapq
+import json
 import os
 import random
 import select
@@ -20,6 +21,8 @@ from pathlib import Path
 # One guest's burst must fit while the relay does not run.
 BUFFER_BYTES = 4 << 20
 FRAME_BYTES = 65536
+# What a trace keeps of a frame: the heads of Ethernet, IPv4, and TCP with all its options.
+HEAD_BYTES = 14 + 20 + 60
 # How long a guest that does not take frames is waited for.
 PATIENCE, PAUSE_S = 500, 0.0002
 
@@ -38,8 +41,12 @@ class Faults:
 class Relay:
     """Carries frames from its start to `close`; `carried` and `lost` count them by sender."""
 
-    def __init__(self, directory: Path, faults: Faults, seed: int = 1) -> None:
+    def __init__(
+        self, directory: Path, faults: Faults, seed: int = 1, *, traced: bool = False
+    ) -> None:
         self.faults = faults
+        # When a frame came (a late one: when it goes on), from whom, what was done, its head.
+        self._trace: list[tuple[float, int, str, bytes]] | None = [] if traced else None
         self.carried = [0, 0]
         self.lost = [0, 0]
         self._random = random.Random(seed)
@@ -70,6 +77,16 @@ class Relay:
         except OSError:
             return False
         return True
+
+    def save_trace(self, path: Path) -> None:
+        """Writes what `segments.py` reads, a line for each frame; the relay must be traced."""
+        assert self._trace is not None
+        lines = (json.dumps([at, side, what, head.hex()]) for at, side, what, head in self._trace)
+        path.write_text("".join(f"{line}\n" for line in lines))
+
+    def _note(self, sender: int, what: str, frame: bytes, late_s: float = 0.0) -> None:
+        if self._trace is not None:
+            self._trace.append((time.monotonic() + late_s, sender, what, frame[:HEAD_BYTES]))
 
     def close(self) -> None:
         self._wake.close()
@@ -103,9 +120,11 @@ class Relay:
                 return
             if chance() < faults.loss:
                 self.lost[sender] += 1
+                self._note(sender, "lost", frame)
                 continue
             for _ in range(2 if chance() < faults.duplicate else 1):
                 late = chance() * faults.late_s if chance() < faults.reorder else 0.0
+                self._note(sender, "late" if late else "sent", frame, late)
                 if late or faults.delay_s:
                     self._count += 1
                     at = time.monotonic() + faults.delay_s + late
