@@ -39,6 +39,8 @@ from ._text import Progress, size_text, table
 MAX_SHOWN = 50
 """Problems listed on the terminal; the rest is counted (all are in --json)."""
 MAX_VERSIONS_SHOWN = 100
+MAX_DIGITS = 18
+"""Of a volume's number or an offset: below 2**63."""
 T = TypeVar("T")
 
 
@@ -168,7 +170,9 @@ def inspect(options: argparse.Namespace) -> int:
     return asyncio.run(run())
 
 
-async def _show_volumes(store: OfflineStore, _names: list[str]) -> int:
+async def _show_volumes(store: OfflineStore, names: list[str]) -> int:
+    if names:
+        raise CommandError("`volumes` takes no name; for one: o3storage inspect volume 1")
     rows = [
         [f"{v.volume:08d}", v.kind, size_text(v.size_bytes), str(v.epoch), str(v.born_sequence)]
         for v in store.volumes()
@@ -188,17 +192,16 @@ async def _show_volumes(store: OfflineStore, _names: list[str]) -> int:
 
 
 def _number(text: str, what: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise CommandError(f"{text!r} is not a {what} number") from None
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
+        raise CommandError(f"{text!r} is no number of {what}")
+    return int(text)
 
 
 async def _show_volume(store: OfflineStore, names: list[str]) -> int:
     if len(names) != 1:
         raise CommandError("name one volume, for example: o3storage inspect volume 1")
     bad = 0
-    async for record in store.records(_number(names[0], "volume")):
+    async for record in store.records(_number(names[0], "a volume")):
         bad += record.kind == "bad"
         print(f"{record.offset:>12} {record.size_bytes:>8} {record.kind:<9} {record.text}")
     return 1 if bad else 0
@@ -207,7 +210,7 @@ async def _show_volume(store: OfflineStore, names: list[str]) -> int:
 async def _show_record(store: OfflineStore, names: list[str]) -> int:
     if len(names) != 2:
         raise CommandError("name a volume and an offset: o3storage inspect record 1 8192")
-    found = await store.record(_number(names[0], "volume"), _number(names[1], "offset"))
+    found = await store.record(_number(names[0], "a volume"), _number(names[1], "an offset"))
     summary = found.summary
     print(f"{summary.kind} at {summary.offset}, {summary.size_bytes} bytes: {summary.text}")
     print("its checksum and seal hold" if found.sound else "DAMAGED")
@@ -240,8 +243,12 @@ async def _show_object(store: OfflineStore, names: list[str]) -> int:
     if len(names) != 1 or not slash or not key:
         raise CommandError("name one object: o3storage inspect object s3://bucket/key")
     try:
-        bucket = await _run_query(store, get_bucket(bucket_name))
         raw = key.encode()
+        bucket_name.encode()
+    except UnicodeEncodeError:  # what is not UTF-8 arrives with lone surrogates
+        raise CommandError("names of buckets and objects are UTF-8") from None
+    try:
+        bucket = await _run_query(store, get_bucket(bucket_name))
         page = await _run_query(
             store, list_versions(bucket.bucket_id, raw, max_keys=MAX_VERSIONS_SHOWN)
         )
@@ -262,6 +269,8 @@ async def _show_object(store: OfflineStore, names: list[str]) -> int:
             bucket.bucket_id,
             await _run_query(store, head_version(bucket.bucket_id, raw, which)),
         )
+    if len(entries) == MAX_VERSIONS_SHOWN:
+        print(f"... the newest {MAX_VERSIONS_SHOWN} versions; there may be more")
     return 0
 
 

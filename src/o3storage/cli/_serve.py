@@ -51,6 +51,13 @@ def config_from(options: argparse.Namespace) -> ServerConfig:
 
 
 def _cluster_config(options: argparse.Namespace) -> ClusterConfig:
+    # An empty variable in a unit or a compose file must not make a cluster of its own.
+    for option, value in (("--peers", options.peers), ("--join", options.join)):
+        if value is not None and not value.strip(" ,"):
+            raise StartError(
+                f"{option} is empty; name what it stands for, or leave it out on the node that "
+                "makes the cluster"
+            )
     try:
         secret = secret_from_environment(os.environ)
     except SecretRefused as error:

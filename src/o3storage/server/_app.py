@@ -265,14 +265,23 @@ class Application:
         return [key] if extra is None else [key, extra]
 
     def _shared_changed(self, name: str) -> None:
-        """Another node has changed the root key."""
+        """The root key was changed, here or on another node: the one before is worth nothing from
+        now on, whether or not the file can be written."""
         if name == _root_key.ROOT_KEY:
             key = _root_key.from_shared(self.membership.shared[name])
-            _root_key.save(self.config.data_dir, key)
             keys = self._with_environment(key)
             self.root_key_ids = [found.key_id for found in keys]
             self.credentials.set_root(keys)
             _log.info("root_key.changed", key_id=key.key_id)
+            try:
+                _root_key.save(self.config.data_dir, key)
+            except OSError as error:
+                _log.error(
+                    "root_key.not_kept",
+                    error=error.strerror or str(error),
+                    hint="root-credentials holds the key before: write the one that o3storage key "
+                    "rotate-root printed into it before the next start",
+                )
 
     def _own_facts(self) -> dict[str, object]:
         """What `status` on other nodes shows of this one."""
