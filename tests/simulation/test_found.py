@@ -132,6 +132,37 @@ def test_compaction_forgets_no_frame_that_it_cannot_read() -> None:
     run(main(), 3)
 
 
+def test_frames_of_a_volume_that_is_gone_are_missing_and_not_held() -> None:
+    """A write went astray, and with it the record that compaction had moved a body: its row told of
+    a volume that was freed, so its replica took it for held and fetched nothing."""
+
+    async def main() -> None:
+        disk = SimDisk(5)
+        store = await open_store(disk)
+        await write_two(store)
+        run_at, _ = await store._frames.find(ONE, 1)
+        path = store._core.volumes[run_at.volume].path
+        await store.flush()
+        await store.close()
+        await (await open_store(disk)).close()  # (or its number would be the next one again)
+        await disk.unlink(path)
+        store = await open_store(disk)
+        assert await store.stream_frames(ONE) == [] and store.frames_held_now(ONE) in (0, None)
+        await store.get(b"\x10")  # (the blocks of the rows are in memory now)
+        assert store.frames_held_now(ONE) == 0
+        with pytest.raises(FrameBad):
+            await store.read_frame(ONE, 1)
+        again = store.open_stream(ONE)
+        for number in range(3):
+            await again.write(frame(ONE, number, last=number == 2))
+        await again.sync()
+        assert await store.stream_frames(ONE) == [(0, 3)] and store.frames_held_now(ONE) == 3
+        assert bytes(await store.read_frame(ONE, 1)) == frame(ONE, 1).data
+        await store.close()
+
+    run(main(), 5)
+
+
 def test_verify_after_a_dead_volume_was_freed() -> None:
     """Its frames were released by entries whose outcomes were not durable yet: the offline check,
     which cannot apply entries, missed the frames."""

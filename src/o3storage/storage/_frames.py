@@ -123,6 +123,8 @@ class Frames:
         seen: Run | None = None
         for _ in range(READ_TRIES):
             run, first = await self.find(stream, number)
+            if not self.is_here(run):
+                run, first = await self._find_here(stream, number) or (run, first)
             if run == seen and problem is not None:
                 if isinstance(problem, FrameMissing):
                     # It is placed, but its volume is not here: `verify --repair` set it aside.
@@ -170,12 +172,25 @@ class Frames:
         if rows is Miss.MISS or len(rows) == RUNS_PER_STEP:
             return None
         in_sight = InSight()
-        return sum(
-            [
-                in_sight.frames(stream, split_placement_key(key)[1], decode_run(value))
-                for key, value in rows
-            ]
-        )
+        held = 0
+        for key, value in rows:
+            run = decode_run(value)
+            if self.is_here(run):
+                held += in_sight.frames(stream, split_placement_key(key)[1], run)
+        return held
+
+    async def _find_here(self, stream: bytes, number: int) -> tuple[Run, int] | None:
+        """As `find`, past rows of volumes that are gone: what was stored again may be in a longer
+        run, which does not take the place of their rows."""
+        for first, run in reversed(await self.runs(stream)):
+            if first <= number < first + run.frames and self.is_here(run):
+                return run, first
+        return None
+
+    def is_here(self, run: Run) -> bool:
+        """Whether its volume is: rot may take the record of a move, and the row tells of a volume
+        that was freed since; and `verify --repair` sets volumes aside."""
+        return run.volume in self.core.volumes
 
     # --- pins and release
 

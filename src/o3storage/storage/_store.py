@@ -506,7 +506,9 @@ class Store:
 
     async def stream_frames(self, stream: bytes) -> list[tuple[int, int]]:
         """(first frame, count) runs held here, ascending; for repair."""
-        return [(first, run.frames) for first, run in await self._frames.runs(stream)]
+        frames = self._frames
+        found = await frames.runs(stream)
+        return [(first, run.frames) for first, run in found if frames.is_here(run)]
 
     def frames_held_now(self, stream: bytes) -> int | None:
         """How many frames of the stream are placed here; None if the disk must be asked.
