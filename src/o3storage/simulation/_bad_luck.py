@@ -58,6 +58,7 @@ CLUSTER_WEIGHTS = {
     "pause": 16,
     "power-cut-all": 4,
     "rot": 4,
+    "misdirected": 4,
 }
 """What strikes one machine among others."""
 NETWORK_WEIGHTS = {

@@ -45,7 +45,7 @@ from ._report import GaveUp, Report
 from ._requests import Answer, Call, Signer, build, perform
 from ._safety import SafetyLog, watch_safety
 from ._seals import SealLog, watch_seals
-from ._splits import cut_ranges
+from ._splits import cut_ranges, cuts_ranges
 from ._workload import BUCKETS, VERSIONED_BUCKET, Client, Lost, Values
 
 RUN_S = 30.0
@@ -217,6 +217,8 @@ class World:
         if self.clustered and operates(self.seed):
             # Flipped bits on one disk while another is lost may be the end of a majority.
             kinds = ["restart" if kind in ROTTING else kind for kind in kinds]
+        if cuts_ranges(self.seed):
+            kinds = ["restart" if kind == "misdirected" else kind for kind in kinds]
         instants = sorted(self.dice.sample(self.bursts, count))
         running: list[asyncio.Task[None]] = []
         for at, kind in zip(instants, kinds, strict=True):
