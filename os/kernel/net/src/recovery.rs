@@ -197,9 +197,9 @@ impl Recovery {
         (segment.lost, segment.resent, segment.at_us) = (false, true, now);
         self.force = false;
         self.last_sent_us = now;
-        self.resendings += 1;
+        self.resendings = self.resendings.saturating_add(1);
         if let Some(undo) = &mut self.undo {
-            undo.open += 1;
+            undo.open = undo.open.saturating_add(1);
         }
         (segment.start, segment.size as usize, segment.fin)
     }
@@ -285,8 +285,8 @@ impl Recovery {
         }
         if self.point.is_some_and(|point| !after(point, ack)) {
             self.point = None;
-            self.reorder_calm += 1;
-            if self.reorder_calm >= REORDER_CALM {
+            self.reorder_calm = (self.reorder_calm + 1).min(REORDER_CALM);
+            if self.reorder_calm == REORDER_CALM {
                 self.reorder_steps = 1;
             }
             self.slow = false;
@@ -487,8 +487,8 @@ impl Recovery {
             segment.sacked &= !renege;
             segment.lost = !segment.sacked;
         }
-        let sum = |test: fn(&&Sent) -> bool| self.segments.iter().filter(test).map(Sent::length);
-        (self.sacked, self.lost) = (sum(|s| s.sacked).sum(), sum(|s| s.lost).sum());
+        self.sacked = if renege { 0 } else { self.sacked };
+        self.lost = self.in_flight() as u32 - self.sacked;
         self.duplicates = 0;
         self.probe = None;
         self.reorder_at = None;
