@@ -48,6 +48,7 @@ KILLED = dict.fromkeys(
         "sigreturn-rip",
         "sigreturn-flags",
         "sigreturn-stack",
+        "signal-low-stack",
         "swapgs",
         "sysret",
     ],
@@ -76,6 +77,7 @@ FAST = [
     "sigreturn-rip",
     "sigreturn-flags",
     "sigreturn-stack",
+    "signal-low-stack",
 ]
 
 

@@ -9,6 +9,7 @@
 use crate::arch;
 use crate::arch::boot::BootInfo;
 use crate::mm::physical_bytes;
+use crate::syscall::refuse;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use net::{AddressSource, Ipv4Addr, Lease};
@@ -62,9 +63,7 @@ fn parse(bytes: &[u8], config: &mut Config) -> Result<(), String> {
             .map_err(|_| alloc::format!("configuration line {number} is not text"))?;
         rest = rest.get(end + 1..).unwrap_or(&[]);
         if number == 1 {
-            if line != "O3CONFIG 1" {
-                return Err("the configuration does not begin with 'O3CONFIG 1'".into());
-            }
+            refuse!(line != "O3CONFIG 1", "the configuration does not begin with 'O3CONFIG 1'");
         } else if let Some((key, value)) = line.split_once('=') {
             match key {
                 "ARG" => config.arguments.push(value.into()),

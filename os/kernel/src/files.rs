@@ -333,9 +333,8 @@ impl File {
 
     /// Reads what is there now. `at` is the place for positioned reads.
     pub fn read(&self, out: &mut [u8], at: Option<u64>, peek: bool) -> Result<usize, Errno> {
-        if at.is_some() && !matches!(self.object, Object::File(_) | Object::Directory(_)) {
-            return Err(Errno::ESPIPE);
-        }
+        let seekable = matches!(self.object, Object::File(_) | Object::Directory(_));
+        refuse!(at.is_some() && !seekable, ESPIPE);
         match &self.object {
             Object::File(node) => {
                 let offset = at.unwrap_or(self.offset.get());
@@ -346,8 +345,8 @@ impl File {
                 Ok(count)
             }
             Object::Directory(_) => Err(Errno::EISDIR),
-            Object::Device(Device::Null) => Ok(0),
-            Object::Device(Device::Console) => Ok(0), // Nobody types: the end at once.
+            // Nobody types: the end at once.
+            Object::Device(Device::Null | Device::Console) => Ok(0),
             Object::Device(Device::Zero) => {
                 out.fill(0);
                 Ok(out.len())
@@ -373,9 +372,7 @@ impl File {
                 notify(self.id);
                 Ok(8)
             }
-            Object::Socket(socket, _) => {
-                Ok(network::with(|stack, _| stack.recv(*socket, out, peek))?)
-            }
+            Object::Socket(socket, _) => network::with(|stack, _| stack.recv(*socket, out, peek)),
             Object::PipeWriter(_) => Err(Errno::EBADF),
             Object::Epoll(_) => Err(Errno::EINVAL),
         }
@@ -425,11 +422,11 @@ impl File {
                 match network::with(|stack, _| stack.send(*socket, data)) {
                     // Linux's answer for a stream that was never connected.
                     Err(Errno::ENOTCONN) => Err(Errno::EPIPE),
-                    result => Ok(result?),
+                    result => result,
                 }
             }
             Object::Socket(socket, net::Kind::Datagram) => {
-                Ok(network::with(|stack, now| stack.send_to(*socket, data, None, now))?)
+                network::with(|stack, now| stack.send_to(*socket, data, None, now))
             }
             Object::PipeReader(_) => Err(Errno::EBADF),
             Object::Directory(_) => Err(Errno::EISDIR),

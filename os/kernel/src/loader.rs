@@ -3,6 +3,7 @@
 use crate::arch::{Frame, ELF_MACHINE, USER_END};
 use crate::mm::space::{self, Backing, Place, Protection};
 use crate::mm::{PAGE, PHYSICAL_BASE};
+use crate::syscall::refuse;
 use crate::{files, random, sched, signal, usercopy};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -38,9 +39,8 @@ fn load(path: &str, base: u64) -> Result<Elf, String> {
     let data = files::tree().image_data(node);
     let data = data.ok_or("programs run from the root image only")?;
     let machine = word(data, 18, 2)?;
-    if !data.starts_with(b"\x7fELF\x02\x01") || machine != u64::from(ELF_MACHINE) {
-        return Err("not an ELF program of this machine".into());
-    }
+    let known = data.starts_with(b"\x7fELF\x02\x01") && machine == u64::from(ELF_MACHINE);
+    refuse!(!known, "not an ELF program of this machine");
     let base = match word(data, 16, 2)? {
         2 => 0,
         3 => base,
@@ -55,7 +55,6 @@ fn load(path: &str, base: u64) -> Result<Elf, String> {
         interpreter: None,
     };
     let physical = data.as_ptr() as u64 - PHYSICAL_BASE;
-    let mut first = true;
     for i in 0..count {
         let at = table.checked_add(i * 56).ok_or("a damaged header")?;
         let (kind, flags) = (word(data, at, 4)?, word(data, at + 4, 4)?);
@@ -75,15 +74,13 @@ fn load(path: &str, base: u64) -> Result<Elf, String> {
         for value in [offset, address, in_file, in_memory] {
             limit(value)?;
         }
-        if offset % PAGE != address % PAGE || offset + in_file > data.len() as u64 {
-            return Err("a damaged segment".into());
-        }
+        refuse!(offset % PAGE != address % PAGE, "a damaged segment");
+        refuse!(offset + in_file > data.len() as u64, "a damaged segment");
         let start = base + address - address % PAGE;
         let file_end = limit(base + address + in_file)?;
         let memory_end = limit(base + address + in_memory.max(in_file))?;
-        if first {
+        if elf.headers == 0 {
             elf.headers = start - (offset - offset % PAGE) + table;
-            first = false;
         }
         let protection = match flags & 3 {
             0 => Protection::Read,
@@ -123,9 +120,7 @@ fn random_pages() -> u64 {
 /// Makes the program and its first thread.
 pub fn start(arguments: &[String], environment: &[String]) -> Result<(), String> {
     let total: usize = arguments.iter().chain(environment).map(|text| text.len() + 9).sum();
-    if total > MAX_ARGUMENTS {
-        return Err("the arguments and the environment are too long".into());
-    }
+    refuse!(total > MAX_ARGUMENTS, "the arguments and the environment are too long");
     let path = arguments.first().ok_or("no program is named")?;
     // From the top: stack, a gap, mappings downwards; programs that can be moved in the middle.
     let stack_top = USER_END - PAGE - random_pages();

@@ -25,6 +25,7 @@ mod time;
 mod usercopy;
 
 use alloc::string::String;
+use syscall::refuse;
 
 /// Called by the way in with the boot protocol (1 PVH, 2 Multiboot2) and its information.
 #[allow(unsafe_code)] // The name is what the assembly calls.
@@ -57,15 +58,12 @@ fn start(boot: &arch::boot::BootInfo) -> Result<(), String> {
     log!("processor: counter at {} MHz, {:?}", arch::clock_mhz(), arch::features());
     time::init();
     let card = drivers::init();
-    if !random::reseed(arch::now_us()) {
-        return Err("no source of randomness: neither RDRAND nor virtio-rng is there".into());
-    }
+    let seeded = random::reseed(arch::now_us());
+    refuse!(!seeded, "no source of randomness: neither RDRAND nor virtio-rng is there");
     let mut tree = vfs::Tree::new(time::date_ns);
     let image = boot.modules.first().ok_or("no root image was given as a boot module")?;
     let bytes = mm::physical_bytes(image.0, (image.1 - image.0) as usize);
-    if image.0 % mm::PAGE != 0 {
-        return Err("the root image is not at a page boundary".into());
-    }
+    refuse!(image.0 % mm::PAGE != 0, "the root image is not at a page boundary");
     bytes
         .ok_or(syscall::Errno::EINVAL)
         .and_then(|bytes| tree.load(bytes))

@@ -47,7 +47,7 @@ pub struct Thread {
     slot: u64,
     stack_top: u64,
     saved: Rc<Cell<u64>>,
-    vector: VectorState,
+    pub vector: VectorState,
     pub fs: u64,
     pub gs: u64,
     wait: Option<Wait>,
@@ -364,10 +364,6 @@ pub fn before_return(frame: &mut Frame) {
         yield_now();
     }
     signal::deliver(frame);
-}
-
-pub fn with_vector_state<T>(f: impl FnOnce(&mut VectorState) -> T) -> T {
-    with_current(|thread| f(&mut thread.vector))
 }
 
 /// The program ended by itself.

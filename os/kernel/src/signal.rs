@@ -47,22 +47,16 @@ pub struct AlternateStack {
     pub enabled: bool,
 }
 
+/// A new thread has its maker's mask and nothing else.
 #[derive(Clone, Copy, Default)]
 pub struct ThreadSignals {
     pub mask: u64,
-    pending: u64,
+    pub pending: u64,
     /// The mask to go back to after a call that changed it for its own time.
     pub saved_mask: Option<u64>,
     pub stack: AlternateStack,
     /// The call that a signal interrupts may run again.
     pub restartable: bool,
-}
-
-impl ThreadSignals {
-    /// What a new thread begins with: its maker's mask, nothing else.
-    pub fn with_mask(mask: u64) -> ThreadSignals {
-        ThreadSignals { mask, ..ThreadSignals::default() }
-    }
 }
 
 struct Process {
@@ -257,9 +251,8 @@ fn enter_handler(frame: &mut Frame, signal: u32, action: Action, code: i32, addr
         let _ = set_action(signal, NO_ACTION);
     }
     let info = abi::SignalInfo { signal, code, address, old_mask, stack };
-    let entered = action.flags & SA_RESTORER != 0
-        && abi::push_signal_frame(frame, top, &info, action.handler, action.restorer);
-    if !entered {
+    let returns = action.flags & SA_RESTORER != 0;
+    if !returns || abi::push_signal_frame(frame, top, &info, &action).is_none() {
         sched::end_program("no room on the stack for a signal", 128 + SIGSEGV as i32);
     }
 }

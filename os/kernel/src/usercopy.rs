@@ -62,6 +62,15 @@ pub fn write_words(address: u64, words: &[u64]) -> Result<u64, Errno> {
     write(address, &bytes).map(|()| 0)
 }
 
+/// Words for which the program may have left the address out.
+pub fn tell(address: u64, words: &[u64]) -> Result<u64, Errno> {
+    if address == 0 {
+        Ok(0)
+    } else {
+        write_words(address, words)
+    }
+}
+
 /// A path: text up to a zero byte. Names that are not UTF-8 are not found on this system.
 pub fn read_path(address: u64) -> Result<String, Errno> {
     let mut path = Vec::new();

@@ -739,6 +739,7 @@ int main(int count, char **arguments)
     strcpy(names[14], "/usr/bin/fuzz");
     strcpy(names[15], "");
     sets[1] = 1ul << 40;
+    memset(errors, 0, sizeof errors); /* Its pages are there before any are counted. */
     per_thread = calls / 8 / THREADS;
     once(); /* The kernel's own lists grow once. */
     struct sysinfo before = count_frames(seconds, &room);

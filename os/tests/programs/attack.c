@@ -69,6 +69,19 @@ static void forge(int number, siginfo_t *info, void *context)
     }
 }
 
+/* A fault with a handler, where the signal's frame would begin at eight: the vector state, the red
+   zone and 440 bytes lie above it. */
+static void low_stack(int number)
+{
+    (void)number;
+    uint32_t a = 13, size, c = 0, d;
+    struct sigaction action = {.sa_handler = low_stack};
+    __asm__ volatile("cpuid" : "+a"(a), "=b"(size), "+c"(c), "=d"(d));
+    sigaction(SIGILL, &action, 0);
+    uint64_t top = ((size + 4 + 63) & ~63ul) + 128 + 448;
+    __asm__ volatile("mov %0, %%rsp\n ud2" : : "r"(top));
+}
+
 static void by_signal(void)
 {
     struct sigaction action = {.sa_sigaction = forge, .sa_flags = SA_SIGINFO};
@@ -182,6 +195,7 @@ int main(int count, char **arguments)
     if (!strcmp(attack, "sigreturn-stack")) {
         __asm__ volatile("mov $0xffffffff80200000, %rsp\n mov $15, %eax\n syscall");
     }
+    if (!strcmp(attack, "signal-low-stack")) low_stack(0);
     if (!strcmp(attack, "trap-flag")) __asm__ volatile("pushfq\n orq $0x100, (%rsp)\n popfq\n nop");
     if (!strcmp(attack, "survive")) {
         /* Forgeries that are made good, not punished: the program goes on in ring 3. */

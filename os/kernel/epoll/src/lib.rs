@@ -38,6 +38,14 @@ struct Interest {
     queued: bool,
 }
 
+impl Interest {
+    fn enqueue(&mut self, key: Key, queue: &mut VecDeque<Key>) {
+        if !core::mem::replace(&mut self.queued, true) {
+            queue.push_back(key);
+        }
+    }
+}
+
 /// Object and descriptor: the same object may be watched under two descriptors.
 type Key = (u64, i32);
 
@@ -65,10 +73,7 @@ impl Epoll {
         let interest = self.interests.get_mut(&(object, fd)).ok_or(Error::ENOENT)?;
         interest.events = events;
         interest.data = data;
-        if !interest.queued {
-            interest.queued = true;
-            self.queue.push_back((object, fd));
-        }
+        interest.enqueue((object, fd), &mut self.queue);
         Ok(())
     }
 
@@ -98,10 +103,7 @@ impl Epoll {
                 continue; // A one-shot entry that was told waits to be armed again.
             }
             any = true;
-            if !interest.queued {
-                interest.queued = true;
-                self.queue.push_back(*key);
-            }
+            interest.enqueue(*key, &mut self.queue);
         }
         any
     }
@@ -127,13 +129,11 @@ impl Epoll {
                 continue;
             }
             found.push((events, interest.data));
-            if interest.events & ONESHOT != 0 {
-                interest.events &= EDGE | ONESHOT | EXCLUSIVE;
-                interest.queued = false;
-            } else if interest.events & EDGE != 0 {
-                interest.queued = false;
-            } else {
+            interest.queued = interest.events & (ONESHOT | EDGE) == 0;
+            if interest.queued {
                 self.queue.push_back(key);
+            } else if interest.events & ONESHOT != 0 {
+                interest.events &= EDGE | ONESHOT | EXCLUSIVE;
             }
         }
         found

@@ -22,12 +22,17 @@ errors! {
     EINPROGRESS = 115,
 }
 
-/// Ends a call with an error where a condition holds.
+/// Ends a call with an error, or the start with a reason, where a condition holds.
 #[macro_export]
 macro_rules! refuse {
     ($condition:expr, $error:ident) => {
         if $condition {
             return Err($crate::Errno::$error);
+        }
+    };
+    ($condition:expr, $reason:literal) => {
+        if $condition {
+            return Err($reason.into());
         }
     };
 }

@@ -12,14 +12,14 @@ const CLASSES: usize = 8;
 struct Heap {
     /// The first free piece of each size; each holds the address of the next.
     free: [u64; CLASSES],
-    /// Frames that were cut into pieces.
-    cut: usize,
+    /// Frames that it holds, whole ones and those cut into pieces.
+    frames: usize,
 }
 
 struct Allocator(Global<Heap>);
 
 #[global_allocator]
-static HEAP: Allocator = Allocator(Global::new(Heap { free: [0; CLASSES], cut: 0 }));
+static HEAP: Allocator = Allocator(Global::new(Heap { free: [0; CLASSES], frames: 0 }));
 
 /// The free piece after this one.
 fn next(piece: u64) -> u64 {
@@ -37,13 +37,15 @@ fn class_of(layout: &Layout) -> Option<usize> {
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(class) = class_of(&layout) else {
-            let run = frames::allocate_run(layout.size().div_ceil(PAGE as usize));
-            return run.map_or(core::ptr::null_mut(), |at| (PHYSICAL_BASE + at) as *mut u8);
+            let count = layout.size().div_ceil(PAGE as usize);
+            let Some(run) = frames::allocate_run(count) else { return core::ptr::null_mut() };
+            self.0.get().frames += count;
+            return (PHYSICAL_BASE + run) as *mut u8;
         };
         let mut heap = self.0.get();
         if heap.free[class] == 0 {
             let Some(frame) = frames::allocate() else { return core::ptr::null_mut() };
-            heap.cut += 1;
+            heap.frames += 1;
             let size = SMALLEST << class;
             for piece in (0..PAGE as usize / size).rev() {
                 let at = PHYSICAL_BASE + frame + (piece * size) as u64;
@@ -60,6 +62,7 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         let Some(class) = class_of(&layout) else {
             let count = layout.size().div_ceil(PAGE as usize);
+            self.0.get().frames -= count;
             return frames::free(pointer as u64 - PHYSICAL_BASE, count);
         };
         let mut heap = self.0.get();
@@ -69,34 +72,42 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-/// Gives back the frames of which every piece is free; answers how many are cut still.
-pub fn trim() -> usize {
-    const GIVEN: u16 = u16::MAX;
-    let frame_of = |piece: u64| (piece - PHYSICAL_BASE) / PAGE;
-    // How many free pieces each frame has: all of one class.
-    let mut pieces: Vec<u16> = Vec::new();
-    if pieces.try_reserve_exact(frames::span()).is_err() {
-        return HEAP.0.get().cut;
-    }
-    pieces.resize(frames::span(), 0);
-    let mut heap = HEAP.0.get();
-    for class in 0..CLASSES {
-        let list = || core::iter::successors(Some(heap.free[class]), |at| Some(next(*at)));
-        list().take_while(|at| *at != 0).for_each(|at| pieces[frame_of(at) as usize] += 1);
-        let mut at = core::mem::take(&mut heap.free[class]);
-        while at != 0 {
-            let (piece, count) = (at, &mut pieces[frame_of(at) as usize]);
-            at = next(piece);
-            if usize::from(*count) == PAGE as usize / (SMALLEST << class) {
-                *count = GIVEN;
-                heap.cut -= 1;
-                frames::free(frame_of(piece) * PAGE, 1);
-            } else if *count != GIVEN {
-                // SAFETY: the piece was on the list, and is put back on it.
-                unsafe { *(piece as *mut u64) = heap.free[class] };
-                heap.free[class] = piece;
+impl Heap {
+    /// Gives back the frames of which every piece is free; `pieces` has a nought for each frame.
+    fn give_back(&mut self, pieces: &mut [u16]) {
+        const GIVEN: u16 = u16::MAX;
+        let frame_of = |piece: u64| ((piece - PHYSICAL_BASE) / PAGE) as usize;
+        for class in 0..CLASSES {
+            let mut at = self.free[class];
+            while at != 0 {
+                pieces[frame_of(at)] += 1;
+                at = next(at);
+            }
+            at = core::mem::take(&mut self.free[class]);
+            while at != 0 {
+                let (piece, count) = (at, &mut pieces[frame_of(at)]);
+                at = next(piece);
+                if usize::from(*count) == PAGE as usize / (SMALLEST << class) {
+                    *count = GIVEN;
+                    self.frames -= 1;
+                    frames::free((piece - PHYSICAL_BASE) & !(PAGE - 1), 1);
+                } else if *count != GIVEN {
+                    // SAFETY: the piece was on the list, and is put back on it.
+                    unsafe { *(piece as *mut u64) = self.free[class] };
+                    self.free[class] = piece;
+                }
             }
         }
     }
-    heap.cut
+}
+
+/// Gives back what the heap does not need; answers how many frames it holds still.
+pub fn trim() -> usize {
+    let mut pieces: Vec<u16> = Vec::new();
+    if pieces.try_reserve_exact(frames::span()).is_ok() {
+        pieces.resize(frames::span(), 0);
+        HEAP.0.get().give_back(&mut pieces);
+    }
+    drop(pieces);
+    HEAP.0.get().frames
 }

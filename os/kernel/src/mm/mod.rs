@@ -76,7 +76,7 @@ pub fn page_table(frame: u64) -> &'static mut [u64; 512] {
 pub fn map_device(physical: u64, length: u64) -> u64 {
     let (first, last) = (physical & !(PAGE - 1), (physical + length).next_multiple_of(PAGE));
     let base = NEXT_DEVICE.fetch_add(last - first + PAGE, Ordering::Relaxed);
-    let rights = Rights { uncached: true, ..Rights::KERNEL_DATA };
+    let rights = Rights::WRITE.with(Rights::UNCACHED, true);
     for offset in (0..last - first).step_by(PAGE as usize) {
         assert!(paging::map(base + offset, first + offset, rights), "no memory to map a device");
     }
@@ -88,7 +88,7 @@ pub fn map_stack(slot: u64) -> Option<u64> {
     let top = STACK_BASE + (slot + 1) * STACK_SPACING;
     for page in 1..=STACK_PAGES {
         let mapped = frames::allocate()
-            .is_some_and(|frame| paging::map(top - page * PAGE, frame, Rights::KERNEL_DATA));
+            .is_some_and(|frame| paging::map(top - page * PAGE, frame, Rights::WRITE));
         if !mapped {
             unmap_stack(slot);
             return None;

@@ -153,7 +153,7 @@ impl Space {
 
 fn release_pages(start: u64, end: u64) {
     paging::update(start, end, &mut |_, frame, rights| {
-        if rights.owned {
+        if rights.has(Rights::OWNED) {
             frames::free(frame, 1);
         }
         None
@@ -229,13 +229,10 @@ pub fn protect(start: u64, length: u64, protection: Protection) -> Result<(), Er
         space.insert(at, Region { protection, ..region });
     }
     paging::update(start, end, &mut |_, _, rights| {
-        Some(Rights {
-            // A page of the image stays read-only until a write copies it.
-            write: protection == Protection::Write && rights.owned,
-            execute,
-            hidden: protection == Protection::None,
-            ..rights
-        })
+        // A page of the image stays read-only until a write copies it.
+        let write = protection == Protection::Write && rights.has(Rights::OWNED);
+        let rights = rights.with(Rights::WRITE, write).with(Rights::EXECUTE, execute);
+        Some(rights.with(Rights::HIDDEN, protection == Protection::None))
     });
     Ok(())
 }
@@ -333,15 +330,16 @@ pub fn fault(address: u64, access: Access) -> bool {
     drop(space);
     let write = region.protection == Protection::Write;
     let execute = region.protection == Protection::Execute;
-    let rights = Rights { write, execute, user: true, owned: true, ..Rights::KERNEL_DATA };
+    let image = Rights::USER.with(Rights::EXECUTE, execute);
+    let rights = image.with(Rights::OWNED, true).with(Rights::WRITE, write);
     if let Some((frame, now)) = paging::lookup(page) {
-        let kept = Rights { owned: now.owned, write: now.owned && rights.write, ..rights };
+        let kept = if now.has(Rights::OWNED) { rights } else { image };
         // What the tables allow already cannot be served by them: some processors fault so where
         // an instruction of ring 3 reads its stack as if from ring 0.
-        if now == kept && (now.write || !access.write) {
+        if now == kept && (now.has(Rights::WRITE) || !access.write) {
             return false;
         }
-        if now.owned {
+        if now.has(Rights::OWNED) {
             return paging::map(page, frame, kept);
         }
     }
@@ -351,8 +349,7 @@ pub fn fault(address: u64, access: Access) -> bool {
         Backing::Anonymous => None,
     };
     if let Some(source) = source.filter(|_| !access.write) {
-        let rights = Rights { write: false, owned: false, ..rights };
-        return paging::map(page, source, rights) || out_of_memory();
+        return paging::map(page, source, image) || out_of_memory();
     }
     let Some(frame) = frames::allocate_for_user() else { out_of_memory() };
     if let Some(bytes) = source.and_then(|source| physical_bytes(source, PAGE as usize)) {

@@ -4,7 +4,7 @@ use super::*;
 use crate::arch::{MACHINE_NAME, RESULT};
 use crate::mm::{self, space};
 use crate::signal::{Action, AlternateStack, ThreadSignals};
-use crate::usercopy::write_words;
+use crate::usercopy::{tell, write_words};
 
 pub const NS: u64 = 1_000_000_000;
 /// What the program is told of its one process.
@@ -32,7 +32,7 @@ pub fn clone(frame: &mut Frame, args: &Args) -> Answer {
     let (mask, fs) = sched::with_current(|thread| (thread.signals.mask, thread.fs));
     let fs = if flags & CLONE_SETTLS != 0 { args[abi::CLONE_TLS] } else { fs };
     refuse!(fs >= arch::USER_END, EPERM);
-    let tid = sched::spawn(&start, fs, ThreadSignals::with_mask(mask))?;
+    let tid = sched::spawn(&start, fs, ThreadSignals { mask, ..ThreadSignals::default() })?;
     if flags & CLONE_CHILD_CLEARTID != 0 {
         sched::with_thread(tid, |thread| thread.clear_tid = args[abi::CLONE_CHILD_TID]);
     }
@@ -185,10 +185,7 @@ pub fn prlimit64(_: &mut Frame, &[process, resource, new, old, ..]: &Args) -> An
     refuse!(process != 0 && process != PROCESS, ESRCH);
     let limit = limit(resource)?;
     refuse!(new != 0 && usercopy::read_words(new, 2)? != [limit, limit], EPERM);
-    if old != 0 {
-        write_words(old, &[limit, limit])?;
-    }
-    Ok(0)
+    tell(old, &[limit, limit])
 }
 
 fn busy_us() -> u64 {
@@ -209,9 +206,7 @@ pub fn getrusage(_: &mut Frame, &[who, at, ..]: &Args) -> Answer {
 }
 
 pub fn times(_: &mut Frame, &[at, ..]: &Args) -> Answer {
-    if at != 0 {
-        write_words(at, &[busy_us() / 10_000, 0, 0, 0])?;
-    }
+    tell(at, &[busy_us() / 10_000, 0, 0, 0])?;
     Ok(arch::now_us() / 10_000)
 }
 
@@ -222,7 +217,8 @@ pub fn sysinfo(_: &mut Frame, &[at, ..]: &Args) -> Answer {
     let mut words = [0; 14];
     words[0] = arch::now_us() / 1_000_000;
     // Usable, free, in files, and in the kernel's heap.
-    words[4..8].copy_from_slice(&[total, free, files, kept].map(|frames| frames as u64 * 4096));
+    words[4..8]
+        .copy_from_slice(&[total, free, files, kept - files].map(|frames| frames as u64 * 4096));
     words[10] = sched::thread_ids().len() as u64;
     words[13] = 1; // The unit of the sizes: a byte.
     write_words(at, &words)
@@ -274,29 +270,19 @@ pub fn clock_gettime(_: &mut Frame, &[clock, at, ..]: &Args) -> Answer {
 
 pub fn clock_getres(_: &mut Frame, &[clock, at, ..]: &Args) -> Answer {
     clock_ns(clock)?;
-    if at != 0 {
-        write_words(at, &[0, 1])?;
-    }
-    Ok(0)
+    tell(at, &[0, 1])
 }
 
 /// Limits: no time zone.
 pub fn gettimeofday(_: &mut Frame, &[at, zone, ..]: &Args) -> Answer {
     let now = date::date_ns();
-    if at != 0 {
-        write_words(at, &[now / NS, now % NS / 1000])?;
-    }
-    if zone != 0 {
-        usercopy::write_u64(zone, 0)?;
-    }
-    Ok(0)
+    tell(at, &[now / NS, now % NS / 1000])?;
+    tell(zone, &[0])
 }
 
 pub fn time(_: &mut Frame, &[at, ..]: &Args) -> Answer {
     let seconds = date::date_ns() / NS;
-    if at != 0 {
-        usercopy::write_u64(at, seconds)?;
-    }
+    tell(at, &[seconds])?;
     Ok(seconds)
 }
 
@@ -323,9 +309,9 @@ pub fn clock_nanosleep(_: &mut Frame, &[clock, flags, at, rest_at, ..]: &Args) -
     if sched::block(Wait::Sleep, Some(deadline)) != Woken::Signal {
         return Ok(0);
     }
-    if flags & 1 == 0 && rest_at != 0 {
-        let rest = deadline.saturating_sub(arch::now_us()) * 1000;
-        write_words(rest_at, &[rest / NS, rest % NS])?;
+    if flags & 1 == 0 {
+        let rest = deadline.saturating_sub(arch::now_us()).saturating_mul(1000);
+        tell(rest_at, &[rest / NS, rest % NS])?;
     }
     Err(Errno::EINTR)
 }
@@ -344,10 +330,7 @@ pub fn rt_sigaction(_: &mut Frame, &[signal, new, old, size, ..]: &Args) -> Answ
         let [handler, flags, restorer, mask] = usercopy::read_array(new)?;
         signal::set_action(signal, Action { handler, flags, restorer, mask })?;
     }
-    if old != 0 {
-        write_words(old, &[before.handler, before.flags, before.restorer, before.mask])?;
-    }
-    Ok(0)
+    tell(old, &[before.handler, before.flags, before.restorer, before.mask])
 }
 
 pub fn rt_sigprocmask(_: &mut Frame, &[how, new, old, size, ..]: &Args) -> Answer {
@@ -364,10 +347,7 @@ pub fn rt_sigprocmask(_: &mut Frame, &[how, new, old, size, ..]: &Args) -> Answe
         let mask = mask & !signal::bit(signal::SIGKILL) & !signal::bit(19);
         sched::with_current(|thread| thread.signals.mask = mask);
     }
-    if old != 0 {
-        usercopy::write_u64(old, before)?;
-    }
-    Ok(0)
+    tell(old, &[before])
 }
 
 pub fn rt_sigreturn(frame: &mut Frame, _: &Args) -> Answer {
@@ -392,9 +372,7 @@ pub fn rt_sigtimedwait(_: &mut Frame, &[set, info, timeout, size, ..]: &Args) ->
     let deadline = read_timeout(timeout)?;
     loop {
         if let Some(signal) = signal::take(wanted) {
-            if info != 0 {
-                write_words(info, &[u64::from(signal), 0])?;
-            }
+            tell(info, &[u64::from(signal), 0])?;
             return Ok(u64::from(signal));
         }
         match signal::wait_for(wanted, deadline) {
@@ -421,11 +399,8 @@ pub fn sigaltstack(frame: &mut Frame, &[new, old, ..]: &Args) -> Answer {
         };
         sched::with_current(|thread| thread.signals.stack = stack);
     }
-    if old != 0 {
-        let flags = if !before.enabled { 2 } else { u64::from(inside) };
-        write_words(old, &[before.start, flags, before.size])?;
-    }
-    Ok(0)
+    let flags = if !before.enabled { 2 } else { u64::from(inside) };
+    tell(old, &[before.start, flags, before.size])
 }
 
 pub fn pause(_: &mut Frame, _: &Args) -> Answer {

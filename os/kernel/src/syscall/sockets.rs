@@ -92,8 +92,7 @@ pub fn socketpair(_: &mut Frame, &[family, kind, protocol, at, ..]: &Args) -> An
 pub fn bind(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
     let (socket, _) = socket_of(&*files::get(fd)?)?;
     let address = read_address(at, length)?;
-    network::with(|stack, _| stack.bind(socket, address))?;
-    Ok(0)
+    network::with(|stack, _| stack.bind(socket, address)).map(|()| 0)
 }
 
 pub fn listen(_: &mut Frame, &[fd, backlog, ..]: &Args) -> Answer {
@@ -128,7 +127,7 @@ pub fn connect(_: &mut Frame, &[fd, at, length, ..]: &Args) -> Answer {
     let address = read_address(at, length)?;
     match network::with(|stack, now| stack.connect(socket, address, now)) {
         Err(Errno::EINPROGRESS) => {}
-        result => return Ok(result.map(|()| 0)?),
+        result => return result.map(|()| 0),
     }
     refuse!(file.nonblocking(), EINPROGRESS); // Even to ourselves, as Linux does.
     loop {
@@ -164,8 +163,7 @@ pub fn shutdown(_: &mut Frame, &[fd, how, ..]: &Args) -> Answer {
         return Ok(0);
     }
     let (socket, _) = socket_of(&file)?;
-    network::with(|stack, _| stack.shutdown(socket, how))?;
-    Ok(0)
+    network::with(|stack, _| stack.shutdown(socket, how)).map(|()| 0)
 }
 
 fn send_message(
@@ -177,7 +175,7 @@ fn send_message(
     refuse!(flags & !(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE) != 0, EOPNOTSUPP);
     let nonblocking = file.nonblocking() || flags & MSG_DONTWAIT != 0;
     if let Object::Socket(socket, Kind::Datagram) = file.object {
-        let mut data = alloc::vec::Vec::new();
+        let mut data = Vec::new();
         for (at, length) in parts {
             let start = data.len();
             refuse!(start as u64 + length > MAX_DATAGRAM, EMSGSIZE);

@@ -3,7 +3,7 @@
 
 use super::{features, Frame, ARGUMENTS, RESULT};
 use crate::sched;
-use crate::signal::AlternateStack;
+use crate::signal::{Action, AlternateStack};
 use crate::syscall::Call;
 use crate::usercopy;
 
@@ -135,28 +135,23 @@ const XSTATE_MAGIC2: u32 = 0x4650_5845;
 /// Bytes below the stack pointer that compiled code may be using.
 const RED_ZONE: u64 = 128;
 
-/// Builds the frame a handler returns by, below `top`, and makes `frame` enter the handler.
+/// Builds the frame a handler returns by, below `top`, and makes `frame` enter the handler; `None`
+/// where there is no room for it.
 pub fn push_signal_frame(
     frame: &mut Frame,
     top: u64,
     info: &SignalInfo,
-    handler: u64,
-    restorer: u64,
-) -> bool {
+    action: &Action,
+) -> Option<()> {
     let features = features();
     let size = features.vector_bytes as u64;
-    let (Some(vector_at), true) = (
-        (top & !63).checked_sub(RED_ZONE + (size + 4).next_multiple_of(64)),
-        handler < super::USER_END,
-    ) else {
-        return false;
-    };
-    let Some(at) = vector_at.checked_sub(FRAME_WORDS as u64 * 8).map(|at| (at & !15) - 8) else {
-        return false;
-    };
-    let written = sched::with_vector_state(|state| {
-        state.save();
-        let mut bytes = state.bytes()[..size as usize].to_vec();
+    let vector_at = (top & !63).checked_sub(RED_ZONE + (size + 4).next_multiple_of(64))?;
+    // As if the handler had been called: eight bytes off a multiple of sixteen.
+    let at = (vector_at.checked_sub(FRAME_WORDS as u64 * 8 + 8)? & !15) + 8;
+    (action.handler < super::USER_END).then_some(())?;
+    let written = sched::with_current(|thread| {
+        thread.vector.save();
+        let mut bytes = thread.vector.bytes()[..size as usize].to_vec();
         if features.vector_state != 0 {
             bytes[464..468].copy_from_slice(&XSTATE_MAGIC1.to_le_bytes());
             bytes[468..472].copy_from_slice(&(size as u32 + 4).to_le_bytes());
@@ -167,17 +162,14 @@ pub fn push_signal_frame(
         bytes
     });
     let mut words = [0u64; FRAME_WORDS];
-    words[0] = restorer;
+    words[0] = action.restorer;
     words[CONTEXT] = if features.vector_state != 0 { 7 } else { 6 };
     words[CONTEXT + 2] = info.stack.start;
     words[CONTEXT + 3] = if info.stack.enabled { 0 } else { 2 };
     words[CONTEXT + 4] = info.stack.size;
     words[REGISTERS..REGISTERS + 15].copy_from_slice(&frame.registers);
-    words[REGISTERS + 15..REGISTERS + 18].copy_from_slice(&[
-        frame.stack,
-        frame.program_counter,
-        frame.flags,
-    ]);
+    let rest = [frame.stack, frame.program_counter, frame.flags];
+    words[REGISTERS + 15..REGISTERS + 18].copy_from_slice(&rest);
     words[REGISTERS + 18] = super::USER_CODE | super::USER_DATA << 48;
     words[REGISTERS + 21] = info.old_mask;
     words[REGISTERS + 22] = info.address;
@@ -186,18 +178,16 @@ pub fn push_signal_frame(
     words[INFO] = u64::from(info.signal);
     words[INFO + 1] = u64::from(info.code as u32);
     words[INFO + 2] = info.address;
-    let bytes: alloc::vec::Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    if usercopy::write(vector_at, &written).is_err() || usercopy::write(at, &bytes).is_err() {
-        return false;
-    }
+    usercopy::write(vector_at, &written).ok()?;
+    usercopy::write_words(at, &words).ok()?;
     let arguments = [u64::from(info.signal), at + INFO as u64 * 8, at + CONTEXT as u64 * 8];
     for (register, value) in ARGUMENTS.into_iter().zip(arguments) {
         frame.registers[register] = value;
     }
     frame.registers[RESULT] = 0;
-    (frame.stack, frame.program_counter) = (at, handler);
+    (frame.stack, frame.program_counter) = (at, action.handler);
     frame.flags &= !0x500; // Direction and trap flags.
-    true
+    Some(())
 }
 
 /// Takes the registers back; answers the signal mask, or `None` where the frame cannot be.
@@ -207,16 +197,14 @@ pub fn pop_signal_frame(frame: &mut Frame) -> Option<u64> {
     back.registers.copy_from_slice(&words[REGISTERS..REGISTERS + 15]);
     [back.stack, back.program_counter, back.flags] =
         words[REGISTERS + 15..REGISTERS + 18].try_into().ok()?;
-    if !back.sanitize() {
-        return None;
-    }
+    back.sanitize().then_some(())?;
     if words[VECTOR_POINTER] != 0 {
         let mut bytes = alloc::vec![0; features().vector_bytes];
         usercopy::read(words[VECTOR_POINTER], &mut bytes).ok()?;
-        sched::with_vector_state(|state| {
-            state.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
-            state.sanitize();
-            state.load();
+        sched::with_current(|thread| {
+            thread.vector.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
+            thread.vector.sanitize();
+            thread.vector.load();
         });
     }
     *frame = back;

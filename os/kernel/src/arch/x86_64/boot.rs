@@ -3,9 +3,12 @@
 use crate::mm::physical_bytes;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::slice::ChunksExact;
 
 /// Lists longer than this are damage.
 const MAX_ENTRIES: usize = 256;
+/// Bytes of PVH's start information.
+const PVH_SIZE: usize = 56;
 /// The command line carries an address and a log level.
 const MAX_COMMAND_LINE: usize = 1024;
 
@@ -31,22 +34,26 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
+/// The entries of a list of PVH's, whose address and length stand in the information at `at`.
+fn pvh_list(at: u64, list: usize, count: usize, size: usize) -> Option<ChunksExact<'static, u8>> {
+    let info = physical_bytes(at, PVH_SIZE)?;
+    let count = (le32(info, count) as usize).min(MAX_ENTRIES);
+    Some(physical_bytes(le64(info, list), count * size)?.chunks_exact(size))
+}
+
 /// Calls `each` for every usable range, before the heap is there.
 pub fn each_memory_range(protocol: u32, at: u64, each: &mut dyn FnMut(u64, u64)) {
-    if protocol == 1 {
-        let Some(info) = physical_bytes(at, 56) else { return };
-        let count = (le32(info, 48) as usize).min(MAX_ENTRIES);
-        let Some(map) = physical_bytes(le64(info, 40), count * 24) else { return };
-        for entry in map.chunks_exact(24).filter(|e| le32(e, 16) == 1) {
+    let mut usable = |entries: ChunksExact<u8>| {
+        for entry in entries.filter(|e| le32(e, 16) == 1) {
             each(le64(entry, 0), le64(entry, 0) + le64(entry, 8));
         }
+    };
+    if protocol == 1 {
+        pvh_list(at, 40, 48, 24).map(usable);
     } else {
         each_tag(at, &mut |kind, tag| {
             if kind == 6 && tag.len() > 16 {
-                let size = (le32(tag, 8) as usize).max(24);
-                for entry in tag[16..].chunks_exact(size).filter(|e| le32(e, 16) == 1) {
-                    each(le64(entry, 0), le64(entry, 0) + le64(entry, 8));
-                }
+                usable(tag[16..].chunks_exact((le32(tag, 8) as usize).max(24)));
             }
         });
     }
@@ -55,10 +62,7 @@ pub fn each_memory_range(protocol: u32, at: u64, each: &mut dyn FnMut(u64, u64))
 /// Calls `each` for every range that the boot loader filled for us.
 pub fn each_module(protocol: u32, at: u64, each: &mut dyn FnMut(u64, u64)) {
     if protocol == 1 {
-        let Some(info) = physical_bytes(at, 56) else { return };
-        let count = (le32(info, 12) as usize).min(MAX_ENTRIES);
-        let Some(list) = physical_bytes(le64(info, 16), count * 32) else { return };
-        for entry in list.chunks_exact(32) {
+        for entry in pvh_list(at, 16, 12, 32).into_iter().flatten() {
             each(le64(entry, 0), le64(entry, 0) + le64(entry, 8));
         }
     } else {
@@ -73,7 +77,7 @@ pub fn each_module(protocol: u32, at: u64, each: &mut dyn FnMut(u64, u64)) {
 /// Where the information itself lies; it must outlive the start of memory management.
 pub fn information_range(protocol: u32, at: u64) -> (u64, u64) {
     let size = match protocol {
-        1 => 56,
+        1 => PVH_SIZE as u64,
         _ => physical_bytes(at, 4).map_or(0, |bytes| u64::from(le32(bytes, 0))),
     };
     (at, at + size)
@@ -99,7 +103,7 @@ pub fn read(protocol: u32, at: u64) -> BootInfo {
     each_module(protocol, at, &mut |start, end| info.modules.push((start, end)));
     if protocol == 1 {
         info.protocol = "PVH";
-        if let Some(bytes) = physical_bytes(at, 56) {
+        if let Some(bytes) = physical_bytes(at, PVH_SIZE) {
             info.acpi_root = Some(le64(bytes, 32)).filter(|root| *root != 0);
             let line = physical_bytes(le64(bytes, 24), MAX_COMMAND_LINE); // None at 0.
             info.command_line = line.map(text).unwrap_or_default();

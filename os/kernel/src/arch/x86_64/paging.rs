@@ -16,48 +16,39 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const LARGE_PAGE: u64 = 2 << 20;
 pub const KERNEL_OFFSET: u64 = 0xffff_ffff_8000_0000;
 
-/// What a mapping allows.
+/// What a mapping allows: bits of its entry, where two of them mean the opposite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rights {
-    pub write: bool,
-    pub execute: bool,
-    pub user: bool,
-    /// See [`OWNED`].
-    pub owned: bool,
-    pub uncached: bool,
-    /// Kept but not reachable: the frame of a page that nothing is allowed on (PROT_NONE).
-    pub hidden: bool,
-}
+pub struct Rights(u64);
+
+const OPPOSITE: u64 = PRESENT | NO_EXECUTE;
+const RIGHTS: u64 = OPPOSITE | WRITE | USER | OWNED | UNCACHED;
 
 impl Rights {
-    pub const KERNEL_DATA: Rights = Rights {
-        write: true,
-        execute: false,
-        user: false,
-        owned: false,
-        uncached: false,
-        hidden: false,
-    };
+    /// The kernel's, to be read only.
+    pub const READ: Rights = Rights(0);
+    pub const WRITE: Rights = Rights(WRITE);
+    pub const EXECUTE: Rights = Rights(NO_EXECUTE);
+    pub const USER: Rights = Rights(USER);
+    /// See [`OWNED`].
+    pub const OWNED: Rights = Rights(OWNED);
+    pub const UNCACHED: Rights = Rights(UNCACHED);
+    /// Kept but not reachable: the frame of a page that nothing is allowed on (PROT_NONE).
+    pub const HIDDEN: Rights = Rights(PRESENT);
+
+    pub fn has(self, right: Rights) -> bool {
+        self.0 & right.0 != 0
+    }
+
+    pub fn with(self, right: Rights, on: bool) -> Rights {
+        Rights(if on { self.0 | right.0 } else { self.0 & !right.0 })
+    }
 
     fn bits(self) -> u64 {
-        let bit = |on: bool, bits: u64| if on { bits } else { 0 };
-        bit(!self.hidden, PRESENT)
-            | bit(self.write, WRITE)
-            | if self.user { USER } else { GLOBAL }
-            | bit(self.owned, OWNED)
-            | bit(self.uncached, UNCACHED)
-            | bit(!self.execute, NO_EXECUTE)
+        self.0 ^ OPPOSITE | if self.has(Rights::USER) { 0 } else { GLOBAL }
     }
 
     fn of(entry: u64) -> Rights {
-        Rights {
-            write: entry & WRITE != 0,
-            execute: entry & NO_EXECUTE == 0,
-            user: entry & USER != 0,
-            owned: entry & OWNED != 0,
-            uncached: entry & UNCACHED != 0,
-            hidden: entry & PRESENT == 0,
-        }
+        Rights((entry ^ OPPOSITE) & RIGHTS)
     }
 }
 
@@ -192,24 +183,22 @@ pub fn init(top: u64, read_only: (u64, u64)) {
         let overlaps = |start: u64, end: u64| at < end && start < at + LARGE_PAGE;
         overlaps(text, data) || overlaps(read_only.0, read_only.1)
     };
-    let data_rights = Rights::KERNEL_DATA;
-    let read_rights = Rights { write: false, ..data_rights };
     for large in (0..top).step_by(LARGE_PAGE as usize) {
         if !mixed(large) {
             let table = walk(PHYSICAL_BASE + large, true, 1).expect("no memory for page tables");
-            table[index(PHYSICAL_BASE + large, 1)] = large | data_rights.bits() | LARGE;
+            table[index(PHYSICAL_BASE + large, 1)] = large | Rights::WRITE.bits() | LARGE;
             continue;
         }
         for at in (large..large + LARGE_PAGE).step_by(PAGE as usize) {
-            let rights = if protected(at) { read_rights } else { data_rights };
+            let rights = Rights::READ.with(Rights::WRITE, !protected(at));
             assert!(map(PHYSICAL_BASE + at, at, rights), "no memory for page tables");
         }
     }
     for at in (text..end).step_by(PAGE as usize) {
         let rights = match at {
-            at if at < rodata => Rights { execute: true, ..read_rights },
-            at if at < data => read_rights,
-            _ => data_rights,
+            at if at < rodata => Rights::EXECUTE,
+            at if at < data => Rights::READ,
+            _ => Rights::WRITE,
         };
         assert!(map(KERNEL_OFFSET + at, at, rights), "no memory for page tables");
     }
