@@ -11,9 +11,9 @@ import document_calls
 from support import FIGURES, FULL, OS, run
 
 CALLS = 300_000
-# Every frame that does not come back must be one that the kernel's heap still holds, and of these no
-# more: in the fast lane several hundred connections are not at their end (60 s) when frames are
-# counted, 407 and 486 frames after 300,000 calls; after that time its tables are what has grown.
+# Every frame that does not come back must be one that the kernel's heap still holds. In the fast
+# lane several hundred connections are not at their end (60 s) when frames are counted: 407 and 486
+# frames after 300,000 calls. After that time the heap's tables are what has grown.
 FRAMES_KEPT = 1024
 FRAMES_KEPT_SETTLED = 512
 # The program's own pages and their tables: stacks, which the library keeps, touched further down.
