@@ -176,7 +176,18 @@ def test_the_four_anonymous_commands(tmp_path: Path) -> None:
         )
         assert "<Key>my-file.txt</Key>" in shell(f"curl -sS --fail {url}/my-bucket/", tmp_path)
         page = shell(f"curl -sS --fail -H 'Accept: text/html' {url}/", tmp_path)
-        assert "running" in page and url in page
+        assert "running" in page and url in page and str(tmp_path) in page
+        # A presigned URL that is opened in a browser is S3's.
+        listed = shell(
+            f"curl -sS --fail -H 'Accept: text/html' '{url}/?x-id=ListBuckets'", tmp_path
+        )
+        assert "<Name>my-bucket</Name>" in listed
+
+
+def test_strangers_are_not_told_where_things_lie(tmp_path: Path) -> None:
+    with RunningStore(tmp_path / "data", "--ip", "0.0.0.0") as store:
+        page = shell(f"curl -sS --fail -H 'Accept: text/html' {store.url}/", tmp_path)
+        assert "running" in page and str(tmp_path) not in page
 
 
 def test_a_root_key_from_the_environment_acts_beside_the_stored_one(tmp_path: Path) -> None:

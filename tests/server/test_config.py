@@ -11,6 +11,7 @@ from o3storage.server._config import (
     ServerConfig,
     is_loopback,
     parse_listen,
+    read_secret_file,
     root_key_from,
 )
 from o3storage.server._errors import StartError
@@ -108,6 +109,18 @@ def test_root_key_from_the_environment(tmp_path: Path) -> None:
 def test_a_bad_root_key_says_why(environment: dict[str, str], reason: str) -> None:
     with pytest.raises(StartError, match=reason):
         root_key_from(environment)
+
+
+def test_an_empty_secret_file_is_no_secret(tmp_path: Path) -> None:
+    """As an unset variable in a script that writes it leaves."""
+    empty = tmp_path / "empty"
+    for text in ("", "\n", " \nsecond"):
+        empty.write_text(text)
+        both = {"O3_ROOT_USER_FILE": str(empty), "O3_ROOT_PASSWORD_FILE": str(empty)}
+        with pytest.raises(StartError, match="nothing in its first line"):
+            root_key_from(both)
+        with pytest.raises(StartError, match="metrics token"):
+            read_secret_file(str(empty), "metrics token")
 
 
 def test_no_secret_in_a_repr() -> None:

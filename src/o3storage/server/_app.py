@@ -400,9 +400,13 @@ class Application:
         reads = request.method in {"GET", "HEAD"}
         if path == "/":
             accepts = request.headers.get("accept") or ""
-            if not reads or "text/html" not in accepts or "authorization" in request.headers:
+            # (A query may be a presigned URL's, opened in a browser.)
+            signed = "authorization" in request.headers or request.query
+            if not reads or "text/html" not in accepts or signed:
                 return None
-            page = _screen.landing_page(self.url, self.config.region, self.screen.env_command())
+            # Who asks may be anybody: others are not told where things lie on this machine.
+            command = self.screen.env_command() if self.config.loopback else _screen.ENV_ELSEWHERE
+            page = _screen.landing_page(self.url, self.config.region, command)
             return Response(200, _screen.PAGE_HEADERS, page)
         if reads:
             answer = await _health.answer(self, path)

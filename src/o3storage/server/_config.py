@@ -146,7 +146,10 @@ def read_secret_file(path: str, what: str) -> str:
         text = raw.decode()
     except UnicodeDecodeError:
         raise StartError(f"the {what} file {path} is not text") from None
-    return text.split("\n", 1)[0].strip()
+    line = text.split("\n", 1)[0].strip()
+    if not line:
+        raise StartError(f"the {what} file {path} has nothing in its first line")
+    return line
 
 
 def root_key_from(environment: Mapping[str, str]) -> RootKey | None:

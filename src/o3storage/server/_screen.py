@@ -13,6 +13,8 @@ PAGE_HEADERS = [
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
 ]
+ENV_ELSEWHERE = "o3storage env --data-dir DIR"
+"""On the page, where strangers may read it."""
 MAX_LINES = 14
 """The first screen stays on one screen, however small."""
 
