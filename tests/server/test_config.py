@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from o3storage.server._config import (
+    ClusterConfig,
     RootKey,
     ServerConfig,
     is_loopback,
@@ -28,6 +29,15 @@ def test_anonymous_is_for_loopback_unless_said_twice() -> None:
     config(anonymous=True, ip="0.0.0.0", anonymous_from_anywhere=True).check()
     with pytest.raises(StartError, match="needs --anonymous"):
         config(anonymous_from_anywhere=True).check()
+
+
+def test_each_port_is_one_of_its_own() -> None:
+    with pytest.raises(StartError, match="--peer-port and --port are both 8080"):
+        config(port=8080, cluster=ClusterConfig(peer_port=8080)).check()
+    with pytest.raises(StartError, match="--admin-listen is the S3 address"):
+        config(port=8080, admin_listen=("127.0.0.1", 8080)).check()
+    config(port=8080, admin_listen=("127.0.0.2", 8080)).check()
+    config(port=0, admin_listen=("127.0.0.1", 0), cluster=ClusterConfig(peer_port=0)).check()
 
 
 def test_certificate_and_key_go_together() -> None:

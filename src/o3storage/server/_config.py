@@ -90,6 +90,12 @@ class ServerConfig:
             raise StartError(
                 f"--domain {self.domain!r} is no DNS name; write for example s3.example.org"
             )
+        if self.port and self.cluster.peer_port == self.port:
+            raise StartError(f"--peer-port and --port are both {self.port}; choose another for one")
+        if self.port and self.admin_listen == (self.ip, self.port):
+            raise StartError(
+                f"--admin-listen is the S3 address {self.ip}:{self.port}; choose another port"
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise StartError("--tls-cert and --tls-key go together; give both or neither")
         if self.anonymous_from_anywhere and not self.anonymous:
