@@ -329,6 +329,12 @@ def _apply_content(
         if keep(0):
             _resize(content, change.size)
         return
+    if keep is all_sectors:
+        low = change.first * SECTOR_BYTES
+        if len(content) < low:
+            content.extend(bytes(low - len(content)))
+        content[low : low + len(change.image)] = change.image
+        return
     for index, sector in enumerate(change.sectors()):
         if not keep(sector):
             continue
