@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,18 +52,35 @@ def bytes_of(pairs: list[tuple[int, bytes]]) -> int:
 steps = st.lists(st.tuples(st.booleans(), st.integers(0, 20), st.integers(0, BOUND)), max_size=200)
 
 
-@given(steps)
-def test_two_generations_against_a_model(plan):
+def follow(plan: list[tuple[bool, int, int]]) -> None:
+    """Each step: put (else get), key, size of the block in bytes."""
     cache, model = BlockCache(BOUND), Model()
     for is_put, key, size in plan:
         if is_put:
-            block = bytes([key]) * (size // 4 if size < BOUND - 10 else size)
+            block = bytes([key]) * size
             cache.put(key, block)
             model.put(key, block)
         else:
             assert cache.get(key) == model.get(key)
         assert cache.size_bytes == bytes_of(model.old + model.young) <= BOUND
         assert list(cache.young.items()) == model.young
+
+
+@given(steps)
+def test_two_generations_against_a_model(plan):
+    follow(plan)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_generations_over_a_long_time(seed):
+    chance = random.Random(seed)
+    sizes = [10, 100, 300, BOUND // 2, BOUND - ENTRY_OVERHEAD_BYTES]
+    follow(
+        [
+            (chance.random() < 0.5, chance.randrange(20), chance.choices(sizes, [6, 6, 6, 1, 1])[0])
+            for _ in range(1000)
+        ]
+    )
 
 
 def test_what_is_asked_for_stays_while_others_pass_through():
