@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from o3storage.s3._listing import STEP_TEXTS, _encoded
+from o3storage.s3._xml import escape_bytes, url_encode
 from tests.s3.harness import Store, key_path
 
 KEYS = ["a", "a/", "a/1", "a/2", "a/b/1", "b", "b c+d", "c%d", "photos/é.jpg", "z"]
@@ -296,3 +299,24 @@ def test_list_multipart_uploads(store: Store) -> None:
     assert store.get("/bucket?uploads&delimiter=%2F").texts("CommonPrefixes/Prefix") == ["dir/"]
     bad = store.get("/bucket?uploads&key-marker=a&upload-id-marker=zz")
     assert bad.code == "InvalidArgument"
+
+
+@pytest.mark.parametrize("encode", [escape_bytes, url_encode])
+def test_keys_that_must_be_encoded_are_written_in_steps(encode: Callable[[bytes], str]) -> None:
+    """A page of 1,000 keys of 1,024 bytes would hold the event loop for 50 ms and more."""
+    for keys, steps in (
+        ([b"\xc3\xa9" * 512] * 1000, 1000 // STEP_TEXTS + 1),
+        ([b"k" * 1024] * 1000, 1),
+        ([b"\n"] * STEP_TEXTS, 1),
+        ([b""], 1),
+        ([], 1),
+    ):
+        writing = _encoded(keys, encode)
+        taken = 1
+        try:
+            while True:
+                writing.send(None)
+                taken += 1
+        except StopIteration as end:
+            assert end.value == [encode(key) for key in keys]
+        assert taken == steps

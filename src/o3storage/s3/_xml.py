@@ -199,11 +199,11 @@ _UNCHANGED: Final[dict[Callable[[bytes], str], bytes]] = {
 """What each of them leaves as it is."""
 
 
-def encode_all(texts: Sequence[bytes], encode: Callable[[bytes], str]) -> Sequence[str]:
-    """`encode` of each; `encode` is `escape_bytes` or `url_encode`. Where there is nothing to
-    encode in any of a thousand keys, which is usual, they are looked at all at once."""
+def plain_all(texts: Sequence[bytes], encode: Callable[[bytes], str]) -> list[str] | None:
+    """`encode` of each where there is nothing to encode in any of a thousand keys, which is usual:
+    they are looked at all at once. Else None. `encode` is `escape_bytes` or `url_encode`."""
     joined = b"\n".join(texts)
     # Nothing is left but the line feeds between them: none of the texts holds one either.
     if len(joined.translate(None, _UNCHANGED[encode])) == len(texts) - 1:
         return joined.decode("ascii").split("\n")
-    return [encode(text) for text in texts]
+    return None
