@@ -145,7 +145,11 @@ def test_a_peer_that_was_written_from_the_page() -> None:
                 raft.SnapshotResponse(WE, THEY, 5, 1, 2, True),
             ),
             (struct.pack(">BIQ", 9, 7, 5), raft.TimeoutNow(WE, THEY, 5)),
-            (struct.pack(">BIQQ", 10, 7, 5, 1), raft.ReadRequest(WE, THEY, 5, 1)),
+            (struct.pack(">BIQQ", 10, 7, 5, 1), raft.ReadRequest(WE, THEY, 5, 1, True)),
+            (
+                struct.pack(">BIQQ", 10, 7, 5, 1 << 63 | 1),
+                raft.ReadRequest(WE, THEY, 5, 1, False),
+            ),
             (struct.pack(">BIQQQ", 11, 7, 5, 1, 2), raft.ReadResponse(WE, THEY, 5, 1, 2)),
             (struct.pack(">BIQQQ", 12, 7, 5, 1, 2), raft.HoleQuery(WE, THEY, 5, 1, 2)),
             (

@@ -73,7 +73,7 @@ plain = st.one_of(
     made(raft.SnapshotPiece, u64, u64, configurations, u64, data, flag),
     made(raft.SnapshotResponse, u64, u64, flag),
     made(raft.TimeoutNow),
-    made(raft.ReadRequest, u64),
+    made(raft.ReadRequest, st.integers(0, (1 << 63) - 1), flag),
     made(raft.ReadResponse, u64, u64),
     made(raft.HoleQuery, u64, u64),
 )

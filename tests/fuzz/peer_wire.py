@@ -41,7 +41,7 @@ MESSAGES: list[tuple[raft.Message, list[SealedFrame]]] = [
     (raft.SnapshotPiece(1, 2, 3, 4, 5, MEMBERS, 6, b"rows", True), []),
     (raft.SnapshotResponse(1, 2, 3, 4, 5, True), []),
     (raft.TimeoutNow(1, 2, 3), []),
-    (raft.ReadRequest(1, 2, 3, 4), []),
+    (raft.ReadRequest(1, 2, 3, 4, True), []),
     (raft.ReadResponse(1, 2, 3, 4, 5), []),
     (raft.HoleQuery(1, 2, 3, 4, 5), []),
     (raft.HoleAnswer(1, 2, 3, 11, True, ENTRIES), FRAMES),

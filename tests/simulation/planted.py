@@ -224,7 +224,7 @@ def reused_stream_key(patch: Patch) -> None:
 def stale_query(patch: Patch) -> None:
     """Queries answer from a snapshot that is up to a second old."""
 
-    async def query(self: Node, query: Query[Any]) -> Any:
+    async def query(self: Node, query: Query[Any], *_: Any) -> Any:
         from o3storage.cluster._reading import read_row
 
         now = asyncio.get_running_loop().time()
@@ -241,7 +241,7 @@ def stale_query(patch: Patch) -> None:
 
     from o3storage.cluster import MISS
 
-    patch.setattr(Node, "query_now", lambda self, query: MISS)
+    patch.setattr(Node, "query_now", lambda self, query, *_: MISS)
     patch.setattr(Node, "query", query)
 
 
@@ -256,16 +256,16 @@ def listing_of_unapplied_state(patch: Patch) -> None:
     def is_listing(query: Any) -> bool:
         return repr(query) == "Query(list_objects)"
 
-    def query_now(self: Node, query: Query[Any]) -> Any:
-        return MISS if is_listing(query) else now_original(self, query)
+    def query_now(self: Node, query: Query[Any], *rest: Any) -> Any:
+        return MISS if is_listing(query) else now_original(self, query, *rest)
 
-    async def query(self: Node, query: Query[Any]) -> Any:
+    async def query(self: Node, query: Query[Any], *rest: Any) -> Any:
         if not is_listing(query):
-            return await original(self, query)
+            return await original(self, query, *rest)
         before = self.__dict__.get("listed")
         self.__dict__["listed"] = self.store.snapshot()
         if before is None:
-            return await original(self, query)
+            return await original(self, query, *rest)
         generator = query()
         try:
             read = next(generator)

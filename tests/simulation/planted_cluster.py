@@ -66,25 +66,31 @@ def leader_reads_by_itself(patch: Patch) -> None:
 @planted(5)
 def listing_from_an_unapplied_follower(patch: Patch) -> None:
     """A follower answers a listing from what it has applied, without asking the leader."""
-    original = Node.query
+    original, original_now = Node.query, Node.query_now
 
-    async def query(self: Node, query: Any) -> Any:
+    async def query(self: Node, query: Any, *rest: Any) -> Any:
         if repr(query) != "Query(list_objects)":
-            return await original(self, query)
+            # (Nor with the question for its bucket's range.)
+            return await original(self, query, *rest[:1])
         replica = await self.find_replica(query.route, query.group)
         found = self._read_memory(query, replica)
-        return await original(self, query) if found is MISS else found
+        return await original(self, query, *rest) if found is MISS else found
+
+    def query_now(self: Node, query: Any, *rest: Any) -> Any:
+        return MISS if repr(query) == "Query(list_objects)" else original_now(self, query, *rest)
 
     patch.setattr(Node, "query", query)
+    patch.setattr(Node, "query_now", query_now)
 
 
 @planted(10)
 def read_index_not_waited_for(patch: Patch) -> None:
     """A follower asks for the read index and does not wait until it has applied so far."""
 
-    async def barrier(self: Replica) -> None:
+    async def barrier(self: Replica, count: int | None = None) -> None:
         if self.team is not None:
-            await self.team.read_index()
+            reads = self.team.reads
+            await reads.index(reads.count() if count is None else count)
 
     patch.setattr(Replica, "barrier", barrier)
 

@@ -93,12 +93,19 @@ class MemoryNode:
             raise outcome.error
         return outcome.result
 
-    async def query(self, query: Callable[[], Generator[Read, Any, Any]]) -> Any:
+    async def query(
+        self,
+        query: Callable[[], Generator[Read, Any, Any]],
+        ahead: Callable[[Any], bytes] | None = None,
+    ) -> Any:
         """Run a query at one instant; return its answer or raise its CatalogError."""
         return self.rows.query(query)
 
     def query_now(self, query: Callable[[], Generator[Read, Any, Any]]) -> Any:
         return self.rows.query(query)
+
+    def reads(self) -> MemoryNode:
+        return self
 
     async def drive(self, steps: Procedure) -> Any:
         """Run a procedure of the catalog (create_bucket, set_versioning, ...) to its end."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from o3storage.cluster import _bodies, _direct, _records
+from o3storage.cluster._barriers import NO_COUNT, Reads
 from o3storage.cluster._bounded import within
 from o3storage.cluster._collector import Collector
 from o3storage.cluster._data import Fanout
@@ -491,16 +492,20 @@ class Node:
 
     # --- queries
 
-    def query_now(self, query: Query[T_co]) -> T_co | Miss:
+    def query_now(self, query: Query[T_co], count: int = NO_COUNT) -> T_co | Miss:
         """The answer, if it needs neither the disk nor other nodes; else MISS: await `query`.
-        Raises the query's own errors."""
+        `count`: see `Reads`. Raises the query's own errors."""
         group = query.group
         if group is None:
             group = self._ranges.group_of(query.route)
         replica = self._replicas.get(group)
-        if replica is None or not replica.reads_now():
+        if replica is None or not (replica.reads_now() or replica.reads_after(count)):
             return Miss.MISS
         return self._read_memory(query, replica)
+
+    def reads(self) -> Reads:
+        """For the queries of one request, which has arrived."""
+        return Reads(self, self.replication.questions.asked if self.replication is not None else 0)
 
     @staticmethod
     def _steps(query: Query[T_co], replica: Replica) -> Generator[Read, Any, T_co]:
@@ -527,15 +532,32 @@ class Node:
         except READ_FAULTS as error:
             raise Unavailable(str(error)) from error
 
-    async def query(self, query: Query[T_co]) -> T_co:
-        """The answer, as of one instant between call and return.
+    async def query(
+        self,
+        query: Query[T_co],
+        count: int | None = None,
+        ahead: Callable[[T_co], bytes] | None = None,
+    ) -> T_co:
+        """The answer, as of one instant between call and return; with a `count` (see `Reads`) as of
+        one since that was noted. `ahead`: the route of what will be asked next, by the answer.
         Raises the query's own errors, Unavailable."""
-        answer = self.query_now(query)
-        if answer is not MISS:
-            return answer
+        if count is None:
+            answer = self.query_now(query)
+            if answer is not MISS:
+                return answer
         while True:
-            replica = await self.find_replica(query.route, query.group)
-            await replica.barrier()
+            group = self._ranges.group_of(query.route) if query.group is None else query.group
+            replica = self._replicas.get(group) or await self.find_replica(query.route, query.group)
+            if count is None or not replica.reads_after(count):
+                other = None
+                if ahead is not None and count is not None and not replica.reads_now():
+                    other = self._read_next(query, replica, ahead)
+                    if other is not None:
+                        other.expect_read(count)
+                await replica.barrier(count)
+                if other is not None:
+                    # It was asked in the same turn: most likely it is answered by now.
+                    await other.barrier(count)
             if query.group is not None or self._ranges.group_of(query.route) == replica.group:
                 break
         if self.replication is not None:
@@ -556,6 +578,20 @@ class Node:
             raise Unavailable(str(error)) from error
         finally:
             snapshot.release()
+
+    def _read_next(
+        self, query: Query[T_co], replica: Replica, ahead: Callable[[T_co], bytes]
+    ) -> Replica | None:
+        """Of the range that will be read next, by what is here of the answer. (If that is not so
+        any more, the right one is asked later.)"""
+        groups = self._ranges.groups()
+        if len(groups) == 1:
+            return self._replicas.get(groups[0])
+        try:
+            found = self._read_memory(query, replica)
+        except Exception:
+            return None  # the query says so once it may
+        return None if found is MISS else self._replicas.get(self._ranges.group_of(ahead(found)))
 
     # --- bodies
 

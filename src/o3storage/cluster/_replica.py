@@ -384,14 +384,14 @@ class Replica(Applying):
                     future.set_exception(Unavailable(output.reason.value))
         elif isinstance(output, ReadReady):
             if self.team is not None:
-                self.team.ready(output.tokens, output.index)
+                self.team.reads.ready(output.tokens, output.index)
             for token in output.tokens:
                 read = self._reads.pop(token, None)
                 if read is not None and not read.done():
                     read.set_result(output.index)
         elif isinstance(output, ReadRefused):
             if self.team is not None:
-                self.team.refused(output.tokens)
+                self.team.reads.refused(output.tokens)
             for token in output.tokens:
                 read = self._reads.pop(token, None)
                 if read is not None and not read.done():
@@ -523,15 +523,31 @@ class Replica(Applying):
             and self.applied >= core.term_start
         )
 
-    async def barrier(self) -> None:
-        """Return when what is applied here may answer a read that started before the call.
-        Raises Unavailable."""
+    def reads_after(self, count: int) -> bool:
+        """Whether what is applied here may answer a read that began when this node had asked
+        `count` questions (see `_barriers.py`)."""
+        if self.team is None or self.fault:
+            return False
+        index = self.team.reads.begun_after(count)
+        return index is not None and self.applied >= index
+
+    def expect_read(self, count: int) -> None:
+        """A read that began then will come: what it needs of others is asked for now."""
+        if self.team is not None and not self.reads_now():
+            self.team.reads.expect(count)
+
+    async def barrier(self, count: int | None = None) -> None:
+        """Return when what is applied here may answer a read that started before the call, or, with
+        a `count`, one that began when this node had asked so many questions. Raises Unavailable."""
         if self.reads_now():
             return
         if self.fault:
             raise Unavailable(self.fault)
         if self.team is not None:
-            await self.barrier_applied(await self.team.read_index())
+            reads = self.team.reads
+            count = reads.count() if count is None else count
+            index = reads.begun_after(count)
+            await self.barrier_applied(await reads.index(count) if index is None else index)
             return
         self._token += 1
         future: asyncio.Future[int] = self._loop.create_future()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from o3storage.cluster import _kinds
+from o3storage.cluster._barriers import Questions
 from o3storage.cluster._data import BodyReceiver
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Fetcher
@@ -122,6 +123,8 @@ class Replication:
         self.fetcher = Fetcher(self)
         self.repair = Repair(self)
         self.replicas = replicas
+        self.questions = Questions()
+        """For read indexes, of all groups of this node."""
         self.up_listeners: list[Callable[[int], None]] = []
         self.down_listeners: list[Callable[[int], None]] = []
         self.on_ranges: Callable[[], None] = _nothing

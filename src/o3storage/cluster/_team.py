@@ -1,5 +1,5 @@
 """What one replica of several does with the others: messages and the frames that ride with them,
-proposals handed to the leader, shared rounds of reads, time, and what it lacks of bodies.
+proposals handed to the leader, time, and what it lacks of bodies.
 
 A group without other nodes has none of this (`Replica.team` is None) and runs no timer.
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _records
 from o3storage.cluster._audit import look_through
+from o3storage.cluster._barriers import REFUSE_TICKS, Barriers
 from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Wanted, in_order
 from o3storage.cluster._forwarding import Answer, Status, decode_answer, encode_batch
@@ -36,8 +37,6 @@ from o3storage.raft.core import (
     Entry,
     HoleAnswer,
     Message,
-    ReadIndex,
-    Role,
     Tick,
 )
 from o3storage.runtime.state_machine import Outcome
@@ -48,16 +47,12 @@ if TYPE_CHECKING:
     from o3storage.cluster._replication import Replication
 
 REFUSE_S = 4.5
-"""A write or read that finds no leader waits so long, then it is refused: a client gets its 503
+"""A write that finds no leader waits so long, then it is refused: a client gets its 503
 within 5 s."""
 RETRY_S = 0.05
 """A leader is looked for again so often."""
-REFUSE_TICKS = 45
-"""REFUSE_S in ticks of the node (`_replication.TICK_S`)."""
 STUCK_TICKS = 3000
 """What waits for its entry in a group that does have a leader is given up after so long."""
-ASK_AGAIN_TICKS = 5
-"""A question for a read index that got no answer was lost on its way: it is asked again."""
 HOUSEKEEPING_TICKS = 10
 DEBT_LOOK_S = 1.0
 CLEAN_LOOKS = 5
@@ -147,12 +142,7 @@ class Team:
         self._recent: dict[int, tuple[int, Outcome]] = {}
         self._deadlines: deque[tuple[int, int, int]] = deque()
         self._tasks: dict[asyncio.Task[None], None] = {}
-        # reads
-        self._asked: list[tuple[int, asyncio.Future[int]]] = []
-        self._gathered: list[tuple[int, asyncio.Future[int]]] = []
-        self._token = 0
-        self._asked_at = 0
-        self._ask_due = False
+        self.reads = Barriers(replica, node.questions, self.why)
 
     # --- time
 
@@ -164,8 +154,7 @@ class Team:
         self._lost_ticks = 0 if core.leader != NOBODY else self._lost_ticks + 1
         if self._deadlines and self._now >= self._deadlines[0][0]:
             self._expire_waiting()
-        if self._asked or self._gathered:
-            self._tend_reads()
+        self.reads.tick(self._now)
         if self._now % HOUSEKEEPING_TICKS == 0:
             self._keep_house()
         if self._replica.behind:
@@ -183,8 +172,7 @@ class Team:
         return (
             self._core.quiescent
             and not self._deadlines
-            and not self._asked
-            and not self._gathered
+            and self.reads.idle
             and not self._marked
             and not self._replica.behind
             and self.snapshots.idle
@@ -677,72 +665,10 @@ class Team:
             if len(recent) > RECENT_OUTCOMES:
                 del recent[next(iter(recent))]
 
-    # --- reads
-
-    async def read_index(self) -> int:
-        """An index such that what is applied up to it may answer a read that started before the
-        call. Calls share rounds. Raises Unavailable."""
-        future: asyncio.Future[int] = self._loop.create_future()
-        self._gathered.append((self._now, future))
-        self._ask_soon()
-        return await future
-
-    def _ask_soon(self) -> None:
-        if not self._asked and not self._ask_due:
-            self._ask_due = True
-            self._loop.call_soon(self._ask)
-
-    def _ask(self) -> None:
-        self._ask_due = False
-        core = self._core
-        if self._asked or not self._gathered or self._replica.fault:
-            return
-        if core.leader == NOBODY and core.role is not Role.LEADER:
-            return  # at the next tick
-        self._asked, self._gathered = self._gathered, []
-        self._asked_at = self._now
-        self._token = self._replica.next_token()
-        self._replica.step(ReadIndex(self._token))
-
-    def ready(self, tokens: Sequence[int], index: int) -> None:
-        if self._token in tokens:
-            asked, self._asked = self._asked, []
-            self._token = 0
-            for _, future in asked:
-                if not future.done():
-                    future.set_result(index)
-            if self._gathered:
-                self._ask_soon()
-
-    def refused(self, tokens: Sequence[int]) -> None:
-        """Leadership moves: asked again at the next tick."""
-        if self._token in tokens:
-            self._token = 0
-            self._gathered = self._asked + self._gathered
-            self._asked = []
-
-    def _tend_reads(self) -> None:
-        if self._asked and self._now - self._asked_at >= ASK_AGAIN_TICKS:
-            self._core.forwarded.pop(self._token, None)
-            self.refused((self._token,))
-        why = ""
-        late = [item for item in self._gathered if self._now - item[0] >= REFUSE_TICKS]
-        if late:
-            why = self.why()
-            self._gathered = [i for i in self._gathered if self._now - i[0] < REFUSE_TICKS]
-        for _, future in late:
-            if not future.done():
-                future.set_exception(Unavailable(why))
-        if self._gathered:
-            self._ask_soon()
-
     # --- the end
 
     def fail(self, reason: str) -> None:
-        reads, self._asked, self._gathered = self._asked + self._gathered, [], []
-        for _, future in reads:
-            if not future.done():
-                future.set_exception(Unavailable(reason))
+        self.reads.fail(reason)
         self._deadlines.clear()
 
     async def close(self) -> None:

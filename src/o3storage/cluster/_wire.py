@@ -324,6 +324,8 @@ _READ_REQUEST = struct.Struct(">BIQQ")
 _READ_RESPONSE = struct.Struct(">BIQQQ")
 _HOLE_QUERY = struct.Struct(">BIQQQ")
 _HOLE_ANSWER = struct.Struct(">BIQQBII")
+_UNCERTAIN = 1 << 63
+"""In the token of a ReadRequest: the sender's word does not count. Tokens count up from 1."""
 _ENTRY = struct.Struct(">QQBI")
 """index, term, kind, size; the data follows"""
 _FRAME = struct.Struct(">16sIBI")
@@ -397,7 +399,8 @@ def _timeout_now(group: int, m: TimeoutNow, out: list[Buffer]) -> int:
 
 
 def _read_request(group: int, m: ReadRequest, out: list[Buffer]) -> int:
-    out.append(_READ_REQUEST.pack(10, group, m.term, m.token))
+    token = m.token if m.certain else m.token | _UNCERTAIN
+    out.append(_READ_REQUEST.pack(10, group, m.term, token))
     return _READ_REQUEST.size
 
 
@@ -654,7 +657,8 @@ def _decode_timeout_now(body: memoryview, sender: int, me: int) -> Decoded:
 
 def _decode_read_request(body: memoryview, sender: int, me: int) -> Decoded:
     _, group, term, token = _READ_REQUEST.unpack(body)
-    return group, ReadRequest(sender, me, term, token), []
+    certain = token < _UNCERTAIN
+    return group, ReadRequest(sender, me, term, token & (_UNCERTAIN - 1), certain), []
 
 
 def _decode_read_response(body: memoryview, sender: int, me: int) -> Decoded:

@@ -16,18 +16,23 @@ from o3storage.catalog import (
     StaleEpoch,
     drive,
     get_bucket,
+    head_version,
     parse_version_id,
     sync_bucket,
 )
+from o3storage.cluster import MISS
 from o3storage.s3._errors import RETRY_AFTER_S, S3Error
 from o3storage.s3._request import S3Request
 from o3storage.s3._sigv4 import Identity
 
 if TYPE_CHECKING:
     from o3storage.s3._form_data import FormFile
+    from o3storage.s3._node import Reads
     from o3storage.s3._service import Service
 
 T = TypeVar("T")
+
+_READING: Final = ("GET", "HEAD")
 
 FENCE_WAIT_S: Final = 5.0
 """How long a write waits for the decision whether its bucket goes (design, section 5)."""
@@ -45,6 +50,7 @@ class Context:
 
     __slots__ = (
         "_bucket",
+        "_reads",
         "bucket_name",
         "document_bytes",
         "form",
@@ -72,6 +78,7 @@ class Context:
         self.document_bytes = 0
         """Of `Service.document_bytes`, held for this request."""
         self._bucket: BucketInfo | None = None
+        self._reads: Reads | None = None
 
     @property
     def bucket(self) -> BucketInfo:
@@ -100,9 +107,18 @@ class Context:
 
     async def open_bucket(self) -> None:
         """Find the bucket and check that the sender may use it. Raises S3Error."""
-        bucket = await self.query(get_bucket(self.bucket_name))
+        query = get_bucket(self.bucket_name)
+        bucket = self.service.node.query_now(query)
+        if bucket is MISS:
+            # Other nodes have to be asked: for what will be read next in the same turn.
+            self._reads = reads = self.service.node.reads()
+            ahead = self._next_route if self.request.method in _READING else None
+            bucket = await reads.query(query, ahead)
         check_access(self, bucket)
         self._bucket = bucket
+
+    def _next_route(self, bucket: BucketInfo) -> bytes:
+        return head_version(bucket.bucket_id, self.key).route
 
     def check_expected_owner(self, owner: str) -> None:
         """x-amz-expected-bucket-owner. Raises S3Error AccessDenied."""
@@ -118,7 +134,14 @@ class Context:
         return parse_version(text)
 
     async def query(self, query: Query[T]) -> T:
-        return await self.service.query(query)
+        """As of one instant since the request came."""
+        reads = self._reads
+        if reads is None:
+            return await self.service.query(query)
+        found = reads.query_now(query)
+        if found is MISS:
+            return await reads.query(query)
+        return found
 
     async def submit(self, command: Command, frames: Sequence[Any] = ()) -> Any:
         return await self.service.node.submit(command, frames)
@@ -152,7 +175,8 @@ class Context:
     async def _refresh(self, stale: bool) -> BucketInfo | None:
         """The bucket as it is now, its range told so; None while it is being deleted."""
         if not stale:
-            bucket = await self.query(get_bucket(self.bucket_name))
+            # (Not as of when the request came: a refusal was met since then.)
+            bucket = await self.service.query(get_bucket(self.bucket_name))
             return None if bucket.deleting else bucket
         try:
             return await self.drive(sync_bucket(self.bucket_name, self.now_ns()))

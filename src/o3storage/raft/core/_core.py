@@ -74,6 +74,9 @@ def _peer_lost(state: State, event: t.PeerLost) -> None:
     if progress is not None:
         state.wake()
         progress.fetching = False
+        progress.round = 0
+        if state.round_open:
+            _reads.send_round(state, [n for n in state.progress if state.configuration.votes(n)])
         if progress.state is ProgressState.REPLICATE:
             progress.probe()
 

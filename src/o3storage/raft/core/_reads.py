@@ -1,9 +1,18 @@
 """Linearizable reads without a log entry (dissertation 6.4): read-index with shared rounds.
 
 Reads that arrive while a round of heartbeats is under way share the next one.
+
+A read index is valid for a read that began at t if a majority had not left the leader's term at
+some moment after t: then no later leader can have committed anything before t, and what this one or
+an earlier one committed before t is at or below this one's commit index now. Who asks the leader
+says that for itself by its question, which names its term: where the two of them are a majority
+(one voter of two or three asks), no round is needed. In the others the leader asks as many voters
+as a majority takes, those first who answered last; each beat asks all.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from o3storage.raft.core._state import State
 from o3storage.raft.core._types import (
@@ -22,16 +31,25 @@ def read_index(state: State, event: ReadIndex) -> None:
         _ask(state, state.id, event.token)
     elif state.leader and not state.retired:
         state.forwarded[event.token] = None
-        state.sends.append(ReadRequest(state.id, state.leader, state.term, event.token))
+        certain = not state.uncertain
+        state.sends.append(ReadRequest(state.id, state.leader, state.term, event.token, certain))
     else:
         state.out.append(ReadRefused([event.token]))
 
 
 def read_request(state: State, message: ReadRequest) -> None:
-    if state.role is Role.LEADER:
-        _ask(state, message.sender, message.token)
+    node, token = message.sender, message.token
+    if state.role is not Role.LEADER:
+        state.sends.append(ReadResponse(state.id, node, state.term, token, 0))
+    elif (
+        message.certain
+        and state.commit >= state.term_start
+        and state.configuration.decided([state.id, node])
+    ):
+        # (A quiescent group stays so: the question is all the proof that is needed.)
+        state.sends.append(ReadResponse(state.id, node, state.term, token, state.commit))
     else:
-        state.sends.append(ReadResponse(state.id, message.sender, state.term, message.token, 0))
+        _ask(state, node, token)
 
 
 def read_response(state: State, message: ReadResponse) -> None:
@@ -60,11 +78,29 @@ def open_round(state: State) -> None:
     state.round_index = state.commit
     state.round_reads, state.pending_reads = state.pending_reads, []
     if not state.sole:
-        for node, progress in state.progress.items():
-            if state.configuration.votes(node):
-                commit = min(progress.match, state.commit)
-                state.sends.append(Heartbeat(state.id, node, state.term, commit, state.round))
+        send_round(state, _likely(state))
     confirmed(state)
+
+
+def send_round(state: State, nodes: Iterable[int]) -> None:
+    """Ask these members whether this node still leads."""
+    for node in nodes:
+        commit = min(state.progress[node].match, state.commit)
+        state.sends.append(Heartbeat(state.id, node, state.term, commit, state.round))
+
+
+def _likely(state: State) -> list[int]:
+    """As many voters as make a majority with this node, those that answered last first; all of them
+    in a joint phase, and where some are uncertain."""
+    configuration, progress = state.configuration, state.progress
+    voters = [node for node in progress if configuration.votes(node)]
+    if configuration.joint or any(progress[node].uncertain for node in voters):
+        return voters
+    voters.sort(key=lambda node: -progress[node].round)
+    count = len(configuration.voters) // 2
+    if not configuration.votes(state.id):
+        count += 1
+    return voters[:count]
 
 
 def first_commit(state: State) -> None:

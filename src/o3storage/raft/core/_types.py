@@ -152,9 +152,11 @@ class TimeoutNow(Message):
 
 @dataclass(slots=True)
 class ReadRequest(Message):
-    """A follower asks for a read index; `token` is its own."""
+    """A follower asks for a read index; `token` is its own. `certain`: its word that it knows of
+    no later term counts (see AppendResponse.uncertain)."""
 
     token: int
+    certain: bool = False
 
 
 @dataclass(slots=True)
