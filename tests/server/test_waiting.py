@@ -74,7 +74,7 @@ def test_a_bad_certificate_ends_the_start_before_the_wait(tmp_path: Path) -> Non
         try:
             with pytest.raises(StartError, match=r"bad\.pem"):
                 await application.start()
-            DataDirLock.acquire(str(tmp_path / "data")).release()
+            assert not (tmp_path / "data").exists()
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
         finally:
