@@ -7,8 +7,18 @@ import selectors
 import socket
 import time
 from collections import Counter
+from typing import Any
 
-from o3storage.runtime import StallMeter, SystemClock, SystemEntropy, new_event_loop
+import pytest
+
+from o3storage.runtime import (
+    StallMeter,
+    SystemClock,
+    SystemEntropy,
+    _stall,
+    busy_share,
+    new_event_loop,
+)
 from o3storage.runtime._stall import EVENTS_PER_STEP
 
 
@@ -52,6 +62,39 @@ def test_stall_meter() -> None:
 
     with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
         runner.run(main())
+
+
+def test_the_share_of_time_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from the clock alone: 30 ms of work, then 70 ms of waiting, and so on."""
+    now_s = 100.0
+    monkeypatch.setattr(_stall, "perf_counter", lambda: now_s)
+    meter = StallMeter()
+    found = []
+
+    def wait(self: StallMeter, timeout: float | None) -> list[Any]:
+        nonlocal now_s
+        now_s += timeout or 0.0
+        return []
+
+    monkeypatch.setattr(StallMeter, "_select", wait)
+    for work_s, idle_s in [(0.03, 0.07)] * 20 + [(0.09, 0.01)] * 20 + [(0.0, 5.0), (0.001, 0.0)]:
+        meter.select(idle_s)
+        now_s += work_s
+        found.append(meter.busy_share)
+    meter.close()
+    assert found[19] == pytest.approx(0.3, abs=0.05)
+    assert found[39] == pytest.approx(0.9, abs=0.05)
+    assert found[-1] < 0.05
+
+    async def share() -> float:
+        return busy_share()
+
+    assert asyncio.run(share()) == 0.0
+    monkeypatch.setattr(_stall, "SHARE_WINDOW_S", float("inf"))
+    meter = StallMeter()
+    meter.busy_share = 0.7
+    with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
+        assert runner.run(share()) == 0.7
 
 
 def test_a_step_serves_a_bounded_number_of_sockets_and_all_in_turn() -> None:

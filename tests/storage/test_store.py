@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from o3storage.storage import EntriesGone, FrameMissing, StoreKeyWrong, StoreLocked  # noqa: F401
+from o3storage.storage import EntriesGone, FrameMissing, StoreKeyWrong, StoreLocked, _log  # noqa: F401
 
 from .support import SimDisk, entry, frame, hard, open_store, run, store_on, stream_id
 
@@ -67,6 +67,46 @@ def test_group_commit_shares_a_sync():
             futures = [store.append(1, None, [entry(i)], [frame(i, size=64)]) for i in range(2, 60)]
             await asyncio.gather(*futures)
             assert disk.operations["sync"] - syncs <= 3
+
+    run(main(), 3)
+
+
+@pytest.mark.parametrize("busy", [0.0, 0.5, 0.65, 0.8, 1.0])
+def test_small_batches_of_a_busy_loop_are_put_off(monkeypatch, busy):
+    """Appends that come one by one share batches on a busy loop; on others each has its own."""
+    monkeypatch.setattr(_log, "busy_share", lambda: busy)
+    spacing_s = _log.BATCH_SPACING_S * min(1.0, max(0.0, busy - 0.5) / 0.3)
+
+    async def main():
+        async with store_on(SimDisk(1), log_volume_bytes=8 << 20) as store:
+            loop = asyncio.get_running_loop()
+            last = 0
+
+            async def append(count=1):
+                nonlocal last
+                since = loop.time()
+                entries = [entry(last + i + 1) for i in range(count)]
+                last += count
+                await store.append(1, hard(1) if last == count else None, entries)
+                return loop.time() - since
+
+            took = [await append() for _ in range(50)]
+            assert max(took) < 0.001  # one after the other is a lone writer
+            took = [await append(_log.ENOUGH_ENTRIES) for _ in range(50)]
+            assert max(took) < 0.001  # and nobody waits for more than these
+            assert (await append() > 0.001) == bool(spacing_s)  # but a small one does
+            before = store.stats().batches
+            tasks = []
+            for _ in range(100):
+                tasks.append(loop.create_task(append()))
+                await asyncio.sleep(0.001)
+            took = await asyncio.gather(*tasks)
+            assert max(took) < spacing_s + 0.002
+            batches = store.stats().batches - before
+            if spacing_s:
+                assert 0.09 / (spacing_s + 0.002) <= batches <= 0.1 / spacing_s + 2
+            else:
+                assert batches == 100
 
     run(main(), 3)
 

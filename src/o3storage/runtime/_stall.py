@@ -19,13 +19,17 @@ EVENTS_PER_STEP = 64
 a request of 0.1 to 0.2 ms, so that hundreds of busy connections do not make a step of 50 ms. Fewer
 make the log's batches smaller: with 24 a PUT at 64 connections took a tenth more CPU."""
 
+SHARE_WINDOW_S = 0.1
+"""What `StallMeter.busy_share` looks back on: a few hundred steps of a busy loop."""
+
 
 class StallMeter(selectors.DefaultSelector):
     """A selector that measures what the loop does between two waits, and hands it at most
     EVENTS_PER_STEP events at a time.
 
     `longest_s` is the longest step since `take_longest_s` was last called; `slow_steps` counts
-    steps over `slow_s`.
+    steps over `slow_s`. `busy_share` is the part of the last SHARE_WINDOW_S, or of what is longer
+    and ended with the last step, in which the loop was not waiting.
     """
 
     def __init__(self, slow_s: float = 0.02) -> None:
@@ -35,6 +39,9 @@ class StallMeter(selectors.DefaultSelector):
         self.longest_ever_s = 0.0
         self.slow_steps = 0
         self.busy_s = 0.0
+        self.busy_share = 0.0
+        self._window_at = perf_counter()
+        self._window_busy_s = 0.0
         self._woken_at: float | None = None
         # The standard library's selector always asks for all events at once; where it is not made
         # as it has been since 3.4, it goes on doing so.
@@ -47,8 +54,14 @@ class StallMeter(selectors.DefaultSelector):
         """Wait for events, as the loop asks."""
         woken_at = self._woken_at
         if woken_at is not None:
-            step_s = perf_counter() - woken_at
+            now = perf_counter()
+            step_s = now - woken_at
             self.busy_s += step_s
+            window_s = now - self._window_at
+            if window_s >= SHARE_WINDOW_S:
+                self.busy_share = (self.busy_s - self._window_busy_s) / window_s
+                self._window_at = now
+                self._window_busy_s = self.busy_s
             if step_s > self.longest_s:
                 self.longest_s = step_s
                 self.longest_ever_s = max(self.longest_ever_s, step_s)
@@ -85,6 +98,13 @@ class StallMeter(selectors.DefaultSelector):
         """The longest step since the last call, in seconds."""
         longest_s, self.longest_s = self.longest_s, 0.0
         return longest_s
+
+
+def busy_share() -> float:
+    """`StallMeter.busy_share` of the running loop; 0.0 for a loop without a meter, as in tests and
+    under virtual time."""
+    meter = getattr(asyncio.get_running_loop(), "_selector", None)
+    return meter.busy_share if isinstance(meter, StallMeter) else 0.0
 
 
 def new_event_loop(meter: StallMeter) -> asyncio.AbstractEventLoop:
