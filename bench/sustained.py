@@ -166,6 +166,15 @@ def loop_cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
+def loop_waited_s(pid: int) -> float:
+    """How long that thread was ready to run and had no core, so far; 0.0 where the kernel does not
+    say. A step of the loop that was long for this is not the server's doing."""
+    try:
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
 def scrape(url: str) -> dict[str, float]:
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
@@ -176,10 +185,13 @@ def scrape(url: str) -> dict[str, float]:
 class Watch:
     """What happens in the server meanwhile."""
 
-    def __init__(self, url: str, data_dir: Path) -> None:
+    def __init__(self, url: str, data_dir: Path, pid: int) -> None:
         self._url = url
+        self._pid = pid
         self._index = data_dir / "index"
-        self.stalls_s: list[float] = []
+        self.stalls_s: list[tuple[float, float]] = []
+        """The longest step in each SCRAPE_S, and how long the loop's thread had no core in it."""
+        self._waited_s = loop_waited_s(pid)
         self.merged_tables = 0
         self.first: dict[str, float] = {}
         self.last: dict[str, float] = {}
@@ -201,7 +213,9 @@ class Watch:
     async def look(self) -> None:
         loop = asyncio.get_running_loop()
         self.last = await loop.run_in_executor(None, scrape, self._url)
-        self.stalls_s.append(self.last["o3_loop_longest_step_seconds"])
+        waited_s = loop_waited_s(self._pid)
+        self.stalls_s.append((self.last["o3_loop_longest_step_seconds"], waited_s - self._waited_s))
+        self._waited_s = waited_s
 
     def grown(self, name: str) -> float:
         return self.last[name] - self.first[name]
@@ -230,7 +244,9 @@ class Timeline:
         while True:
             await asyncio.sleep(TIMELINE_S)
             now = self._now()
-            length_s, cpu, loop_cpu, *counts = (b - a for a, b in zip(before, now, strict=True))
+            length_s, cpu, loop_cpu, waited, *counts = (
+                b - a for a, b in zip(before, now, strict=True)
+            )
             before = now
             parts = []
             for name, times in self._load.took.items():
@@ -242,7 +258,8 @@ class Timeline:
             batches, flushes, compactions, merged, slow = counts
             print(
                 f"  {now[0] - began:4.0f} s: server {cpu / length_s * 100:.0f} %, loop "
-                f"{loop_cpu / length_s * 100:.0f} %; {batches:.0f} batches, {flushes:.0f} flushes, "
+                f"{loop_cpu / length_s * 100:.0f} % and {waited / length_s * 100:.0f} % without a "
+                f"core; {batches:.0f} batches, {flushes:.0f} flushes, "
                 f"{compactions:.0f} compactions, {merged:.0f} tables merged, {slow:.0f} slow "
                 f"steps; p50/p99/max ms: {', '.join(parts)}",
                 flush=True,
@@ -254,6 +271,7 @@ class Timeline:
             time.perf_counter(),
             cpu_s(self._pid),
             loop_cpu_s(self._pid),
+            loop_waited_s(self._pid),
             last["o3_batches_total"],
             last["o3_flushes_total"],
             last["o3_compactions_total"],
@@ -284,7 +302,7 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
     peak_s = min(PEAK_SECONDS, seconds or PEAK_SECONDS)
     _, burst = await load.closed(warm_s)
     load.samples.clear()
-    watch = Watch(found.url, data_dir)
+    watch = Watch(found.url, data_dir, pid)
     watching = asyncio.create_task(watch.run())
     await asyncio.sleep(0.5)
     peak, _ = await load.closed(peak_s)
@@ -301,7 +319,7 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
     gc.collect()
     gc.disable()
     rate = SHARE_OF_PEAK * peak
-    watch = Watch(found.url, data_dir)
+    watch = Watch(found.url, data_dir, pid)
     watching = asyncio.create_task(watch.run())
     probe = DiskProbe(data_dir.parent, PROBES_PER_S)
     await probe.start()
@@ -343,8 +361,14 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
     alone = await probe.stop()
     print(f"raw disk, {WRITE_BYTES // 1024} KiB and fdatasync: {_disk(beside)} beside the load; ")
     print(f"  {_disk(alone)} alone, as often as the load wrote batches")
-    longest = ", ".join(f"{stall * 1e3:.1f}" for stall in sorted(watch.stalls_s)[-8:][::-1])
-    print(f"longest step of the loop in each {SCRAPE_S:.0f} s, the worst of them in ms: {longest}")
+    longest = ", ".join(
+        f"{stall * 1e3:.1f} ({waited * 1e3:.0f})"
+        for stall, waited in sorted(watch.stalls_s)[-8:][::-1]
+    )
+    print(
+        f"longest step of the loop in each {SCRAPE_S:.0f} s, the worst of them in ms (and for how "
+        f"many ms of these {SCRAPE_S:.0f} s its thread was ready and had no core): {longest}"
+    )
     rows = []
     results = []
     for operation, latencies in took.items():
@@ -358,7 +382,7 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
     print(table(["4 KiB", "requests", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "p99 / p50"], rows))
     results.append(
         Result(
-            "sustained: longest step of the loop", max(watch.stalls_s) * 1e3, GOAL_STALL_MS, "ms"
+            "sustained: longest step of the loop", max(watch.stalls_s)[0] * 1e3, GOAL_STALL_MS, "ms"
         )
     )
     for name, value in (
