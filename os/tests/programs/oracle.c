@@ -664,6 +664,17 @@ static void sockets(void)
     T(connect(c, any, sizeof address));
     T(shutdown(c, SHUT_RDWR));
     T(close(c));
+    c = socket(AF_INET, SOCK_STREAM, 0);
+    address = local(0);
+    T(bind(c, any, sizeof address));
+    size = sizeof address;
+    getsockname(c, any, &size);
+    T(connect(c, any, sizeof address)); /* To itself: both sides open at once. */
+    T(send(c, "self", 4, 0));
+    T(recv(c, buffer, 10, 0));
+    T(shutdown(c, SHUT_WR));
+    T(recv(c, buffer, 10, 0));
+    T(close(c));
     address.sin_family = 77;
     T(connect(t, any, sizeof address));
     T(connect(t, any, 4));
