@@ -14,6 +14,7 @@ from o3storage.cluster._collector import LOOK_S
 from o3storage.cluster._data import CODE_STORAGE
 from o3storage.cluster._kinds import BODY
 from o3storage.cluster._peer_types import PeerError
+from o3storage.cluster._reading import entries_of
 from o3storage.crypto import FRAME_BYTES, StreamRef, wrap_epoch_key
 from o3storage.raft.core import Append
 from o3storage.simulation import SimDisk, run
@@ -382,6 +383,27 @@ def test_a_member_whose_entries_are_gone_gets_a_snapshot(fresh: bool) -> None:
             assert await away.get(bucket, b"early-7") == bodies[b"early-7"]
 
     run(main(), 12)
+
+
+def test_what_is_read_back_for_a_member_is_bounded_with_its_frames() -> None:
+    """Entries are small beside their frames: by entries alone it was many times as much."""
+
+    async def main() -> None:
+        async with team(seed=17) as group:
+            bucket = await group.members[0].bucket()
+            for number in range(40):
+                await group.leader().put(bucket, b"key-%d" % number, body_of(number, 30_000))
+            replica = group.leader().replica()
+            last = replica.core.log.last
+            entries = await entries_of(group.leader().store, 1, last - 39, last, 1 << 20)
+            assert len(entries) == 40
+            found = await replica.team.with_frames(entries, 200_000)
+            assert [entry.index for entry in found] == [last - 39 + n for n in range(7)]
+            size = sum(len(entry.data) + entry.riding_bytes for entry in found)
+            assert 200_000 <= size < 200_000 + 32_000
+            assert len(await replica.team.with_frames(entries, 1)) == 1
+
+    run(main(), 17)
 
 
 def test_a_large_body_goes_to_all_while_it_is_uploaded() -> None:

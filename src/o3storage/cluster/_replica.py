@@ -64,6 +64,8 @@ from o3storage.storage import (
 if TYPE_CHECKING:
     from o3storage.cluster._replication import Replication
 
+FETCH_BYTES = 64 << 10
+"""Entries read back at a time for a follower: with small objects of 4 KiB beside them, 1 MiB."""
 APPEND_BYTES = 1 << 20
 """Proposals of one append: what one batch of the log holds."""
 MAX_WAITING = 32_768
@@ -492,11 +494,12 @@ class Replica(Applying):
 
     def _fetch(self, output: Fetch) -> None:
         async def fetch() -> None:
-            found = await entries_of(
-                self._store, self.group, output.low, output.high, output.max_bytes
-            )
+            max_bytes = output.max_bytes
             if self.team is not None:
-                found = await self.team.with_frames(found)
+                max_bytes = min(max_bytes, FETCH_BYTES)
+            found = await entries_of(self._store, self.group, output.low, output.high, max_bytes)
+            if self.team is not None:
+                found = await self.team.with_frames(found, output.max_bytes)
             self.step(Fetched(output.peer, found, output.hole))
 
         self._loop.create_task(fetch(), name=f"fetch entries of range {self.group}")

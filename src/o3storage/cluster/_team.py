@@ -59,6 +59,8 @@ CLEAN_LOOKS = 5
 """So many looks without anything missing, and the disk need not remember that there was."""
 MESSAGE_BYTES = 1 << 20
 """Entries and frames of one Append on the wire; a larger one is sent as several."""
+FRAMES_PER_TURN = 64
+"""Small frames read for a follower in one turn of the loop: a millisecond or two."""
 MAX_FORWARDING = 32_768
 """Proposals under way to the leader, as many as a leader lets wait."""
 MAX_BATCH = 4096
@@ -482,11 +484,17 @@ class Team:
         for entry in entries:
             self._note(entry)
 
-    async def with_frames(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Entries read back from the log for a follower; their small frames are at hand on
-        return, as far as they are still here."""
-        found = []
-        for entry in entries:
+    async def with_frames(self, entries: Sequence[Entry], max_bytes: int) -> list[Entry]:
+        """Entries read back from the log for a follower, at least one and then as many as with
+        their small frames are `max_bytes`; those are at hand on return, as far as they are still
+        here. (More would push each other out again, and go without.)"""
+        found: list[Entry] = []
+        size = 0
+        for number, entry in enumerate(entries, start=1):
+            if size >= max_bytes:
+                break
+            if number % FRAMES_PER_TURN == 0:
+                await asyncio.sleep(0)
             riding_bytes = 0
             carried = _records.carried(entry.data) if _records.carries(entry) else None
             if carried is not None and carried.rides:
@@ -499,6 +507,7 @@ class Team:
                     self._node.riding.put(frame)
                     riding_bytes = len(frame.data)
             found.append(Entry(entry.index, entry.term, entry.kind, entry.data, riding_bytes))
+            size += len(entry.data) + riding_bytes
         return found
 
     # --- proposals
