@@ -48,6 +48,14 @@ def test_buckets_are_deleted_while_they_are_written_to(nodes: int, seed: int) ->
     judge(simulate(seed, nodes=nodes))
 
 
+@pytest.mark.parametrize("seed", [8, 12])
+def test_nothing_wrong_is_served_after_writes_that_went_astray(seed: int) -> None:
+    report = simulate(seed, nodes=3, harsh=True)
+    assert report.faults["misdirected"] >= 1
+    served = [found for found in report.violations if found.promise in ("P2", "P3", "sealing")]
+    assert not served
+
+
 def test_one_seed_of_a_cluster_twice_is_the_same_run() -> None:
     first, second = (simulate(3, nodes=3, keep_trace=True) for _ in range(2))
     assert first.trace == second.trace and first.trace_hash == second.trace_hash

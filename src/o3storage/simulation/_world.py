@@ -25,6 +25,7 @@ from o3storage.runtime import log
 
 from ._bad_luck import (
     CLUSTER_WEIGHTS,
+    HARSH_WEIGHTS,
     MACHINE_WEIGHTS,
     NETWORK_WEIGHTS,
     ROTTING,
@@ -85,10 +86,13 @@ SCALES = {
 class World:
     """`main` is the whole run; `report` is its result."""
 
-    def __init__(self, seed: int, *, nodes: int = 1, keep_trace: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, nodes: int = 1, keep_trace: bool = False, harsh: bool = False
+    ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
         self.seed = seed
+        self.harsh = harsh
         self.loop = loop
         self.history = History(self.loop.time)
         self.values = Values()
@@ -213,7 +217,8 @@ class World:
         """One fault after the other; in a cluster they may overlap, on different machines."""
         faults = MachineFaults(self)
         count = self.scale.machine_faults
-        kinds = draw(self.dice, CLUSTER_WEIGHTS if self.clustered else MACHINE_WEIGHTS, count)
+        weights = HARSH_WEIGHTS if self.harsh else CLUSTER_WEIGHTS
+        kinds = draw(self.dice, weights if self.clustered else MACHINE_WEIGHTS, count)
         if self.clustered and operates(self.seed):
             # Flipped bits on one disk while another is lost may be the end of a majority.
             kinds = ["restart" if kind in ROTTING else kind for kind in kinds]
@@ -518,9 +523,10 @@ class World:
             self.report.trace.append(line)
 
 
-def simulate(seed: int, *, nodes: int = 1, keep_trace: bool = False) -> Report:
+def simulate(seed: int, *, nodes: int = 1, keep_trace: bool = False, harsh: bool = False) -> Report:
     """Run one seed with 1, 3 or 5 nodes. The report has every violation; with `keep_trace` also
-    what happened. Raises ValueError for another number of nodes."""
+    what happened. `harsh` clusters have writes that go astray and much rot, too: what there are
+    open findings of. Raises ValueError for another number of nodes."""
     if nodes not in SCALES:
         raise ValueError(f"{nodes} nodes: a run has one of {', '.join(map(str, SCALES))}")
     log.configure(level="error", fd=-1)
@@ -529,7 +535,7 @@ def simulate(seed: int, *, nodes: int = 1, keep_trace: bool = False) -> Report:
     async def main() -> Report:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
-        world = World(seed, nodes=nodes, keep_trace=keep_trace)
+        world = World(seed, nodes=nodes, keep_trace=keep_trace, harsh=harsh)
         loop.set_exception_handler(world.safety.unhandled)
         worlds.append(world)
         world.main_task = asyncio.current_task()
