@@ -13,7 +13,7 @@ from pathlib import Path
 
 KERNEL = Path(__file__).resolve().parent.parent / "kernel"
 # What was reached, below the 10,000 of the whole. It is only ever lowered; the aim is 7,500.
-MAX_LINES = 9357
+MAX_LINES = 9349
 AIM_LINES = 7500
 MAX_UNSAFE_PERCENT = 5
 UNSAFE_PARTS = {"arch", "mm", "drivers", "usercopy"}

@@ -72,8 +72,7 @@ pub fn reseed(now_us: u64) -> bool {
 
 pub fn fill(out: &mut [u8]) {
     let now = arch::now_us();
-    let due = GENERATOR.get().reseed_us <= now;
-    if due {
+    if GENERATOR.get().reseed_us <= now {
         reseed(now);
     }
     let mut generator = GENERATOR.get();

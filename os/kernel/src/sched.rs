@@ -309,17 +309,14 @@ pub fn exit_thread(status: i32) -> ! {
     if clear != 0 && crate::usercopy::write_u32(clear, 0).is_ok() {
         wake(1, |wait| matches!(wait, Wait::Futex { address, .. } if *address == clear));
     }
-    {
-        let mut scheduler = SCHEDULER.get();
-        let current = scheduler.current;
-        if scheduler.threads.len() == 1 {
-            drop(scheduler);
-            exit_program(status);
-        }
-        if let Some(thread) = scheduler.threads.remove(&current) {
-            scheduler.dead.push(thread);
-        }
+    if SCHEDULER.get().threads.len() == 1 {
+        exit_program(status);
     }
+    let mut scheduler = SCHEDULER.get();
+    let current = scheduler.current;
+    let thread = scheduler.threads.remove(&current);
+    scheduler.dead.extend(thread);
+    drop(scheduler);
     switch_away();
     unreachable!("an ended thread ran again")
 }

@@ -152,14 +152,12 @@ pub fn send(tid: Option<Tid>, signal: u32) -> Result<(), Errno> {
 
 /// The first press asks the program to end; it has [`DRAIN_US`] for it.
 pub fn power_button(now_us: u64) {
-    let first = PROCESS.get().deadline_us.is_none();
-    if first {
-        log!("power button: asking the program to end");
-        PROCESS.get().deadline_us = Some(now_us + DRAIN_US);
-        let _ = send(None, SIGTERM);
-    } else {
+    if PROCESS.get().deadline_us.is_some() {
         sched::end_program("power button pressed twice", 128 + SIGTERM as i32);
     }
+    log!("power button: asking the program to end");
+    PROCESS.get().deadline_us = Some(now_us + DRAIN_US);
+    let _ = send(None, SIGTERM);
 }
 
 /// Sets or, with nought, forgets the alarm; answers the seconds that were left of the last one.

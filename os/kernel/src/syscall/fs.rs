@@ -106,41 +106,39 @@ pub fn lseek(_: &mut Frame, &[fd, offset, whence, ..]: &Args) -> Answer {
     Ok(target)
 }
 
-fn write_stat(at: u64, node: NodeId) -> Answer {
-    let stat = tree().stat(node)?;
-    usercopy::write(at, &abi::stat_bytes(&stat, USER)).map(|()| 0)
+fn write_stat(at: u64, stat: &vfs::Stat) -> Answer {
+    usercopy::write(at, &abi::stat_bytes(stat, USER)).map(|()| 0)
 }
 
-fn stat_file(file: &File, at: u64) -> Answer {
+fn stat_of(file: &File) -> Result<vfs::Stat, Errno> {
     let mode = match &file.object {
-        Object::File(node) | Object::Directory(node) => return write_stat(at, *node),
+        Object::File(node) | Object::Directory(node) => return tree().stat(*node),
         Object::Device(_) => 0o020_666,
         Object::PipeReader(_) | Object::PipeWriter(_) => 0o010_600,
         Object::Pair(..) | Object::Socket(..) => 0o140_777,
         Object::Event { .. } | Object::Epoll(_) => 0o600,
     };
     let (inode, changed_ns) = (file.id + (1 << 32), date::date_ns());
-    let stat = vfs::Stat { inode, mode, links: 1, size: 0, blocks: 0, changed_ns };
-    usercopy::write(at, &abi::stat_bytes(&stat, USER)).map(|()| 0)
+    Ok(vfs::Stat { inode, mode, links: 1, size: 0, blocks: 0, changed_ns })
 }
 
 /// Limits: one time for access, change and modification.
 pub fn fstat(_: &mut Frame, &[fd, at, ..]: &Args) -> Answer {
-    stat_file(&*files::get(fd)?, at)
+    write_stat(at, &stat_of(&*files::get(fd)?)?)
 }
 
 pub fn newfstatat(_: &mut Frame, &[fd, path, at, flags, ..]: &Args) -> Answer {
     refuse!(flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | 0x800) != 0, EINVAL);
     let path = usercopy::read_path(path)?;
-    if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
-        if fd as i32 == AT_FDCWD {
-            return write_stat(at, PLACE.get().0);
-        }
-        return stat_file(&*files::get(fd)?, at);
+    let itself = path.is_empty() && flags & AT_EMPTY_PATH != 0;
+    if itself && fd as i32 != AT_FDCWD {
+        return write_stat(at, &stat_of(&*files::get(fd)?)?);
     }
     let base = base(fd, &path)?;
-    let node = tree().lookup(base, &path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
-    write_stat(at, node)
+    let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
+    let node = if itself { base } else { tree().lookup(base, &path, follow)? };
+    let stat = tree().stat(node)?;
+    write_stat(at, &stat)
 }
 
 pub fn faccessat2(_: &mut Frame, &[fd, path, mode, flags, ..]: &Args) -> Answer {
