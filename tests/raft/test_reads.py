@@ -113,3 +113,43 @@ def test_when_the_one_that_was_asked_is_lost_the_others_are_asked() -> None:
     cluster.step(leader, PeerLost(asked))
     cluster.settle()
     assert leader.ready_reads == [(token, 1)]
+
+
+def quiet() -> Cluster:
+    """A group of three that has gone quiescent."""
+    cluster = Cluster(3, options=Options(quiesce_ticks=6)).start()
+    cluster.elect(1)
+    cluster.tick_all(40)
+    cluster.settle()
+    assert all(core_of(node).quiescent for node in cluster.nodes.values())
+    return cluster
+
+
+def test_a_read_leaves_a_quiescent_group_quiescent() -> None:
+    cluster = quiet()
+    for node in (1, 2, 3):
+        token = cluster.read(node)
+        cluster.settle()
+        assert cluster.nodes[node].ready_reads == [(token, 1)]
+    assert all(core_of(node).quiescent for node in cluster.nodes.values())
+    cluster.tick_all(30)
+    assert cluster.network == []
+
+
+def test_in_a_quiescent_group_a_second_question_wakes_the_leader_when_nobody_answers() -> None:
+    cluster = quiet()
+    first = cluster.read(1)
+    asked = cluster.network.pop().to
+    other = 5 - asked
+    again = cluster.read(1)
+    assert not core_of(cluster.nodes[1]).quiescent
+    cluster.tick(1, 2)
+    cluster.network = [m for m in cluster.network if asked not in (m.to, m.sender)]
+    for _ in range(20):
+        if not cluster.network:
+            break
+        cluster.deliver()
+        cluster.flush(cluster.nodes[other])
+        cluster.network = [m for m in cluster.network if asked not in (m.to, m.sender)]
+    ready = [token for token, _ in cluster.nodes[1].ready_reads]
+    assert ready == [first, again]

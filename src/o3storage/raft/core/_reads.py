@@ -66,13 +66,18 @@ def _ask(state: State, node: int, token: int) -> None:
     state.pending_reads.append((node, token))
     if not state.round_open:
         open_round(state)
+    elif state.quiescent:
+        # Who was asked does not answer: beats ask all.
+        state.wake()
 
 
 def open_round(state: State) -> None:
-    """A leader knows what is committed only once an entry of its own term is (6.4 step 1)."""
+    """A leader knows what is committed only once an entry of its own term is (6.4 step 1). A
+    quiescent group stays so: a look into a thousand idle ranges must not set all their timers
+    going."""
     if state.commit < state.term_start or not state.pending_reads:
         return
-    state.wake()
+    state.idle_ticks = 0
     state.round += 1
     state.round_open = True
     state.round_index = state.commit
@@ -86,7 +91,8 @@ def send_round(state: State, nodes: Iterable[int]) -> None:
     """Ask these members whether this node still leads."""
     for node in nodes:
         commit = min(state.progress[node].match, state.commit)
-        state.sends.append(Heartbeat(state.id, node, state.term, commit, state.round))
+        quiesce = state.quiescent
+        state.sends.append(Heartbeat(state.id, node, state.term, commit, state.round, quiesce))
 
 
 def _likely(state: State) -> list[int]:
