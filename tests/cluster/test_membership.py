@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from o3storage.cluster import (
     ClusterSecret,
     MembershipRefused,
     SecretRefused,
+    SplitRefused,
     Unavailable,
     WrongCluster,
     _kinds,
@@ -363,7 +365,7 @@ def test_the_version_rises_once_every_node_speaks_the_next(
             await places.start(3)
             await places.until_voters(1, 2, 3)
             await places[3].down()
-            monkeypatch.setattr("o3storage.cluster._membership.HIGHEST_VERSION", 2)
+            monkeypatch.setattr("o3storage.cluster._membership.HIGHEST_VERSION", 3)
             await places.until(
                 lambda: (
                     [
@@ -371,15 +373,63 @@ def test_the_version_rises_once_every_node_speaks_the_next(
                         for r in places[1].membership.live()
                         if r.node != places[3].number_of()
                     ]
-                    == [2, 2]
+                    == [3, 3]
                 )
             )
             await asyncio.sleep(5)
-            assert places[2].membership.version == 1, "the third has not said yet"
+            assert places[2].membership.version == 2, "the third has not said yet"
             await places[3].up("10.0.0.1")
-            await places.until(lambda: all(p.membership.version == 2 for p in places.all))
+            await places.until(lambda: all(p.membership.version == 3 for p in places.all))
 
     run(main(), 27)
+
+
+def test_no_range_is_cut_while_a_node_does_not_know_of_cuts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with Places() as places:
+            for module in ("_membership", "_node"):
+                monkeypatch.setattr(f"o3storage.cluster.{module}.HIGHEST_VERSION", 1)
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            bucket = await patiently(places[1].bucket)
+            ranges = places[2].node.ranges
+            cut = places[1].machine.stream_route(bucket.bucket_id, b"m")[1:]
+            with pytest.raises(SplitRefused, match="install this one on all nodes"):
+                await ranges.split(cut)
+            # Two nodes are upgraded; the third is not.
+            monkeypatch.setattr("o3storage.cluster._membership.HIGHEST_VERSION", 2)
+            ignorant = places[3].membership
+            monkeypatch.setattr(
+                ignorant,
+                "announcement",
+                lambda: replace(Membership.announcement(ignorant), highest=1),
+            )
+            await asyncio.sleep(5)
+            with pytest.raises(SplitRefused, match="install this one on all nodes"):
+                await ranges.split(cut)
+            monkeypatch.delattr(ignorant, "announcement")
+            await places.until(lambda: all(p.membership.version == 2 for p in places.all))
+            assert await patiently(lambda: ranges.split(cut)) == 2
+
+    run(main(), 29)
+
+
+def test_a_new_cluster_takes_nobody_who_does_not_know_of_cuts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with Places() as places:
+            first = await places[1].up()
+            bucket = await first.bucket()
+            cut = first.machine.stream_route(bucket.bucket_id, b"m")[1:]
+            assert await first.node.ranges.split(cut) == 2
+            monkeypatch.setattr("o3storage.cluster._membership.HIGHEST_VERSION", 1)
+            with pytest.raises(MembershipRefused, match="install the release that the cluster"):
+                await places[2].up("10.0.0.1")
+
+    run(main(), 30)
 
 
 def test_a_peer_port_that_is_taken_keeps_only_those_from_starting_who_need_it() -> None:

@@ -41,6 +41,8 @@ def test_a_range_is_cut_and_both_parts_are_shown() -> None:
             assert (second["range"], second["cut_off"], second["end"]) == (2, 1, None)
             assert second["leader"] == second["voters"][0] == f"{r.node.id:016x}"
             lines = ranges_text(found).splitlines()
+            assert "size" in lines[0] and found["limit_bytes"] == 1 << 30
+            assert second["size_bytes"] == 0 and "0 B" in lines[2]
             assert len(lines) == 4 and "photos/mé" in lines[2] and "(the end)" in lines[3]
             with pytest.raises(SplitRefused, match="begins there already"):
                 await split(app(r), asked(bucket="photos", key="mé"))

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from ._store import Admin
-from ._text import table
+from ._text import size_text, table
 
 
 def ranges(options: argparse.Namespace) -> int:
@@ -31,12 +31,14 @@ def ranges_text(found: dict[str, Any]) -> str:
             str(entry["range"]),
             _bound(entry["first"], "(the beginning)"),
             _bound(entry["end"], "(the end)"),
+            size_text(entry["size_bytes"]),
             (entry["leader"] or "none")[:8],
             f"{len(entry['voters'])}+{len(entry['learners'])}",
         ]
         for entry in found["ranges"]
     ]
-    return table(["range", "first key", "up to, not with", "leader", "voters+learners"], rows)
+    headings = ["range", "first key", "up to, not with", "size", "leader", "voters+learners"]
+    return table(headings, rows)
 
 
 def _bound(bound: dict[str, Any] | None, without: str) -> str:

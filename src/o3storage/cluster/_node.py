@@ -16,6 +16,7 @@ from o3storage.cluster._bounded import within
 from o3storage.cluster._collector import Collector
 from o3storage.cluster._data import Fanout
 from o3storage.cluster._errors import BodyDamaged, BodyMissing, ClusterError, Unavailable
+from o3storage.cluster._node_records import VERSION_KEY
 from o3storage.cluster._range_keeper import RangeKeeper
 from o3storage.cluster._range_rows import EVERYTHING, RangeMoved
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, NOWHERE, SYSTEM_GROUP, RangeTable
@@ -23,6 +24,7 @@ from o3storage.cluster._reading import MISS, READ_FAULTS, read_now, read_row
 from o3storage.cluster._replica import Replica
 from o3storage.cluster._replication import Peers, Replication
 from o3storage.cluster._streams import StreamUpload, UploadFrames
+from o3storage.cluster._wire import HIGHEST_VERSION
 from o3storage.crypto import (
     EpochKeyMissing,
     EpochKeys,
@@ -256,6 +258,8 @@ class Node:
         store = self.store
         kek = EpochKeys.generate(self.entropy)
         wanted = [(_records.CLUSTER_ID_KEY, self.entropy.random_bytes(16))]
+        if await store.get(_records.CLUSTER_ID_KEY) is None:
+            wanted.append((VERSION_KEY, HIGHEST_VERSION.to_bytes(2, "big")))
         for founder in self._founders:
             node, exchange = founder.node, founder.exchange
             wrapped = wrap_epoch_key(kek, FIRST_EPOCH, exchange, self.entropy)

@@ -43,6 +43,8 @@ ADD, ANNOUNCE, STATE, REMOVE, RAISE, SHARE = 16, 17, 18, 19, 20, 21
 
 FIRST_VERSION = 1
 """The version of commands and frames that every node of the first release speaks."""
+RANGES_VERSION = 2
+"""From this version on nodes know the commands of `_range_rows`; one that does not stops there."""
 MAX_NODES = 21
 """5 voters and 16 learners of range 0 (raft/core); further nodes need a tree of ranges."""
 MAX_NODE_ROWS = 1000

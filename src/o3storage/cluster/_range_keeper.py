@@ -25,6 +25,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster._errors import ClusterError, Unavailable
+from o3storage.cluster._node_records import FIRST_VERSION, RANGES_VERSION, VERSION_KEY
 from o3storage.cluster._range_rows import (
     DIRECTORY_HIGH,
     DIRECTORY_LOW,
@@ -44,6 +45,7 @@ from o3storage.cluster._range_rows import (
     group_of_directory_key,
     span_key,
 )
+from o3storage.cluster._range_sizes import RangeSizes
 from o3storage.cluster._ranges import NOWHERE, RangeTable
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.raft.core import NOBODY, Role, Tick
@@ -74,11 +76,14 @@ class RangeKeeper:
     def __init__(self, node: Node, table: RangeTable, replicas: dict[int, Replica]) -> None:
         self.directory: dict[int, Span] = {}
         """What range 0 says, as applied here."""
+        self.sizes = RangeSizes(node, table, replicas)
         self._node = node
         self._table = table
         self._replicas = replicas
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._publisher: asyncio.Task[None] | None = None
+        self._spare = 0
+        """A number that range 0 gave, of a range that did not come to be; 0: none."""
         self._closed = False
 
     async def load(self) -> None:
@@ -116,9 +121,11 @@ class RangeKeeper:
             replication.on_ranges = self._node.look_at_records
             loop = asyncio.get_running_loop()
             self._publisher = loop.create_task(self._publish(), name="publisher of ranges")
+        self.sizes.start()
 
     async def close(self) -> None:
         self._closed = True
+        await self.sizes.close()
         tasks = list(self._opening.values())
         if self._publisher is not None:
             tasks.append(self._publisher)
@@ -226,6 +233,7 @@ class RangeKeeper:
         """Cut the range that holds `cut` there; the number of the new one. Raises SplitRefused,
         Unavailable (also uncertain), StorageFull."""
         table, node = self._table, self._node
+        await self._check_version()
         try:
             check_cut(cut)
         except ValueError as error:
@@ -234,11 +242,28 @@ class RangeKeeper:
         group = table.group_of(route)
         if group != NOWHERE and table.span(group).low == cut:
             raise SplitRefused(f"range {group} begins there already")
-        child: int = await self._propose(b"", encode_allocate())
-        split: Split = await self._propose(route, encode_split(child, cut))
+        child, self._spare = self._spare, 0
+        if not child:
+            child = await self._propose(b"", encode_allocate())
+        try:
+            split: Split = await self._propose(route, encode_split(child, cut))
+        except SplitRefused:
+            if child not in node.store.groups():
+                self._spare = child  # for certain there is no such range
+            raise
         _log.info("range.split", range=split.upper.parent, child=child)
         node.look_at_records()
         return child
+
+    async def _check_version(self) -> None:
+        """A node that does not know of cuts would stop at the first. The version never falls, and
+        who does not speak it cannot join. Raises SplitRefused, StoreError, BadBlock."""
+        row = await self._node.store.get(VERSION_KEY)
+        if (int.from_bytes(row, "big") if row else FIRST_VERSION) < RANGES_VERSION:
+            raise SplitRefused(
+                "some node runs a release that does not know of several key ranges: install this "
+                "one on all nodes (`o3storage node list` shows the releases), then try again"
+            )
 
     async def _propose(self, route: bytes, data: bytes) -> Any:
         outcome = await self._node.commit(route, data, adds=True)
@@ -247,7 +272,8 @@ class RangeKeeper:
         return outcome.result
 
     def status(self) -> list[dict[str, Any]]:
-        """The ranges that are here, in order of their keys; bounds in hexadecimal."""
+        """The ranges that are here, in order of their keys; bounds in hexadecimal, sizes
+        estimated."""
         found = []
         for group in self._table.groups():
             span = self._table.span(group)
@@ -260,6 +286,7 @@ class RangeKeeper:
                     "parent": span.parent,
                     "leader": replica.core.leader if replica is not None else NOBODY,
                     "here": replica is not None and replica.applied > 0,
+                    "size_bytes": self.sizes.measure(group),
                 }
             )
         return found

@@ -109,6 +109,7 @@ async def status(app: Application) -> dict[str, Any]:
         "uptime_s": app.clock.boot_s() - app.started_boot_s,
         "detail": {
             "data": str(app.config.data_dir),
+            "ranges": _ranges.summary(app),
             "volumes": f"{stats.log_volumes} log, {stats.bulk_volumes} bulk",
             "garbage": f"{stats.garbage_bytes:,} bytes",
             "scrub": f"{stats.scrubbed_bytes:,} bytes read, {stats.scrub_bad} bad records",

@@ -160,11 +160,23 @@ class Fleeting:
                 self._violation("P4", f"{told}: it is there, and was deleted")
             if bucket.denied:
                 self._violation("P4", f"{told}: it is there, and a write was told that it is not")
-            listed = {item.findtext("Key") for item in answer.xml.findall("Contents")}
+            listed = await self._listed(bucket, answer)
             for key, value in bucket.written.items():
                 found = await self._patiently(Call("GET", f"/{bucket.name}/{key}"))
                 if key not in listed or found is None or found.body != value.body:
                     self._violation("P1", f"{told}: {key} cannot be read back")
+
+    async def _listed(self, bucket: Bucket, page: Answer | None) -> dict[str | None, None]:
+        """All keys: a page ends where its range of keys ends."""
+        found: dict[str | None, None] = {}
+        while page is not None:
+            found |= {item.findtext("Key"): None for item in page.xml.findall("Contents")}
+            token = page.xml.findtext("NextContinuationToken")
+            if token is None:
+                break
+            query = {"list-type": "2", "continuation-token": token}
+            page = await self._patiently(Call("GET", f"/{bucket.name}", query))
+        return found
 
     async def _patiently(self, call: Call) -> Answer | None:
         end_s = self._world.loop.time() + PATIENCE_S

@@ -33,6 +33,7 @@ from o3storage.storage import (
 
 from ._clock import SimEntropy
 from ._disk import SimDisk
+from ._growth import flush_often, make_small
 from ._jobs import SimJobs
 from ._loop import OWNER
 from ._network import SimNetwork
@@ -107,6 +108,8 @@ class Machine:
             self.options.log_volume_bytes = self.options.first_log_volume_bytes = 64 << 10
         if (seed + number) % 2 == 0:
             self.options.reload_log_bytes = 0  # nothing below the replay floor is looked at
+        if world.ranges_grow:
+            flush_often(self.options)
         self.serving = asyncio.Event()
         self.life: Life | None = None
         self.deaths = 0
@@ -212,6 +215,8 @@ class Machine:
         )
         housekeeping = Housekeeping(opened.node, self.clock)
         housekeeping.start()
+        if self.world.ranges_grow:
+            make_small(opened.node)
         self.life = Life(opened, service, housekeeping, network)
         self.trace("serving")
         self.serving.set()

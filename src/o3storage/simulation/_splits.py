@@ -54,7 +54,6 @@ async def cut_ranges(world: World) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             done = await task
             machine.trace(f"cut: {done}")
-            world.report.splits += done == "done"
         life.requests.pop(task, None)
 
 

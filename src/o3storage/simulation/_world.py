@@ -36,6 +36,7 @@ from ._bad_luck import (
 from ._checker import TooHardError, Violation, check
 from ._clock import SimClock, SimEntropy
 from ._fleeting import Fleeting
+from ._growth import ranges_grow
 from ._history import History
 from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
 from ._machine import Machine
@@ -111,6 +112,8 @@ class World:
         self._digest = _native.Digester(
             md5=False, sha256=True, sha1=False, crc32=False, crc32c=False, blake3=False
         )
+        # (Not beside an operator, as in `_splits.cut_ranges`.)
+        self.ranges_grow = ranges_grow(seed) and not (nodes > 1 and operates(seed))
         self.net = SimNet(seed)
         self.secret = ClusterSecret.generate(SimEntropy(f"{seed}/secret"))
         self.machines = [Machine(self, number) for number in range(1, nodes + 1)]
@@ -170,6 +173,9 @@ class World:
         await self._read_back()
         await fleeting.judge()
         for machine in self.machines:
+            if machine.life is not None:
+                ranges = machine.life.opened.node.key_ranges()
+                self.report.splits = max(self.report.splits, len(ranges) - 1)
             await machine.stop()
         for machine in self.machines:
             await machine.verify()
@@ -222,7 +228,7 @@ class World:
         if self.clustered and operates(self.seed):
             # Flipped bits on one disk while another is lost may be the end of a majority.
             kinds = ["restart" if kind in ROTTING else kind for kind in kinds]
-        if cuts_ranges(self.seed):
+        if cuts_ranges(self.seed) or self.ranges_grow:
             kinds = ["restart" if kind == "misdirected" else kind for kind in kinds]
         instants = sorted(self.dice.sample(self.bursts, count))
         running: list[asyncio.Task[None]] = []

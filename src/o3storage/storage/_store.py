@@ -589,6 +589,16 @@ class Store:
             self._spans.wanted(bad)
             raise
 
+    def measure(self, lo: bytes, hi: bytes) -> int:
+        """About how many bytes of the index's tables the rows with lo <= key < hi take, without
+        those in memory. Nothing is read."""
+        return self._core.index.measure(lo, hi)
+
+    def sample(self, lo: bytes, hi: bytes) -> list[tuple[bytes, int]]:
+        """(key, bytes from there on) of places that lie evenly over the rows of a span, in no
+        order, some hundreds of them. Nothing is read; the keys need not be of any row."""
+        return self._core.index.sample(lo, hi)
+
     async def repair_index(self) -> int:
         """Put right the key spans that reads found bad; it happens by itself unless
         StoreOptions.background is off. Returns rows written. Raises StoreError, DiskError."""

@@ -11,6 +11,7 @@ from o3storage.runtime.jobs import Job, Jobs
 
 from ._build import Context, build_tables, discard_tables
 from ._manifest import Edit
+from ._measure import measure, sample
 from ._memtable import Memtable
 from ._merges import Merger
 from ._scan import Scan
@@ -410,6 +411,14 @@ class Index:
             raise table.bad(need.number, f"cannot be read: {error}") from error
         for at, block in enumerate(blocks):
             held[table.base + need.number + at] = block
+
+    def measure(self, low: bytes, high: bytes) -> int:
+        """About how many bytes of tables the rows with low <= key < high take; see `_measure`."""
+        return measure(self._tables.view, low, high)
+
+    def sample(self, low: bytes, high: bytes) -> list[tuple[bytes, int]]:
+        """(key, bytes from there on) of places that lie evenly over the span; see `_measure`."""
+        return sample(self._tables.view, low, high)
 
     def snapshot(self) -> Snapshot:
         """Pin this instant."""
