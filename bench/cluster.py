@@ -3,7 +3,8 @@
 CPU (user and system, all threads, summed over the nodes) per request at 64 connections that are
 spread over the nodes: PUT of 4 KiB, PUT of 64 MiB, GET of 4 KiB. Then the CPU of three nodes that
 have nothing to do, and catching up: one node is stopped, objects of 4 KiB are put, it is started
-again, and foreground PUTs go on until it lacks nothing. Everything is synced on a majority.
+again, and foreground PUTs go on until it lacks nothing. At last the keys are cut into many ranges,
+and the idle nodes are measured once more. Everything is synced on a majority.
 
 All nodes and the clients share the cores of this machine, so rates are lower than those of one
 node; CPU for each operation is what is compared.
@@ -42,6 +43,13 @@ SECONDS = 8.0
 LARGE_CONNECTIONS = 8
 """64 of 64 MiB would be 4 GiB at a time, and more than half a minute for each request."""
 IDLE_S = 20.0
+RANGES = 200
+"""Cuts; what a thousand cost is reckoned from them and from the nodes before them."""
+GOAL_RANGES = 1000
+QUIET_S = 15.0
+"""Groups that were busy are quiescent after 5 s; what the last cuts left is done by then."""
+RANGES_IDLE_S = 40.0
+"""Twice the interval in which the store looks into every range."""
 MISSED_OBJECTS = 100_000
 GOALS = {"put 4K": 2.7, "put 64M": 2.7, "get 4K": 1.25}
 GOAL_IDLE_SHARE = 0.03
@@ -242,6 +250,35 @@ def idle(cluster: LocalCluster, seconds: float) -> list[Result]:
     return [Result("cluster: idle CPU of a node, of a core", share, GOAL_IDLE_SHARE)]
 
 
+def idle_ranges(cluster: LocalCluster, cuts: int, seconds: float) -> list[Result]:
+    """Idle CPU with many ranges. The bucket is there."""
+
+    async def cut() -> None:
+        client = cluster.load("put", "4K", 1, 1.0, 1).client()
+        for number in range(cuts):
+            body = json.dumps({"bucket": "bench", "key": f"cut-{number:05d}"}).encode()
+            answer = await client.request("POST", "/-/admin/v1/ranges", body=body)
+            assert answer.status == 200, answer.body
+        await client.close()
+
+    def share() -> float:
+        before_s = cluster.cpu_s()
+        time.sleep(seconds)
+        return (cluster.cpu_s() - before_s) / seconds / NODES
+
+    few = share()
+    asyncio.run(cut())
+    time.sleep(QUIET_S)
+    many = share()
+    reckoned = few + (many - few) / cuts * GOAL_RANGES
+    print(
+        f"idle: {few * 100:.2f} % of a core for each node, {many * 100:.2f} % with {cuts} more "
+        f"ranges, so {reckoned * 100:.1f} % with {GOAL_RANGES:,}"
+    )
+    name = f"cluster: idle CPU of a node with {GOAL_RANGES:,} ranges, reckoned"
+    return [Result(name, reckoned, GOAL_IDLE_SHARE)]
+
+
 def catch_up(cluster: LocalCluster, objects: int) -> list[Result]:
     """The last node misses `objects` objects of 4 KiB; the load is on the others throughout."""
 
@@ -326,4 +363,6 @@ def main(seconds: float | None = None) -> list[Result]:
         asyncio.run(cluster.settled())
         objects = int(MISSED_OBJECTS * min(1.0, seconds / SECONDS)) if seconds else MISSED_OBJECTS
         results += catch_up(cluster, objects)
+        time.sleep(QUIET_S)
+        results += idle_ranges(cluster, RANGES, RANGES_IDLE_S)
     return results
