@@ -129,7 +129,7 @@ def answers_before_they_are_durable(patch: Patch) -> None:
     patch.setattr(Core, "drain", drain)
 
 
-@planted(15)
+@planted(40)
 def commit_by_a_minority(patch: Patch) -> None:
     """A leader commits what one voter less than a majority holds."""
 
@@ -222,7 +222,7 @@ def repair_from_a_bad_copy(patch: Patch) -> None:
     patch.setattr(Repair, "fetch", fetch)
 
 
-@planted(15)
+@planted(30)
 def put_into_a_deleted_bucket(patch: Patch) -> None:
     """A put commits though its bucket's deletion has begun."""
 
