@@ -78,14 +78,17 @@ def test_a_terminal_is_shown_the_secret_once(tmp_path: Path) -> None:
         stdin=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
+    assert process.stdout is not None and process.stdin is not None
     lines = []
     for line in process.stdout:
         lines.append(line.rstrip())
         if line.lstrip().startswith("stop "):
             break
-    process.terminate()
+    process.stdin.write("\x03")  # ended by SIGTERM, script(1) may leave the store behind
+    process.stdin.flush()
+    process.stdout.read()
     process.wait()
+    process.stdin.close()
     process.stdout.close()
     secret = line_of(lines, "secret")
     stored = (tmp_path / "data" / "root-credentials").read_text()
