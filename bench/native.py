@@ -149,13 +149,14 @@ def pool() -> None:
         file = await pool.submit(_native.open_job(path, os.O_RDWR | os.O_CREAT))
         page = bytes(4096)
         await pool.submit(_native.pwritev_job(file, [page], 0, True))
-        for name, make in {
+        jobs: dict[str, Callable[[], _native.Job[object]]] = {
             "round trip, one at a time (fstat)": lambda: _native.stat_size_job(file),
             "pread of 4 KiB, one at a time": lambda: _native.pread_job(file, 4096, 0),
             "overwrite of 4 KiB and fdatasync, one at a time": lambda: _native.pwritev_job(
                 file, [page], 0, True
             ),
-        }.items():
+        }
+        for name, make in jobs.items():
             rounds = []
             for _ in range(ROUNDS):
                 start, start_cpu = time.perf_counter(), time.thread_time()

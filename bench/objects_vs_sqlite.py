@@ -31,6 +31,7 @@ from o3storage.runtime import (
     tune_memory,
 )
 from o3storage.storage import Entry, EntryKind, HardState, Miss, SealedFrame, Store
+from o3storage.storage.index import Index
 
 from ._result import Result
 from .index_vs_sqlite import BATCH, VALUE_BYTES, Meter, SqliteStore
@@ -109,7 +110,9 @@ class Objects:
     async def finish(self) -> None:
         """Flush, and finish all merges and compactions."""
         await self.store.flush()
-        while await self.store._core.index.merge():
+        index = self.store._core.index
+        assert isinstance(index, Index)
+        while await index.merge():
             pass
         while await self.store.compact():
             await self.store.flush()
