@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import Store, _rebuild
+from o3storage.storage import Store, _open, _rebuild
 from o3storage.storage import _records as records
 
 from .crash_model import Driver
@@ -27,6 +27,12 @@ from .support import (
 from .test_faults import places
 
 OPTIONS = {"log_volume_bytes": 40 * 1024, "bulk_volume_bytes": 64 * 1024}
+
+
+@pytest.fixture(autouse=True)
+def in_pieces(monkeypatch):
+    """Volumes of these sizes are read in pieces too, the last one shorter."""
+    monkeypatch.setattr(_open, "SCAN_BYTES", 9_000)
 
 
 async def lose_index(disk):

@@ -228,7 +228,7 @@ class RealDisk:
     async def _read_direct(self, handle: _native.FileHandle, offset: int, size: int) -> bytes:
         start = offset - offset % DIRECT_ALIGN_BYTES
         end = -(-(offset + size) // DIRECT_ALIGN_BYTES) * DIRECT_ALIGN_BYTES
-        buffer = self.aligned_buffer(end - start)
+        buffer = memoryview(_native.AlignedBuffer(end - start, False))
         got = await self._pool.submit(_native.pread_into_job(handle, buffer, start))
         return bytes(buffer[offset - start : min(got, offset - start + size)])
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from o3storage.runtime.disk import DiskError, OpenMode
+from o3storage.runtime.disk import Buffer, DiskError, OpenMode
 from o3storage.storage._core import OUT_OF_SERVICE, Core, Volume
 from o3storage.storage._mark import Mark
 from o3storage.storage._rows import bulk_key, decode_u64
@@ -37,7 +37,7 @@ from o3storage.storage.index import BadBlock
 
 Progress = Callable[[str, float], None]
 SCAN_BYTES = 4 * 1024 * 1024
-"""Bytes of a bulk volume that are read at a time."""
+"""Bytes of a volume that are read from the medium at a time."""
 
 
 async def prepare(
@@ -174,8 +174,16 @@ async def _tail_volume(core: Core, volumes: list[Volume]) -> int:
 async def feed_volume(core: Core, walk: LogWalk, volume: Volume, *, medium: bool) -> None:
     """The next log volume, past the page cache if `medium`. Raises DiskError."""
     await core.sealer_of(volume)
+    data: Buffer
     if medium:
-        data = await core.disk.read_direct(volume.path, 0, volume.size_bytes)
+        # Piece by piece into one buffer: a volume is held whole once, not twice.
+        data = bytearray()
+        while len(data) < volume.size_bytes:
+            wanted = min(SCAN_BYTES, volume.size_bytes - len(data))
+            piece = await core.disk.read_direct(volume.path, len(data), wanted)
+            data += piece
+            if len(piece) < wanted:
+                break
     else:
         held = await core.open_for_read(volume.volume)
         assert held.file is not None

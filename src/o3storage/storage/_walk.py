@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 
 from o3storage._native import blake3
 from o3storage.crypto import FileSealer
+from o3storage.runtime.disk import Buffer
 from o3storage.storage._batches import (
     MAX_BATCH_BYTES,
     NO_HASH,
@@ -117,9 +118,9 @@ class LogWalk:
         self._previous_hash = NO_HASH
         self._pending: list[BadRegion] = []
 
-    def feed(self, volume: int, epoch: int, data: bytes) -> None:
+    def feed(self, volume: int, epoch: int, data: Buffer) -> None:
         """The whole content of the next log volume, its header block included."""
-        view = memoryview(data)
+        view = memoryview(data).toreadonly()
         size = len(view)
         self.result.ends.setdefault(volume, min(HEADER_BYTES, size))
         at = HEADER_BYTES
