@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from o3storage.runtime.fields import FieldReader
 from o3storage.runtime.state_machine import Get, Outcome, Row, Scan
 
 from . import _commands as c
-from ._codec import Reader, bytes32, text8, u64
+from ._codec import bytes32, text8, u64
 from ._errors import (
     AccessKeyExists,
     BucketBusy,
@@ -82,7 +83,7 @@ def pack_access_key(key: AccessKey) -> bytes:
 
 def unpack_access_key(key_id: str, value: bytes) -> AccessKey:
     """Raises ValueError."""
-    reader = Reader(value)
+    reader = FieldReader(value)
     if reader.u8() != FORMAT:
         raise ValueError("not an access key of this format")
     created_ns, owner, status = reader.u64(), reader.text(), reader.text()

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
+from o3storage.runtime.fields import FieldReader
+
 from ._limits import (
     BLAKE3_BYTES,
     MAX_HEADERS_BYTES,
@@ -45,52 +47,6 @@ CHECKSUM_NAMES: Final = tuple(
 _SIZES: Final = {
     code: CHECKSUM_SIZES[code & 15] for code, names in enumerate(CHECKSUM_NAMES) if names
 }
-
-
-class Reader:
-    """Reads fields from bytes in order; every read checks the length that is left."""
-
-    __slots__ = ("data", "position")
-
-    def __init__(self, data: bytes, position: int = 0) -> None:
-        self.data = data
-        self.position = position
-
-    def take(self, count: int) -> bytes:
-        start = self.position
-        end = start + count
-        if end > len(self.data):
-            raise ValueError(f"record ends at byte {len(self.data)}, {end} needed")
-        self.position = end
-        return self.data[start:end]
-
-    def u8(self) -> int:
-        return self.take(1)[0]
-
-    def u16(self) -> int:
-        return int.from_bytes(self.take(2), "big")
-
-    def u32(self) -> int:
-        return int.from_bytes(self.take(4), "big")
-
-    def u64(self) -> int:
-        return int.from_bytes(self.take(8), "big")
-
-    def bytes8(self) -> bytes:
-        return self.take(self.u8())
-
-    def bytes16(self) -> bytes:
-        return self.take(self.u16())
-
-    def bytes32(self) -> bytes:
-        return self.take(self.u32())
-
-    def text(self) -> str:
-        return self.bytes8().decode()
-
-    def end(self) -> None:
-        if self.position != len(self.data):
-            raise ValueError(f"{len(self.data) - self.position} bytes after the record's end")
 
 
 def u8(value: int) -> bytes:
@@ -244,7 +200,7 @@ def write_checksum(checksum: Checksum | None) -> bytes:
     return bytes((code,)) + value
 
 
-def read_checksum(reader: Reader) -> Checksum | None:
+def read_checksum(reader: FieldReader) -> Checksum | None:
     code = reader.u8()
     return unpack_checksum(code, reader.take(checksum_size(code)))
 
@@ -316,7 +272,7 @@ def write_condition(condition: WriteCondition | None) -> bytes:
 def read_condition(data: bytes) -> WriteCondition | None:
     if not data:
         return None
-    reader = Reader(data)
+    reader = FieldReader(data)
     flags = reader.u8()
     if not 0 < flags < 16:
         raise ValueError(f"unknown condition flags {flags}")

@@ -14,8 +14,9 @@ import struct
 from functools import lru_cache
 from typing import Final
 
+from o3storage.runtime.fields import FieldReader
+
 from ._codec import (
-    Reader,
     bytes32,
     check_blake3,
     check_body,
@@ -212,7 +213,7 @@ def unpack_upload(key: bytes, upload_id: bytes, value: bytes) -> UploadInfo:
     if value[1]:
         return _unpack_completed(key, upload_id, value)
     _, _, changes, parts, size, initiated, code, zero, owner_length = UPLOAD_HEAD.unpack_from(value)
-    reader = Reader(value, UPLOAD_HEAD_BYTES)
+    reader = FieldReader(value, UPLOAD_HEAD_BYTES)
     owner = reader.take(owner_length).decode()
     headers, metadata, tags = TEXTS.unpack(reader.take(6))
     algorithm, kind = checksum_names(code)
@@ -370,7 +371,7 @@ def read_bucket(name: str, value: bytes) -> BucketInfo:
 
 def unpack_bucket(name: str, value: bytes) -> BucketInfo:
     """Raises ValueError."""
-    reader = Reader(value)
+    reader = FieldReader(value)
     form, versioning, deleting = reader.take(3)
     if form != FORMAT or versioning > SUSPENDED or deleting > 1:
         raise ValueError("not a bucket row of this format")

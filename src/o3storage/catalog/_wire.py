@@ -11,10 +11,11 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from o3storage.runtime.fields import FieldReader
+
 from . import _commands as c
 from ._codec import (
     U64_MAX,
-    Reader,
     bytes16,
     bytes32,
     check_blake3,
@@ -68,7 +69,7 @@ from ._versions import (
 )
 
 FORMAT: Final = 1
-Codec = tuple[Callable[[Any], bytes], Callable[[Reader], Any]]
+Codec = tuple[Callable[[Any], bytes], Callable[[FieldReader], Any]]
 
 
 # --- field codecs: each checks on both ways
@@ -80,7 +81,7 @@ def _limited(limit: int) -> Codec:
             raise ValueError(f"{len(value)} bytes where at most {limit} are kept")
         return bytes32(value)
 
-    def read(reader: Reader) -> bytes:
+    def read(reader: FieldReader) -> bytes:
         value = reader.bytes32()
         if len(value) > limit:
             raise ValueError(f"{len(value)} bytes where at most {limit} are kept")
@@ -104,7 +105,7 @@ def _choice(names: tuple[str, ...]) -> Codec:
             raise ValueError(f"{value!r} is none of {names}")
         return text8(value)
 
-    def read(reader: Reader) -> str:
+    def read(reader: FieldReader) -> str:
         value = reader.text()
         if value not in names:
             raise ValueError(f"{value!r} is none of {names}")
@@ -116,7 +117,7 @@ def _choice(names: tuple[str, ...]) -> Codec:
 def _optional(codec: Codec) -> Codec:
     write, read = codec
 
-    def read_optional(reader: Reader) -> Any:
+    def read_optional(reader: FieldReader) -> Any:
         present = reader.u8()
         if present > 1:
             raise ValueError(f"presence byte {present}")
@@ -132,7 +133,7 @@ def _named(check: Callable[[str], Any]) -> Codec:
         check(value)
         return text8(value)
 
-    def read(reader: Reader) -> str:
+    def read(reader: FieldReader) -> str:
         value = reader.text()
         check(value)
         return value
@@ -164,7 +165,7 @@ def _write_version(version: int | None) -> bytes:
     return u64(version)
 
 
-def _read_version(reader: Reader) -> int | None:
+def _read_version(reader: FieldReader) -> int | None:
     value = reader.u64()
     if value == 0:
         return None
@@ -190,7 +191,7 @@ def _write_items(items: list[c.DeleteItem]) -> bytes:
     return b"".join(out)
 
 
-def _read_items(reader: Reader) -> list[c.DeleteItem]:
+def _read_items(reader: FieldReader) -> list[c.DeleteItem]:
     items: list[c.DeleteItem] = []
     for _ in range(reader.u16()):
         if len(items) == MAX_DELETES_PER_COMMAND:
@@ -203,7 +204,7 @@ def _read_items(reader: Reader) -> list[c.DeleteItem]:
 
 
 _NAME: Final = _named(_not_empty)
-_TEXT: Final[Codec] = (text8, Reader.text)
+_TEXT: Final[Codec] = (text8, FieldReader.text)
 _TIME: Final = _number(MAX_TIME_NS)
 _ID: Final = _number(MAX_ORDER, 1)
 _EPOCH: Final = _number(MAX_ORDER)
@@ -340,7 +341,7 @@ _LAYOUTS: Final[dict[type[Any], _Layout]] = {
         (
             ("bucket_id", _ID),
             ("key", _KEY),
-            ("chore", (u8, Reader.u8)),
+            ("chore", (u8, FieldReader.u8)),
             ("subject", _fixed(16)),
             ("proposed_ns", _TIME),
         ),
@@ -391,7 +392,7 @@ def decode(data: bytes) -> c.Command:
     if known is None:
         raise ValueError(f"unknown command type {code}")
     kind, fields = known
-    reader = Reader(data, 2)
+    reader = FieldReader(data, 2)
     command: c.Command = kind(*[codec[1](reader) for _, codec in fields])
     reader.end()
     _check(command)

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 from o3storage.cluster import _kinds
 from o3storage.cluster._errors import ClusterError, MembershipRefused
-from o3storage.cluster._node_records import MAX_NODE_ROWS, Announcement, NodeRecord, Reader
+from o3storage.cluster._node_records import MAX_NODE_ROWS, Announcement, NodeRecord
 from o3storage.cluster._peer_types import PeerError, PeerRefused
 from o3storage.runtime.clock import Entropy
+from o3storage.runtime.fields import FieldReader
 from o3storage.runtime.network import Address, Network
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def encode_request(record: NodeRecord) -> bytes:
 
 def decode_request(data: bytes) -> NodeRecord:
     """Raises ValueError."""
-    reader = Reader(data)
+    reader = FieldReader(data)
     node = reader.u64()
     return NodeRecord.decode(node, data[8:])
 
@@ -67,8 +68,8 @@ def encode_welcome(cluster_id: bytes, members: Sequence[NodeRecord]) -> bytes:
 
 def decode_welcome(data: bytes) -> Welcome:
     """Raises ValueError."""
-    reader = Reader(data)
-    cluster_id = reader.short()
+    reader = FieldReader(data)
+    cluster_id = reader.bytes8()
     count = reader.u16()
     if not cluster_id or count > MAX_NODE_ROWS:
         raise ValueError("not a welcome")

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from o3storage import _native
 from o3storage.cluster._errors import Unavailable
-from o3storage.cluster._node_records import MAX_NODE_ROWS, Announcement, Reader
+from o3storage.cluster._node_records import MAX_NODE_ROWS, Announcement
 from o3storage.runtime.disk import Disk, OpenMode, write_whole
+from o3storage.runtime.fields import FieldReader
 
 MEMBERS_FILE = "members"
 MAX_MEMBERS_FILE_BYTES = 1 << 20
@@ -63,9 +64,9 @@ class Members:
         body, check = data[:-32], data[-32:]
         if not data.startswith(_HEAD) or _native.blake3(body) != check:
             raise ValueError("not a whole file of members")
-        reader = Reader(body, len(_HEAD))
+        reader = FieldReader(body, len(_HEAD))
         stage, joined_ns = _FIXED.unpack(reader.take(_FIXED.size))
-        members = cls(Stage(stage), joined_ns, reader.short())
+        members = cls(Stage(stage), joined_ns, reader.bytes8())
         count = reader.u16()
         if count > MAX_NODE_ROWS:
             raise ValueError("too many members")

@@ -34,6 +34,7 @@ from dataclasses import dataclass, replace
 
 from o3storage.cluster._errors import MembershipRefused
 from o3storage.crypto import WRAPPED_BYTES
+from o3storage.runtime.fields import FieldReader
 from o3storage.runtime.network import Address
 from o3storage.runtime.state_machine import Get, Outcome, Read, ReadResult, Scan
 
@@ -104,18 +105,18 @@ class Announcement:
         return b"".join(parts)
 
     @classmethod
-    def read(cls, reader: Reader) -> Announcement:
+    def read(cls, reader: FieldReader) -> Announcement:
         """Raises ValueError."""
         lowest, highest = reader.u16(), reader.u16()
         if not 1 <= lowest <= highest:
             raise ValueError("the versions of an announcement are out of order")
-        host, url = reader.short().decode(), reader.short().decode()
+        host, url = reader.bytes8().decode(), reader.bytes8().decode()
         count = reader.u8()
         if count > MAX_ADDRESSES:
             raise ValueError("an announcement has too many addresses")
         addresses = []
         for _ in range(count):
-            name = reader.short().decode("ascii")
+            name = reader.bytes8().decode("ascii")
             addresses.append(Address(name, reader.u16()))
         return cls(lowest, highest, host, url, tuple(addresses))
 
@@ -149,7 +150,7 @@ class NodeRecord:
     @classmethod
     def decode(cls, node: int, value: bytes) -> NodeRecord:
         """Raises ValueError."""
-        reader = Reader(value)
+        reader = FieldReader(value)
         identity, exchange, joined_ns = _FIXED.unpack(reader.take(_FIXED.size))
         if reader.done:
             return cls(node, identity, exchange, joined_ns)
@@ -246,7 +247,7 @@ def encode_share(name: str, value: bytes) -> bytes:
 
 
 def _apply_add(_: object, data: bytes) -> Apply:
-    reader = Reader(data, 3)
+    reader = FieldReader(data, 3)
     node = reader.u64()
     record = NodeRecord.decode(node, reader.take(reader.u16()))
     epochs = [(reader.u32(), reader.take(WRAPPED_BYTES)) for _number in range(reader.u16())]
@@ -287,7 +288,7 @@ def _apply_add(_: object, data: bytes) -> Apply:
 
 
 def _apply_announce(_: object, data: bytes) -> Apply:
-    reader = Reader(data, 3)
+    reader = FieldReader(data, 3)
     node = reader.u64()
     announced = Announcement.read(reader)
     reader.end()
@@ -298,7 +299,7 @@ def _apply_announce(_: object, data: bytes) -> Apply:
 
 
 def _apply_state(_: object, data: bytes) -> Apply:
-    reader = Reader(data, 3)
+    reader = FieldReader(data, 3)
     node = reader.u64()
     state, flags, least = NodeState(reader.u8()), reader.u8(), reader.u8()
     reader.end()
@@ -326,7 +327,7 @@ def _apply_state(_: object, data: bytes) -> Apply:
 
 
 def _apply_remove(_: object, data: bytes) -> Apply:
-    reader = Reader(data, 3)
+    reader = FieldReader(data, 3)
     node, epoch = reader.u64(), reader.u32()
     wrapped = [(reader.u64(), reader.take(WRAPPED_BYTES)) for _number in range(reader.u16())]
     reader.end()
@@ -351,7 +352,7 @@ def _apply_remove(_: object, data: bytes) -> Apply:
 
 
 def _apply_raise(_: object, data: bytes) -> Apply:
-    reader = Reader(data, 3)
+    reader = FieldReader(data, 3)
     version = reader.u16()
     reader.end()
     now = yield Get(VERSION_KEY)
@@ -368,8 +369,8 @@ def _apply_raise(_: object, data: bytes) -> Apply:
 
 def _apply_share(_: object, data: bytes) -> Apply:
     yield from ()
-    reader = Reader(data, 3)
-    name = reader.short()
+    reader = FieldReader(data, 3)
+    name = reader.bytes8()
     value = reader.take(reader.u16())
     reader.end()
     return Outcome(None, None, [(b"\xfe\x06" + name, value)])
@@ -412,43 +413,3 @@ def _short(data: bytes) -> bytes:
     if len(data) > MAX_NAME_BYTES:
         raise ValueError(f"a name has at most {MAX_NAME_BYTES} bytes")
     return _U8.pack(len(data)) + data
-
-
-class Reader:
-    """Reads fields one after the other. Raises ValueError when the bytes end too soon."""
-
-    __slots__ = ("_at", "_data")
-
-    def __init__(self, data: bytes, at: int = 0) -> None:
-        self._data = data
-        self._at = at
-
-    @property
-    def done(self) -> bool:
-        return self._at == len(self._data)
-
-    def take(self, size: int) -> bytes:
-        at = self._at
-        if at + size > len(self._data):
-            raise ValueError("cut short")
-        self._at = at + size
-        return self._data[at : at + size]
-
-    def end(self) -> None:
-        if not self.done:
-            raise ValueError("bytes are left over")
-
-    def u8(self) -> int:
-        return self.take(1)[0]
-
-    def u16(self) -> int:
-        return int.from_bytes(self.take(2), "big")
-
-    def u32(self) -> int:
-        return int.from_bytes(self.take(4), "big")
-
-    def u64(self) -> int:
-        return int.from_bytes(self.take(8), "big")
-
-    def short(self) -> bytes:
-        return self.take(self.u8())

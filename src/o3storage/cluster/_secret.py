@@ -15,8 +15,9 @@ from collections.abc import Mapping
 
 from o3storage import _native
 from o3storage.cluster._errors import SecretRefused
-from o3storage.cluster._node_records import MAX_ADDRESSES, Reader
+from o3storage.cluster._node_records import MAX_ADDRESSES
 from o3storage.runtime.clock import Entropy
+from o3storage.runtime.fields import FieldReader
 from o3storage.runtime.network import Address
 
 MIN_SECRET_BITS = 128
@@ -132,12 +133,12 @@ def parse_token(token: str) -> tuple[ClusterSecret, tuple[Address, ...]]:
     if _native.blake3(body)[:_CHECK_BYTES] != check:
         raise broken
     try:
-        reader = Reader(body)
+        reader = FieldReader(body)
         addresses = []
         for _number in range(reader.u8()):
-            name = reader.short().decode("ascii")
+            name = reader.bytes8().decode("ascii")
             addresses.append(Address(name, reader.u16()))
-        text = reader.short().decode()
+        text = reader.bytes8().decode()
         reader.end()
     except ValueError:
         raise broken from None
