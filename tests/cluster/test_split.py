@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from o3storage import catalog
 from o3storage.catalog import DeleteItem, DeleteObjects, PutObject
 from o3storage.cluster import ClusterError, Node, _records
+from o3storage.cluster._newcomer import LOST
 from o3storage.cluster._range_rows import (
     EVERYTHING,
     FIRST_INDEX,
@@ -422,6 +423,54 @@ def test_a_member_that_missed_the_cut_gets_both_parts_by_snapshot(
             await away.put(bucket, b"f-last", b"body")
 
     run(main(), 8)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_member_that_missed_the_cut_votes_in_the_new_range(again: bool, lost: bool) -> None:
+    """One of the two that made the cut is gone for good, at once. (`again`: the one that missed it
+    starts once more before it has the vote to give. `lost`: its disk once lost something, so it
+    cannot know that it never took part.)"""
+
+    async def main() -> None:
+        async with team(seed=80, reload_log_bytes=0, keep_log_bytes=0) as group:
+            bucket = await group.members[0].bucket()
+            for key in KEYS:
+                await group.members[0].put(bucket, key, body_of(1, 900))
+            await group.level()
+            away = group.follower()
+            if lost:
+                await away.store.note(LOST, b"")
+            last = away.store.log_state(1).last_index
+            await group.kill(away)
+            await group.settled()
+            left = next(m for m in group.up if not m.leads(1))
+            gone = group.leader()
+            child = await cut(gone.node, bucket, b"c0")
+            for key in KEYS * 3:
+                await gone.put(bucket, key, body_of(2, 900))
+            await group.level()
+            assert child in left.node._replicas and not left.node.ranges.directory
+            await group.kill(gone)
+            await forget(left, last)
+            await group.restart(away)
+            await group.settled()
+            if again:
+                while child not in away.node._replicas:
+                    await asyncio.sleep(0.001)
+                await group.kill(away)
+                await group.restart(away)
+                await group.settled()
+            await asyncio.sleep(20)  # (virtual)
+            assert left.leads(child) is not lost
+            if lost:
+                assert not away.replica(child).core.configuration.voters
+                return
+            await level(group, 2)
+            await away.put(bucket, b"f-last", b"body")
+            assert (await listed(away.node, bucket))[0] == sorted([*KEYS, b"f-last"])
+
+    run(main(), 15)
 
 
 def test_the_leader_dies_right_after_the_cut() -> None:

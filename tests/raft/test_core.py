@@ -271,6 +271,19 @@ def test_a_replica_without_state_never_votes() -> None:
     assert [m.granted for m in cluster.network if isinstance(m, VoteResponse)] == [False]
 
 
+def test_a_newcomer_votes_as_any_voter_with_an_empty_log() -> None:
+    """It has no state because it never took part, as its driver knows for certain."""
+    cluster = Cluster(1, extra=1).start()
+    cluster.settle()
+    node = cluster.nodes[2]
+    core_of(node).newcomer = True
+    cluster.step(node, VoteRequest(1, 2, 5, 10, 4))
+    cluster.flush(node)
+    votes = [m for m in cluster.network if isinstance(m, VoteResponse)]
+    assert [(m.to, m.granted) for m in votes] == [(1, True)]
+    assert node.durable.hard_state.vote == 1
+
+
 def test_a_node_whose_disk_failed_leads_votes_and_acknowledges_nothing() -> None:
     cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
     leader = cluster.elect(1)

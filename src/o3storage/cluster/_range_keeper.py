@@ -25,6 +25,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster._errors import ClusterError, Unavailable
+from o3storage.cluster._newcomer import look_for_loss
 from o3storage.cluster._node_records import FIRST_VERSION, RANGES_VERSION, VERSION_KEY
 from o3storage.cluster._range_rows import (
     DIRECTORY_HIGH,
@@ -90,6 +91,7 @@ class RangeKeeper:
         """At the open: spans as the rows say. A log that a crash kept from being begun is begun.
         Raises StoreError, BadBlock, ValueError."""
         store = self._node.store
+        await look_for_loss(store)
         spans: dict[int, Span] = {}
         group = FIRST_KEY_GROUP
         while True:
@@ -215,12 +217,18 @@ class RangeKeeper:
                 _log.debug("ranges.later", reason=str(error))
 
     async def _tell(self, group: int) -> None:
-        """Tell range 0 of a span, if this node leads it. Raises ClusterError."""
+        """Tell range 0 of a span, if this node leads it, or if nobody does and range 0 knows
+        nothing of it: it may need the vote of a node that missed the cut, and which learns of the
+        range there. Raises ClusterError."""
         replica = self._replicas[group]
         span = replica.span
-        if span is None or span == EVERYTHING or not replica.leads:
+        if span is None or span == EVERYTHING:
             return
         known = self.directory.get(group)
+        if not replica.leads:
+            if known is None and replica.core.leader == NOBODY and replica.applied:
+                await self._node.commit(b"", encode_publish(group, span))
+            return
         if known is not None and known.high == span.high:
             return
         # What a leader of an earlier term cut is applied here first: what is said is not old.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from o3storage.cluster._applying import OVERTAKEN, RETRY_S, Applying
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
+from o3storage.cluster._newcomer import never_here
 from o3storage.cluster._range_rows import Span, Split
 from o3storage.cluster._reading import (
     entries_of,
@@ -161,6 +162,8 @@ class Replica(Applying):
         if replica.team is not None:
             replica.team.recover(carries)
             await replica.team.remember()
+            if span is not None and replication is not None and not core.configuration.voters:
+                core.newcomer = await never_here(store, replication.ranges.groups(), span)
         return replica
 
     async def start(self) -> None:

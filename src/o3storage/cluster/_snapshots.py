@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _records
+from o3storage.cluster._newcomer import note_passed
 from o3storage.cluster._range_rows import EVERYTHING, FIRST_KEY_GROUP, Span, span_key
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.raft.core import (
@@ -232,6 +233,8 @@ class Snapshots:
         row = output.index.to_bytes(8, "big") + output.configuration.encode()
         while not replica.fault:
             try:
+                if span is not None:
+                    await self._note_passed(span)
                 await store.install(
                     group,
                     output.index,
@@ -255,6 +258,14 @@ class Snapshots:
                     self._node.on_ranges()
                 replica.restored(output.index)
                 return
+
+    async def _note_passed(self, span: Span) -> None:
+        """Keys that the snapshot does not bring belong to ranges that were cut off without us."""
+        replica = self._replica
+        old, core = replica.span, replica.core
+        certain = replica.applied > 0 and not core.uncertain and not core.log.holes
+        if certain and old is not None and old.high != span.high:
+            await note_passed(self._node.store, replica.group, old, span)
 
     # --- life
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from o3storage.cluster import ClusterError
 
-from ._operator import operates
 from ._workload import BUCKETS, KEYS
 
 if TYPE_CHECKING:
@@ -27,11 +26,8 @@ def cuts_ranges(seed: int) -> bool:
 
 
 async def cut_ranges(world: World) -> None:
-    """Some cuts, at keys of the workload, each asked of any node that serves then.
-
-    Not while an operator has a disk replaced: who missed a cut has no vote in the new range, so
-    with another member gone for good nobody leads it (an open finding in docs/simulation.md)."""
-    if not cuts_ranges(world.seed) or (world.clustered and operates(world.seed)):
+    """Some cuts, at keys of the workload, each asked of any node that serves then."""
+    if not cuts_ranges(world.seed):
         return
     rng = world.rng("splits")
     count = rng.randint(1, MOST_CUTS)

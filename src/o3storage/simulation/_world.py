@@ -47,7 +47,7 @@ from ._report import GaveUp, Report
 from ._requests import Answer, Call, Signer, build, perform
 from ._safety import SafetyLog, watch_safety
 from ._seals import SealLog, watch_seals
-from ._splits import cut_ranges, cuts_ranges
+from ._splits import cut_ranges
 from ._workload import BUCKETS, VERSIONED_BUCKET, Client, Lost, Values
 
 RUN_S = 30.0
@@ -112,8 +112,7 @@ class World:
         self._digest = _native.Digester(
             md5=False, sha256=True, sha1=False, crc32=False, crc32c=False, blake3=False
         )
-        # (Not beside an operator, as in `_splits.cut_ranges`.)
-        self.ranges_grow = ranges_grow(seed) and not (nodes > 1 and operates(seed))
+        self.ranges_grow = ranges_grow(seed)
         self.net = SimNet(seed)
         self.secret = ClusterSecret.generate(SimEntropy(f"{seed}/secret"))
         self.machines = [Machine(self, number) for number in range(1, nodes + 1)]
@@ -228,8 +227,6 @@ class World:
         if self.clustered and operates(self.seed):
             # Flipped bits on one disk while another is lost may be the end of a majority.
             kinds = ["restart" if kind in ROTTING else kind for kind in kinds]
-        if cuts_ranges(self.seed) or self.ranges_grow:
-            kinds = ["restart" if kind == "misdirected" else kind for kind in kinds]
         instants = sorted(self.dice.sample(self.bursts, count))
         running: list[asyncio.Task[None]] = []
         for at, kind in zip(instants, kinds, strict=True):

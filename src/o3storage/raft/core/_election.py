@@ -145,9 +145,10 @@ def vote_request(state: State, message: VoteRequest) -> None:
     )
     log = state.log
     up_to_date = (message.last_term, message.last_index) >= (log.last_term, log.last)
-    # A replica without state (no configuration yet) never votes; nor does an uncertain one: it may
-    # have promised what it cannot remember.
-    able = bool(state.configuration.voters) and not state.uncertain and not state.retired
+    # A replica without state (no configuration yet) votes only where that is because it never took
+    # part; nor does an uncertain one vote: it may have promised what it cannot remember.
+    known = bool(state.configuration.voters) or state.newcomer
+    able = known and not state.uncertain and not state.retired
     granted = free and up_to_date and able
     if granted and not message.pre:
         state.vote = message.sender

@@ -133,6 +133,7 @@ class State:
         "incoming",
         "leader",
         "log",
+        "newcomer",
         "options",
         "out",
         "pending_reads",
@@ -187,6 +188,9 @@ class State:
         self.commit = max(applied, min(hard_state.commit, log.last))
         self.applied = applied  # highest index handed out by Apply
         self.uncertain = uncertain
+        self.newcomer = False
+        """Set by the driver: that there is no state here is because this node certainly never took
+        part in the group. It votes, as any voter with an empty log."""
         self.retired = False
         self.configurations: list[tuple[int, Configuration]] = [
             (configuration_index, configuration),
