@@ -24,7 +24,7 @@ from o3storage.cluster import (
 )
 from o3storage.cluster._join import NEVER, encode_request, encode_welcome
 from o3storage.cluster._membership import Membership
-from o3storage.cluster._node_records import NodeRecord
+from o3storage.cluster._node_records import NodeRecord, NodeState
 from o3storage.cluster._peer_types import Admission, Code, PeerError, PeerRefused, Verdict
 from o3storage.cluster._peers import Peers
 from o3storage.cluster._wire import Hello
@@ -104,6 +104,27 @@ def test_the_same_commands_again_after_all_were_stopped() -> None:
             await places[1].up()
             await places.until(lambda: all(places[2].membership.up(p.id) for p in places.all))
             assert places[1].membership.cluster_id == places[2].membership.cluster_id
+
+    run(main(), 4)
+
+
+def test_rows_that_went_back_do_not_hide_the_other_members() -> None:
+    """A disk that lost entries of range 0 is filled again by the others: it must know them."""
+
+    async def main() -> None:
+        async with Places() as places:
+            await places.start(3)
+            await places.until_voters(1, 2, 3)
+            member = places[1].membership
+            await places.until(lambda: len(member.members.nodes) == 2)
+            records = dict(member.records)
+            member.records = {places[1].id: records[places[1].id]}
+            await member._remember()
+            assert list(member.members.nodes) == sorted([places[2].id, places[3].id])
+            gone = records[places[3].id]
+            member.records[gone.node] = replace(gone, state=NodeState.REMOVED)
+            await member._remember()
+            assert list(member.members.nodes) == [places[2].id]
 
     run(main(), 4)
 

@@ -391,15 +391,22 @@ class Membership:
                 self.on_shared(name)
 
     async def _remember(self) -> None:
-        """The file follows the rows, so that a restart finds the others without range 0."""
+        """The file follows the rows, so that a restart finds the others without range 0. Who was
+        removed has a row that says so: a node without one was added later than these rows know (a
+        disk that lost some is filled again by the others, which must be found for it)."""
         if self.node not in self.records:
             return
+        before = self.members
         nodes = {
+            node: known
+            for node, known in (before.nodes if before is not None else {}).items()
+            if node not in self.records
+        }
+        nodes |= {
             record.node: (record.identity, record.announced)
             for record in self.live()
             if record.node != self.node
         }
-        before = self.members
         joined_ns = before.joined_ns if before else self.records[self.node].joined_ns
         members = Members(Stage.HOLDING, joined_ns, self.cluster_id, nodes)
         if members != before:
