@@ -38,7 +38,7 @@ from ._keys import (
     split_keyed,
 )
 from ._limits import COLLECT_STEP_ROWS, DEAD_BUCKET_KEPT_NS, MAX_SETTINGS_PER_BUCKET
-from ._range import Apply, Range, Rows, refused
+from ._range import Apply, Range, Reads, Rows, refused
 from ._rows import (
     BUCKET_STATES,
     CHORE_PARTS,
@@ -195,29 +195,30 @@ def forget_bucket(_: Range, command: c.ForgetBucket) -> Apply:
     return Outcome(None, None, [(row_key, None)])
 
 
-def set_bucket_versioning(_: Range, command: c.SetBucketVersioning) -> Apply:
-    row_key = bucket_row(command.name)
-    value = yield Get(row_key)
+def _standing_bucket(name: str) -> Reads[BucketInfo | Outcome]:
+    """The bucket, or the refusal if there is none or it is being deleted."""
+    value = yield Get(bucket_row(name))
     if value is None:
-        return refused(NoSuchBucket(command.name))
-    bucket = unpack_bucket(command.name, value)
-    if bucket.deleting:
-        return refused(BucketBusy(command.name))
+        return refused(NoSuchBucket(name))
+    bucket = unpack_bucket(name, value)
+    return refused(BucketBusy(name)) if bucket.deleting else bucket
+
+
+def set_bucket_versioning(_: Range, command: c.SetBucketVersioning) -> Apply:
+    bucket = yield from _standing_bucket(command.name)
+    if isinstance(bucket, Outcome):
+        return bucket
     if bucket.versioning == command.status:
         return Outcome(bucket)
     bucket.versioning = command.status
     bucket.epoch += 1
-    return Outcome(bucket, None, [(row_key, pack_bucket(bucket))])
+    return Outcome(bucket, None, [(bucket_row(command.name), pack_bucket(bucket))])
 
 
 def set_bucket_setting(_: Range, command: c.SetBucketSetting) -> Apply:
-    row_key = bucket_row(command.name)
-    value = yield Get(row_key)
-    if value is None:
-        return refused(NoSuchBucket(command.name))
-    bucket = unpack_bucket(command.name, value)
-    if bucket.deleting:
-        return refused(BucketBusy(command.name))
+    bucket = yield from _standing_bucket(command.name)
+    if isinstance(bucket, Outcome):
+        return bucket
     if command.value is None:
         if bucket.settings.pop(command.setting, None) is None:
             return Outcome(bucket)
@@ -227,7 +228,7 @@ def set_bucket_setting(_: Range, command: c.SetBucketSetting) -> Apply:
             return refused(
                 InvalidBucketState(f"a bucket holds at most {MAX_SETTINGS_PER_BUCKET} settings")
             )
-    return Outcome(bucket, None, [(row_key, pack_bucket(bucket))])
+    return Outcome(bucket, None, [(bucket_row(command.name), pack_bucket(bucket))])
 
 
 # --- access keys, settings

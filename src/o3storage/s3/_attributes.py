@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from o3storage.catalog import Checksum, VersionInfo, head_version, parts_of_version
+from o3storage.catalog import VersionInfo, head_version, parts_of_version
 from o3storage.http import Response
 from o3storage.s3._answers import count_param, number_param, xml
-from o3storage.s3._checksums import ALGORITHMS, COMPOSITE, encode_value
+from o3storage.s3._checksums import checksum_xml, part_checksum_xml
 from o3storage.s3._conditions import check_read
 from o3storage.s3._context import Context
 from o3storage.s3._errors import S3Error
@@ -33,7 +33,7 @@ async def get_object_attributes(ctx: Context) -> Response:
     if "ETag" in asked:
         parts.append(f"<ETag>{version.etag}</ETag>")
     if "Checksum" in asked and version.checksum is not None:
-        parts.append(f"<Checksum>{_checksum_xml(version.checksum, version.part_count)}</Checksum>")
+        parts.append(f"<Checksum>{checksum_xml(version.checksum, version.part_count)}</Checksum>")
     if "ObjectParts" in asked and version.upload_id:
         parts.append(await _parts_xml(ctx, version))
     if "StorageClass" in asked:
@@ -45,15 +45,6 @@ async def get_object_attributes(ctx: Context) -> Response:
         *version_header(ctx.bucket, version),
     ]
     return xml("GetObjectAttributesResponse", "".join(parts), headers)
-
-
-def _checksum_xml(checksum: Checksum, parts: int) -> str:
-    element = ALGORITHMS[checksum.algorithm].element
-    count = parts if checksum.kind == COMPOSITE else 0
-    return (
-        f"<{element}>{encode_value(checksum.value, checksum.kind, count)}</{element}>"
-        f"<ChecksumType>{checksum.kind}</ChecksumType>"
-    )
 
 
 async def _parts_xml(ctx: Context, version: VersionInfo) -> str:
@@ -72,16 +63,11 @@ async def _parts_xml(ctx: Context, version: VersionInfo) -> str:
         )
     spans = spans[:max_parts]
     last = spans[-1].number if spans else 0
-    inner = []
-    for span in spans:
-        checksum = ""
-        if span.checksum is not None:
-            element = ALGORITHMS[span.checksum.algorithm].element
-            checksum = f"<{element}>{encode_value(span.checksum.value)}</{element}>"
-        inner.append(
-            f"<Part>{checksum}<PartNumber>{span.number}</PartNumber>"
-            f"<Size>{span.size_bytes}</Size></Part>"
-        )
+    inner = [
+        f"<Part>{part_checksum_xml(span.checksum)}<PartNumber>{span.number}</PartNumber>"
+        f"<Size>{span.size_bytes}</Size></Part>"
+        for span in spans
+    ]
     return (
         f"<ObjectParts><IsTruncated>{'true' if truncated else 'false'}</IsTruncated>"
         f"<MaxParts>{max_parts}</MaxParts><NextPartNumberMarker>{last}</NextPartNumberMarker>"

@@ -22,6 +22,7 @@ from o3storage._native import (
     sha1,
     sha256,
 )
+from o3storage.catalog import Checksum
 from o3storage.s3._errors import S3Error
 
 FULL_OBJECT: Final = "FULL_OBJECT"
@@ -94,6 +95,25 @@ def encode_value(value: bytes, kind: str = FULL_OBJECT, parts: int = 0) -> str:
     """The text of a checksum; composite ones end in the number of parts."""
     text = b64encode(value).decode("ascii")
     return f"{text}-{parts}" if kind == COMPOSITE else text
+
+
+def part_checksum_xml(checksum: Checksum | None) -> str:
+    """The element of a part's checksum, or of a body's that was stored now; "" for none."""
+    if checksum is None:
+        return ""
+    element = ALGORITHMS[checksum.algorithm].element
+    return f"<{element}>{encode_value(checksum.value)}</{element}>"
+
+
+def checksum_xml(checksum: Checksum | None, parts: int) -> str:
+    """The elements of the checksum of an object of so many parts, and of its type; "" for none."""
+    if checksum is None:
+        return ""
+    element = ALGORITHMS[checksum.algorithm].element
+    return (
+        f"<{element}>{encode_value(checksum.value, checksum.kind, parts)}</{element}>"
+        f"<ChecksumType>{checksum.kind}</ChecksumType>"
+    )
 
 
 def digest_of(algorithm: Algorithm, data: bytes) -> bytes:

@@ -35,6 +35,7 @@ from o3storage.s3._checksums import (
     FULL_OBJECT,
     Algorithm,
     CrcCombiner,
+    checksum_xml,
     decode_base64,
     digest_of,
     encode_value,
@@ -131,15 +132,7 @@ def _answer(ctx: Context, upload: UploadInfo, result: PutResult, parts: int) -> 
         headers.append(("x-amz-version-id", version_id))
     scheme = "https" if ctx.request.secure else "http"
     location = f"{scheme}://{ctx.request.host}/{ctx.bucket_name}/{quote_path(ctx.key)}"
-    checksum = ""
-    if result.checksum is not None:
-        algorithm, kind, value = result.checksum
-        element = ALGORITHMS[algorithm].element
-        count = _etag_parts(result.etag, parts)
-        checksum = (
-            f"<{element}>{encode_value(value, kind, count)}</{element}>"
-            f"<ChecksumType>{kind}</ChecksumType>"
-        )
+    checksum = checksum_xml(result.checksum, _etag_parts(result.etag, parts))
     return xml(
         "CompleteMultipartUploadResult",
         f"<Location>{escape(location)}</Location><Bucket>{escape(ctx.bucket_name)}</Bucket>"

@@ -19,7 +19,7 @@ from o3storage.catalog import (
 from o3storage.http import Response
 from o3storage.s3._answers import Header, xml
 from o3storage.s3._bodies import StoredBody, empty_body, read_version, store_body
-from o3storage.s3._checksums import ALGORITHMS, Algorithm, encode_value, find_algorithm
+from o3storage.s3._checksums import ALGORITHMS, Algorithm, find_algorithm, part_checksum_xml
 from o3storage.s3._conditions import check_copy_source, write_condition
 from o3storage.s3._context import Context, parse_version
 from o3storage.s3._errors import S3Error
@@ -98,11 +98,10 @@ async def copy_object(ctx: Context) -> Response:
 
 def copy_result(stored: StoredBody) -> str:
     """The content of CopyObjectResult and CopyPartResult."""
-    algorithm = ALGORITHMS[stored.checksum.algorithm]
     return (
         f"<LastModified>{iso_time(stored.modified_ns)}</LastModified>"
         f"<ETag>&quot;{stored.etag}&quot;</ETag>"
-        f"<{algorithm.element}>{encode_value(stored.checksum.value)}</{algorithm.element}>"
+        f"{part_checksum_xml(stored.checksum)}"
         f"<ChecksumType>{stored.checksum.kind}</ChecksumType>"
     )
 

@@ -29,8 +29,8 @@ from o3storage.s3._checksums import (
     Algorithm,
     check_kind,
     default_kind,
-    encode_value,
     find_algorithm,
+    part_checksum_xml,
 )
 from o3storage.s3._context import Context
 from o3storage.s3._copy import copy_bytes, copy_result, open_source
@@ -252,14 +252,11 @@ async def list_upload_parts(ctx: Context) -> Response:
             f"<ChecksumAlgorithm>{upload.checksum_algorithm}</ChecksumAlgorithm>"
             f"<ChecksumType>{upload.checksum_type}</ChecksumType>"
         )
-    for part in page.parts:
-        checksum = ""
-        if part.checksum is not None:
-            element = ALGORITHMS[part.checksum.algorithm].element
-            checksum = f"<{element}>{encode_value(part.checksum.value)}</{element}>"
-        parts.append(
-            f"<Part><PartNumber>{part.number}</PartNumber>"
-            f"<LastModified>{iso_time(part.modified_ns)}</LastModified>"
-            f"<ETag>&quot;{part.etag}&quot;</ETag><Size>{part.size_bytes}</Size>{checksum}</Part>"
-        )
+    parts += [
+        f"<Part><PartNumber>{part.number}</PartNumber>"
+        f"<LastModified>{iso_time(part.modified_ns)}</LastModified>"
+        f"<ETag>&quot;{part.etag}&quot;</ETag><Size>{part.size_bytes}</Size>"
+        f"{part_checksum_xml(part.checksum)}</Part>"
+        for part in page.parts
+    ]
     return xml("ListPartsResult", "".join(parts))
