@@ -296,3 +296,27 @@ def test_it_stops_cleanly(tmp_path: Path, how: str) -> None:
         store.process.send_signal(getattr(signal, how))
         assert store.process.wait(timeout=60) == 0
         assert not (tmp_path / "data" / "running.json").exists()
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT"])
+def test_told_to_stop_twice_it_waits_for_nobody(tmp_path: Path, how: str) -> None:
+    import signal
+    import socket
+    from urllib.parse import urlsplit
+
+    with RunningStore(tmp_path / "data", "--anonymous") as store:
+        address = urlsplit(store.url)
+        with socket.create_connection((address.hostname, address.port), timeout=20) as held:
+            held.sendall(b"PUT /bucket HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b" 200 OK" in held.recv(1000)
+            held.sendall(
+                b"PUT /bucket/key HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+                b"Expect: 100-continue\r\n\r\n"
+            )
+            assert b" 100 " in held.recv(1000)  # and its body never comes
+            store.process.send_signal(getattr(signal, how))
+            assert store.process.stdout is not None
+            assert store.process.stdout.readline().startswith("stopping: ")
+            store.process.send_signal(getattr(signal, how))
+            assert store.process.wait(timeout=20) == 0
+        assert not (tmp_path / "data" / "running.json").exists()

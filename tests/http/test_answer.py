@@ -283,6 +283,32 @@ def test_direct_pieces_come_in_order_to_a_slow_client(over: object, length_known
     run(main())
 
 
+def test_beyond_their_limit_pieces_are_read_and_none_keeps_a_place() -> None:
+    dice = random.Random(5)
+    pieces = [Direct(dice.randbytes(100_000), dice) for _ in range(20)]
+
+    async def body() -> AsyncIterator[Piece]:
+        for piece in pieces:
+            yield piece
+
+    async def handle(request: Request) -> Response:
+        return Response(200, [], body(), 2_000_000)
+
+    async def main() -> None:
+        async with serving(handle, max_direct=1) as served:
+            client = await served.connect()
+            assert (await client.ask(GET)).body == b"".join([piece.data for piece in pieces])
+            assert served.secure or any(piece.sent for piece in pieces)
+            assert served.server.direct == 0
+            served.server.direct = 1
+            for piece in pieces:
+                piece.sent, piece.was_read = 0, False
+            assert (await client.ask(GET)).body == b"".join([piece.data for piece in pieces])
+            assert all(piece.was_read and not piece.sent for piece in pieces)
+
+    run(main())
+
+
 def test_a_client_that_is_gone_ends_a_direct_piece() -> None:
     closed = []
 

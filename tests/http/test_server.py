@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from o3storage.http import Server, _server
+from o3storage.http import Server
 from o3storage.http._eager import Started, start
 from tests.http.serving import hello, run, serving, until
 
@@ -57,10 +57,9 @@ def test_names_are_not_resolved_here() -> None:
     run(main())
 
 
-def test_far_too_many_connections_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_far_too_many_connections_are_reset() -> None:
     async def main() -> None:
-        monkeypatch.setattr(_server, "REFUSED_SPARE", 1)
-        async with serving(hello, max_connections=1) as served:
+        async with serving(hello, max_connections=1, max_refused=1) as served:
             # Held by a name: a connection that nothing refers to is closed by the collector.
             held = await served.connect()
             await until(lambda: served.server.connections == 1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 
 import pytest
 
+from o3storage.runtime.disk import DiskError
 from o3storage.simulation import Fault
 from o3storage.storage import (
     EntriesGone,
@@ -112,6 +114,33 @@ def test_a_full_disk_refuses_data_takes_deletes_and_recovers():
         disk.capacity_bytes *= 4
         await store._space.refresh()
         await store.append(1, None, [entry(index + 1)], [frame(500)])
+        await store.close()
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("after", ["nothing", "the file was made"])
+def test_too_many_open_files_are_no_fault_of_the_disk(monkeypatch, after):
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        names = set(disk.image.names)
+
+        async def exhausted(*_args, **_kwargs):
+            raise DiskError(errno.EMFILE, "open: Too many open files")
+
+        monkeypatch.setattr(disk, "open" if after == "nothing" else "sync_dir", exhausted)
+        writer = store.open_stream(stream_id(1))
+        with pytest.raises(StoreFull, match="too many files"):
+            await writer.write(frame(1, 0, 30_000))
+            await writer.sync()
+        assert not store.stats().out_of_service
+        assert set(disk.image.names) == names
+        monkeypatch.undo()
+        other = store.open_stream(stream_id(2))
+        await other.write(frame(2, 0, 30_000))
+        await other.sync()
+        assert bytes(await store.read_frame(stream_id(2), 0)) == frame(2, 0, 30_000).data
         await store.close()
 
     run(main(), 1)

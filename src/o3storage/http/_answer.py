@@ -256,14 +256,10 @@ class Answer:
         transport = self._transport
         transport.set_write_buffer_limits(high=0)
         at = 0
-        socket = None if transport.get_write_buffer_size() else self._own_socket()
-        while socket is not None and at < len(piece):
+        while at < len(piece) and not transport.get_write_buffer_size():
             if transport.is_closing():
                 raise ConnectionGone("the client is gone")
-            try:
-                taken, rest = await piece.send(socket, at)
-            except OSError as error:
-                raise ConnectionGone("the client is gone") from error
+            taken, rest = await self._send_by_job(piece, at)
             if not taken:
                 break
             at += taken
@@ -272,10 +268,25 @@ class Answer:
                 self._write(rest)
                 if self._writing_paused:
                     await self._wait_until_drained()
-        socket = None
         if at < len(piece):
             await self._send_read(piece, at)
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+
+    async def _send_by_job(self, piece: DirectPiece, at: int) -> tuple[int, Buffer]:
+        """As `DirectPiece.send`. A slow client's second descriptor is not kept while it waits."""
+        server = self._server
+        if server.direct >= server.limits.max_direct:
+            return 0, b""
+        socket = self._own_socket()
+        if socket is None:
+            return 0, b""
+        server.direct += 1
+        try:
+            return await piece.send(socket, at)
+        except OSError as error:
+            raise ConnectionGone("the client is gone") from error
+        finally:
+            server.direct -= 1
 
     async def _send_read(self, piece: DirectPiece, start: int) -> None:
         async with aclosing(piece.read(start)) as buffers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -76,7 +76,17 @@ FAST_RATE_BYTES_PER_S = 64 * KIB
 """A body at least this fast fills a large block in 4 s."""
 
 BACKLOG = 1024
-"""Connections the kernel may hold before they are accepted."""
+"""Connections the kernel may hold before they are accepted; as many are accepted in one step."""
+
+MAX_REFUSED = 256
+"""Connections above the limit that are told 503; those above that are reset unheard."""
+
+MAX_DIRECT = 512
+"""Pieces of bodies that jobs send at a time, each over a second descriptor of its socket; a few
+keep the pool's threads at work."""
+
+_SHARES = 16
+"""A connection's part of the descriptors; the other limits are eighths and less of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,8 @@ class Limits:
     """Limits of one server. Times in seconds, sizes in bytes; see the constants for the reasons."""
 
     max_connections: int = MAX_CONNECTIONS
+    max_refused: int = MAX_REFUSED
+    max_direct: int = MAX_DIRECT
     max_head_bytes: int = MAX_HEAD_BYTES
     max_headers: int = MAX_HEADERS
     head_timeout_s: float = HEAD_TIMEOUT_S
@@ -95,3 +107,14 @@ class Limits:
     linger_s: float = LINGER_S
     tick_s: float = TICK_S
     backlog: int = BACKLOG
+
+    def within(self, descriptors: int) -> Limits:
+        """These, but for numbers of connections that `descriptors` are enough for at any time."""
+        most = descriptors * _SHARES // (_SHARES + _SHARES // 8 + _SHARES // 16 + _SHARES // 4)
+        return replace(
+            self,
+            max_connections=min(self.max_connections, most),
+            max_direct=min(self.max_direct, most // 8),
+            max_refused=min(self.max_refused, most // 16),
+            backlog=min(self.backlog, most // 4),
+        )

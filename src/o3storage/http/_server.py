@@ -9,16 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from o3storage.http._connection import Connection
+from o3storage.http._connection import BUSY, Connection
 from o3storage.http._errors import HttpError
 from o3storage.http._limits import RECEIVE_BYTES, UNREAD_BYTES, Limits
 from o3storage.http._messages import Address, Handler, Request, Response
 from o3storage.http._tls import ServerTls, TlsLayer
 from o3storage.http._wire import http_date, plain_error
 from o3storage.runtime.clock import Clock
-
-REFUSED_SPARE = 256
-"""Connections above the limit that are told 503; those above that are reset unheard."""
 
 TLS_OVERHEAD_BYTES = 4096
 """What records add to RECEIVE_BYTES of plaintext (about 22 bytes for each 16 KiB), with room."""
@@ -77,6 +74,9 @@ class Server:
         self.error_response = error_response
         self.stats = ServerStats()
         self.draining = False
+        self._patient = True
+        self.direct = 0
+        """Pieces of bodies that jobs are sending now."""
         self.addresses: list[Address] = []
         """Where it listens, ports as bound."""
         self.loop = asyncio.get_running_loop()
@@ -99,6 +99,11 @@ class Server:
     def connections(self) -> int:
         """Open connections."""
         return len(self._connections)
+
+    @property
+    def busy(self) -> int:
+        """Connections with a request in flight."""
+        return sum([connection._state == BUSY for connection in self._connections])
 
     async def listen(self, host: str, port: int, *, tls: ServerTls | None = None) -> Address:
         """Listen on one IP address (IPv4 or IPv6 literal, or "localhost" for 127.0.0.1); port 0
@@ -128,13 +133,18 @@ class Server:
             connection._close_if_idle()
         if self._connections:
             self._all_gone = self.loop.create_future()
-            timer = self.loop.call_later(timeout_s, self._abort_all)
+            timer = self.loop.call_later(timeout_s if self._patient else 0.0, self._abort_all)
             try:
                 await self._all_gone
             finally:
                 timer.cancel()
                 self._all_gone = None
         self._stop_ticking()
+
+    def cut(self) -> None:
+        """End what is in flight at once: a drain under way, or to come, waits for nobody."""
+        self._patient = False
+        self._abort_all()
 
     async def close(self) -> None:
         """Stop at once; requests in flight are cut."""
@@ -161,7 +171,7 @@ class Server:
         self.stats.accepted += 1
         self._connections[connection] = None
         over = len(self._connections) - self.limits.max_connections
-        if self.draining or over > REFUSED_SPARE:
+        if self.draining or over > self.limits.max_refused:
             connection._abort()
             return None
         return HttpError("too many connections; try again later", 503) if over > 0 else None

@@ -1,10 +1,24 @@
-"""Clock and entropy of the machine."""
+"""Clock, entropy and descriptors of the machine."""
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import time
 
 from o3storage import _native
+
+
+def raise_descriptor_limit(wanted: int) -> int:
+    """Have this process allowed `wanted` open descriptors, or as many as it may be; returns how
+    many that is now (getrlimit(2), RLIMIT_NOFILE)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):  # O3StorageOS has one limit for good
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else soft
 
 
 class SystemClock:

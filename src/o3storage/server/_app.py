@@ -42,6 +42,7 @@ from . import _admin, _health, _peering, _root_key, _running, _screen, _waiting
 from ._config import RootKey, ServerConfig
 from ._credentials import ROOT_OWNER, Credentials
 from ._data_dir import DataDir, open_data_dir
+from ._descriptors import OPERATOR_LIMITS, client_limits
 from ._errors import StartError
 from ._housekeeping import Housekeeping
 from ._metrics import Metrics
@@ -50,6 +51,8 @@ from ._wiring import open_member
 DRAIN_TIMEOUT_S = 30.0
 """How long requests in flight may take after SIGTERM before they are cut; systemd's default kill
 comes after 90 s."""
+
+STOPPING = f"stopping: what is in flight may take {DRAIN_TIMEOUT_S:.0f} s; Ctrl-C once more cuts it"
 
 GC_THRESHOLDS = (10_000, 20, 20)
 """Of the collector's generations. A request makes about fifty containers that live until its sync
@@ -165,6 +168,7 @@ class Application:
         self.housekeeping = Housekeeping(self.node, self.clock, mine=self.membership.leads)
         self.http = Server(
             self._handle,
+            limits=client_limits(),
             error_response=self.service.error_response,
             report=self._report,
             clock=self.clock,
@@ -309,7 +313,12 @@ class Application:
             self.membership.options.url = f"{scheme}://{name}:{port}"
             if config.admin_listen:
                 asked = config.admin_listen
-                self.admin_http = Server(self._handle_admin, report=self._report, clock=self.clock)
+                self.admin_http = Server(
+                    self._handle_admin,
+                    limits=OPERATOR_LIMITS,
+                    report=self._report,
+                    clock=self.clock,
+                )
                 host, port = await self.admin_http.listen(*asked)
                 self.admin_url = f"http://{_reachable(host)}:{port}"
         except OSError as error:
@@ -454,12 +463,20 @@ class Application:
     async def stop(self) -> None:
         """Finish what is in flight, then close every room. Loses nothing that was answered."""
         self.stopping = True
+        if self.http.busy:
+            self._say(STOPPING)
         await self.http.drain(DRAIN_TIMEOUT_S)
         if self.admin_http is not None:
             await self.admin_http.drain(1.0)
         await self.housekeeping.stop()
         await self._close_rooms()
         _running.remove(self.config.data_dir)
+
+    def hurry(self) -> None:
+        """Told to stop once more: what is in flight is cut."""
+        for server in (getattr(self, "http", None), self.admin_http):
+            if server is not None:
+                server.cut()
 
     async def _close_rooms(self) -> None:
         """Node, network, store, lock: after a start that failed too, whatever it came to."""
@@ -486,6 +503,8 @@ def run_server(config: ServerConfig, show: Callable[[list[str]], None]) -> int:
         starting = loop.create_task(application.start())
 
         def end() -> None:
+            if stop.is_set():
+                application.hurry()
             stop.set()
             starting.cancel()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from o3storage.http import Request, Response, Server, ServerTls, TlsConfigError
 
+from ._descriptors import client_limits
 from ._errors import StartError
 from ._health import RETRY_AFTER_S
 
@@ -45,7 +46,7 @@ async def open_front(config: ServerConfig, clock: Clock) -> Server | None:
     the system chooses, None. To be drained before S3 is served. Raises StartError."""
     if not config.port or not (config.cluster.peers or config.cluster.token):
         return None
-    front = Server(answer, clock=clock)
+    front = Server(answer, limits=client_limits(), clock=clock)
     try:
         tls = None
         if config.tls_cert and config.tls_key:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ all of a volume was filled as fast."""
 
 OPEN_FILES_MAX = 512
 """Volumes held open for reading; the least recently opened is closed beyond it."""
+
+_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Volume:
@@ -247,13 +250,17 @@ class Core:
                 buffer[:] = block
                 await file.write_sync(0, [buffer])
                 await self.disk.sync_dir(VOLUME_DIR)
-            except DiskFull:
-                await file.close()
-                await self.disk.unlink(volume.path)
+            except DiskError as error:
+                if isinstance(error, DiskFull) or error.errno in _OUT_OF_DESCRIPTORS:
+                    await file.close()
+                    await self.disk.unlink(volume.path)
                 raise
         except DiskFull as error:
             raise StoreFull("no space for a new volume: delete objects or add space") from error
         except DiskError as error:
+            if error.errno in _OUT_OF_DESCRIPTORS:  # the disk was not even asked
+                why = "too many files are open for a new volume: allow more (ulimit -n)"
+                raise StoreFull(why) from error
             raise self.fault(error) from error
         volume.file = file
         self.volumes[volume.volume] = volume
