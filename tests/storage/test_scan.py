@@ -92,6 +92,25 @@ def test_padding_is_no_damage_and_an_altered_record_is():
     assert bad == [(at, at + len(second))]
 
 
+def test_padding_that_a_power_cut_tore_is_no_damage():
+    """Its record is whole, so that the volume goes on behind it; of the sectors that only pad the
+    write, which no sync had covered, some were kept."""
+    content = bytearray(HEADER_BYTES) + record(1, 300)
+    at = len(content)
+    content += b"\xff" * (align(at) - at)
+    sector = align(at) - 3 * 512
+    content[sector : sector + 512] = bytes(512)
+    content += record(2, 100)
+    assert scanned(bytes(content)) == (
+        [(HEADER_BYTES, stream_id(1)), (align(at), stream_id(2))],
+        [],
+    )
+    for byte in (sector + 5, at + 7):
+        torn = bytearray(content)
+        torn[byte] ^= 0x10
+        assert len(scanned(bytes(torn))[1]) == 1
+
+
 def test_the_search_behind_a_batch_looks_at_little():
     """A volume of many small batches: each has padding behind its records, and the search that
     passes over it must not copy a whole window each time."""

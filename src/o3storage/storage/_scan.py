@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from o3storage.storage._batches import (
     FOOTER_BYTES,
+    SECTOR_BYTES,
     SummaryBad,
     parse_summary,
     parse_trailer,
@@ -29,7 +30,7 @@ from o3storage.storage._records import (
     parse_header,
 )
 from o3storage.storage._types import KIB, MIB
-from o3storage.storage._volume import BLOCK_BYTES, HEADER_BYTES, VolumeKind, align
+from o3storage.storage._volume import BLOCK_BYTES, HEADER_BYTES, PAD, VolumeKind, align
 
 WINDOW_BYTES = 1 * MIB
 """Read at a time: what was read is copied in one step of the loop."""
@@ -197,12 +198,16 @@ def _header_end(view: memoryview, at: int) -> int:
 
 
 async def _is_padding(window: _Window, start: int, end: int) -> bool:
-    """Padding (0xFF) up to a 4 KiB boundary, then nothing (0) or nothing at all."""
+    """Padding (0xFF) up to a 4 KiB boundary, then nothing (0) or nothing at all. A sector of the
+    padding may be 0, too: a power cut before the sync of the last record kept the others."""
     written = min(align(start), end)
     view = await window.at(start, written - start)
-    if bytes(view[: written - start]).strip(b"\xff") not in (b"", bytes(written - start)):
-        return False
-    start = written
+    while start < written:
+        sector_end = min(start - start % SECTOR_BYTES + SECTOR_BYTES, written)
+        size = sector_end - start
+        if bytes(view[:size]) not in (PAD * size, bytes(size)):
+            return False
+        view, start = view[size:], sector_end
     while start < end:
         view = await window.at(start, 1)
         part = bytes(view[: end - start])
