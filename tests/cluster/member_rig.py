@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from o3storage import catalog
 from o3storage.catalog import Catalog
 from o3storage.cluster import (
     ClusterError,
@@ -22,8 +21,8 @@ from o3storage.cluster._membership import Membership
 from o3storage.crypto import NodeKeys
 from o3storage.runtime.network import Address
 from o3storage.simulation import SimClock, SimDisk, SimEntropy, SimJobs, SimNet
-from o3storage.storage import Store, StoreError
-from tests.cluster.support import Rig, small_options
+from o3storage.storage import StoreError
+from tests.cluster.support import Rig
 
 SECRET = "0123456789abcdef0123456789abcdef"
 PORT = 8081
@@ -49,15 +48,7 @@ class Place(Rig):
     async def up(self, peers: str = "", secret: str | None = SECRET, **settings: Any) -> Place:
         """Start it as `o3storage --ip HOST --peers PEERS` would."""
         network = self.net.network(self.host, self.keys.identity)
-        store = await Store.open(
-            self.disk,
-            disk_key=self.keys.disk_key,
-            jobs=SimJobs(self.seed),
-            clock=self.clock,
-            entropy=self.entropy,
-            options=small_options(**self.options),
-            prefix_length=catalog.prefix_length,
-        )
+        store = await self.open_store()
         options = ClusterOptions(
             disk=self.disk,
             listen=Address(self.host, PORT),

@@ -45,8 +45,8 @@ class Rig:
         self.store: Store
         self.node: Node
 
-    async def start(self) -> Rig:
-        self.store = await Store.open(
+    async def open_store(self) -> Store:
+        return await Store.open(
             self.disk,
             disk_key=self.keys.disk_key,
             jobs=SimJobs(self.seed),
@@ -55,6 +55,9 @@ class Rig:
             options=small_options(**self.options),
             prefix_length=catalog.prefix_length,
         )
+
+    async def start(self) -> Rig:
+        self.store = await self.open_store()
         self.node = await Node.open(
             self.store,
             self.machine,

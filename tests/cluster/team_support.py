@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from o3storage import catalog
 from o3storage.cluster import Node, node_id
 from o3storage.cluster._errors import ClusterError
 from o3storage.cluster._node import Founder
@@ -16,8 +15,8 @@ from o3storage.cluster._peer_types import PeerError, PeerLost, PeerUnreachable
 from o3storage.cluster._wire import UNIT_HEAD_BYTES, decode_message, encode_message
 from o3storage.raft.core import Message
 from o3storage.simulation import SimDisk, SimJobs
-from o3storage.storage import SealedFrame, Store
-from tests.cluster.support import Rig, small_options
+from o3storage.storage import SealedFrame
+from tests.cluster.support import Rig
 
 DELAY_S = 0.0005
 
@@ -194,15 +193,7 @@ class Member(Rig):
         self.bootstrap = True
 
     async def start(self) -> Member:
-        self.store = await Store.open(
-            self.disk,
-            disk_key=self.keys.disk_key,
-            jobs=SimJobs(self.seed),
-            clock=self.clock,
-            entropy=self.entropy,
-            options=small_options(**self.options),
-            prefix_length=catalog.prefix_length,
-        )
+        self.store = await self.open_store()
         self.node = await Node.open(
             self.store,
             self.machine,
