@@ -8,7 +8,7 @@ import pytest
 
 from tests.http.serving import OVER_TLS
 
-BOTH = ("test_connection", "test_answer", "test_deadlines")
+BOTH = ("test_connection", "test_connection_bodies", "test_answer", "test_deadlines")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
