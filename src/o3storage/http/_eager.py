@@ -1,8 +1,9 @@
-"""Start a coroutine at once, and make it a task only if it has to wait twice.
+"""Start a coroutine at once, and make it a task only if it has to wait often.
 
 Most requests are answered from memory without ever waiting, and a small write waits once, for its
-sync; a task for each would cost more than parsing its head, and turns of the loop besides. CPython
-3.12 has eager tasks of its own; 3.11 is the floor here.
+sync, or in a cluster first for what its leaders say; a task for each would cost more than parsing
+its head, and turns of the loop besides. CPython 3.12 has eager tasks of its own; 3.11 is the floor
+here.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
+MAX_WAITS = 3
+"""A small write in a cluster waits so often: for its bucket, for its key, for its entry. From there
+on a task costs less, whose steps are C."""
+
 
 class Started:
     """A coroutine that was started at once and waits. What `asyncio.current_task()` is until a task
-    takes over, which happens when it waits a second time or is cancelled. Code that keeps it
-    (`asyncio.timeout` does) and speaks to it later reaches that task."""
+    takes over, which happens when it waits more than MAX_WAITS times or is cancelled. Code that
+    keeps it (`asyncio.timeout` does) and speaks to it later reaches that task."""
 
     __slots__ = (
         "_cancels",
@@ -24,7 +29,7 @@ class Started:
         "_loop",
         "_message",
         "_on_end",
-        "_waited",
+        "_waits",
         "_waits_for",
         "error",
         "task",
@@ -39,7 +44,7 @@ class Started:
         self._loop = loop
         self._coroutine = coroutine
         self._on_end: Callable[[Started], None] | None = None
-        self._waited = False
+        self._waits = 0
         self._waits_for: asyncio.Future[Any] | None = None
         """The future that our callback is on; None before, after, and once there is a task."""
         self._cancels = 0
@@ -104,8 +109,8 @@ class Started:
         finally:
             _leave_task(loop, self)  # type: ignore[arg-type]
         blocking = getattr(waits_for, "_asyncio_future_blocking", False)
-        if blocking and not self._waited and not self._cancels:
-            self._waited = True
+        if blocking and self._waits < MAX_WAITS and not self._cancels:
+            self._waits += 1
             waits_for._asyncio_future_blocking = False
             self._waits_for = waits_for
             waits_for.add_done_callback(self._wake)
