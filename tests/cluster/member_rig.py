@@ -18,8 +18,12 @@ from o3storage.cluster import (
 )
 from o3storage.cluster._clustered import Clustered, open_clustered
 from o3storage.cluster._membership import Membership
+from o3storage.cluster._node_records import NodeRecord
+from o3storage.cluster._peer_types import Admission, Verdict
+from o3storage.cluster._peers import Peers
+from o3storage.cluster._wire import Hello
 from o3storage.crypto import NodeKeys
-from o3storage.runtime.network import Address
+from o3storage.runtime.network import Address, Link
 from o3storage.simulation import SimClock, SimDisk, SimEntropy, SimJobs, SimNet
 from o3storage.storage import StoreError
 from tests.cluster.support import Rig
@@ -176,3 +180,43 @@ async def patiently(call: Callable[[], Awaitable[Any]], limit_s: float = 20.0) -
 
 
 __all__ = ["PORT", "SECRET", "Node", "Place", "Places", "patiently"]
+
+
+class Stranger:
+    """Somebody with keys of its own, and with or without the secret, who says what it likes."""
+
+    def __init__(self, places: Places, secret: str | None, number: int = 66) -> None:
+        entropy = SimEntropy(number)
+        self.keys = NodeKeys.generate(entropy)
+        self.network = places.net.network(f"10.0.0.{number}", self.keys.identity)
+        self.secret = ClusterSecret(secret) if secret else None
+        self.cluster = b""
+        self.role = "connect"
+        self.peers = Peers(
+            self.network,
+            me=node_id(self.keys),
+            session=1,
+            admit=lambda link, hello: Verdict(Admission.GUEST),
+            hello=self.hello,
+            entropy=entropy,
+        )
+
+    def hello(self, link: Link) -> Hello:
+        proof = b""
+        if self.secret is not None:
+            proof = self.secret.proof(link.binding, self.keys.identity, link.peer, self.role)
+        return Hello(cluster=self.cluster, proof=proof)
+
+    def record(self, keys: NodeKeys | None = None) -> NodeRecord:
+        keys = keys or self.keys
+        return NodeRecord(node_id(keys), keys.identity, keys.exchange, 7)
+
+    async def ask(self, kind: int, payload: bytes) -> bytes:
+        _identity, answer = await self.peers.call_address(
+            Address("10.0.0.1", PORT), kind, payload, 5.0
+        )
+        return answer
+
+    async def close(self) -> None:
+        await self.peers.close()
+        await self.network.close()

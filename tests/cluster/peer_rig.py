@@ -16,6 +16,12 @@ from o3storage.simulation import SimEntropy, SimNet, run
 PORT = 8081
 CLUSTER = b"c" * 16
 MEMBER_ROLE, GUEST_ROLE = 0, 1
+ECHO, FAIL, REFUSE, SLOW = 1, 2, 3, 4
+"""Kinds of calls."""
+
+
+async def echo(node: int, payload: memoryview) -> bytes:
+    return bytes(payload)
 
 
 def host(node: int) -> str:

@@ -1,4 +1,5 @@
-"""Nodes that join, leave, come back and are kept out, each started as its command would."""
+"""Nodes that join, come back and are kept out, each started as its command would. Those that leave:
+`test_leaving.py`; strangers: `test_strangers.py`."""
 
 from __future__ import annotations
 
@@ -13,25 +14,17 @@ import pytest
 
 from o3storage.cluster import (
     ClusterError,
-    ClusterSecret,
     MembershipRefused,
     SecretRefused,
     SplitRefused,
     Unavailable,
     WrongCluster,
-    _kinds,
-    node_id,
 )
-from o3storage.cluster._join import NEVER, encode_request, encode_welcome
 from o3storage.cluster._membership import Membership
-from o3storage.cluster._node_records import NodeRecord, NodeState
-from o3storage.cluster._peer_types import Admission, Code, PeerError, PeerRefused, Verdict
-from o3storage.cluster._peers import Peers
-from o3storage.cluster._wire import Hello
-from o3storage.crypto import NodeKeys
-from o3storage.runtime.network import Address, Link
-from o3storage.simulation import SimDisk, SimEntropy, run
-from tests.cluster.member_rig import PORT, SECRET, Places, patiently
+from o3storage.cluster._node_records import NodeState
+from o3storage.runtime.network import Address
+from o3storage.simulation import SimDisk, run
+from tests.cluster.member_rig import PORT, SECRET, Places, Stranger, patiently
 from tests.cluster.support import body_of
 
 
@@ -202,145 +195,6 @@ def test_another_cluster_on_a_known_address_is_reported() -> None:
             assert found[f"10.0.0.3:{PORT}"] == places[3].membership.cluster_id.hex()
 
     run(main(), 9)
-
-
-def test_removal_below_the_replication_factor_is_refused() -> None:
-    async def main() -> None:
-        async with Places() as places:
-            await places.start(3)
-            await places.until_voters(1, 2, 3)
-            with pytest.raises(MembershipRefused, match="--shrink"):
-                await places[1].membership.remove(places[3].id, shrink=False)
-            assert places[2].membership.records[places[3].id].state.name == "MEMBER"
-
-    run(main(), 10)
-
-
-def test_a_removed_node_stays_out_and_a_new_epoch_begins() -> None:
-    async def main() -> None:
-        async with Places(count=4) as places:
-            await places.start(4)
-            await places.until_voters(1, 2, 3, groups=(0,))
-            gone = places[2].id
-            await places[1].membership.remove(gone, shrink=False)
-            await places.until(lambda: places[1].states()["10.0.0.2"] == "removed")
-            await places.until_voters(1, 3, 4)
-            for number in (1, 3, 4):
-                await places.until(lambda n=number: places[n].node._epochs.newest == 2)
-            assert places[2].node._epochs.newest == 1, "who left does not get the new key"
-            bucket = await patiently(places[3].bucket)
-            upload, _command = await places[4].upload(bucket, b"k", b"v")
-            assert upload.ref.epoch == 2
-            # It is started again by accident: nobody talks to it.
-            await places[2].down()
-            await places[2].up("10.0.0.1")
-            await asyncio.sleep(5)
-            assert not any(places[n].membership.up(gone) for n in (1, 3, 4))
-            assert any(
-                "removed" in text for text in places[2].membership.status()["problems"].values()
-            ), places[2].membership.status()
-            with pytest.raises(Unavailable):
-                await places[2].put(bucket, b"k", b"v")
-
-    run(main(), 11)
-
-
-def test_a_removed_node_cannot_join_again_under_its_old_keys() -> None:
-    async def main() -> None:
-        async with Places(count=4) as places:
-            await places.start(4)
-            await places.until_voters(1, 2, 3, groups=(0,))
-            await places[1].membership.remove(places[4].id, shrink=False)
-            await places.until(lambda: places[1].states()["10.0.0.4"] == "removed")
-            await places[4].down()
-            keys = places[4].keys
-            places[4].fresh()
-            places[4].keys = keys
-            with pytest.raises(MembershipRefused, match="was removed"):
-                await places[4].up("10.0.0.1")
-            places[4].fresh()
-            await places[4].up("10.0.0.1")  # with new ones it may
-
-    run(main(), 12)
-
-
-def test_a_dead_node_is_replaced_by_a_new_one() -> None:
-    async def main() -> None:
-        async with Places(count=4) as places:
-            await places.start(3)
-            await places.until_voters(1, 2, 3)
-            bucket = await patiently(places[1].bucket)
-            await patiently(lambda: places[1].put(bucket, b"k", b"v"))
-            dead = places[3].id
-            await places[3].die()
-            await patiently(lambda: places[1].membership.remove(dead, shrink=False, replace=True))
-            await asyncio.sleep(5)
-            assert dead in places[1].voters(1), "it keeps its place until another has it"
-            await places[4].up("10.0.0.2")
-            await places.until_voters(1, 2, 4)
-            await places.until(lambda: places[1].states()["10.0.0.3"] == "removed")
-            assert await patiently(lambda: places[4].get(bucket, b"k")) == b"v"
-
-    run(main(), 13)
-
-
-def test_draining_the_leader_hands_over_and_moves_its_votes() -> None:
-    async def main() -> None:
-        async with Places(count=4) as places:
-            await places.start(4)
-            await places.until_voters(1, 2, 3, groups=(0,))
-            await places[2].membership.drain(places[1].id, shrink=False)
-            await places.until(lambda: places[1].id not in places[2].voters(0))
-            await places.until(lambda: places[1].id not in places[2].voters(1))
-            for group in (0, 1):
-                assert places[2].voters(group) == sorted(places[n].id for n in (2, 3, 4))
-            # It is still a node, and serves.
-            bucket = await patiently(places[1].bucket)
-            assert bucket.name == "bucket"
-            await patiently(lambda: places[3].membership.stay(places[1].id))
-            await places.until(lambda: places[2].states()["10.0.0.1"] == "member")
-
-    run(main(), 14)
-
-
-def test_shrinking_from_three_to_two() -> None:
-    async def main() -> None:
-        async with Places() as places:
-            await places.start(3)
-            await places.until_voters(1, 2, 3)
-            await places[3].die()
-            victim = next(
-                n
-                for n, r in places[1].membership.records.items()
-                if r.announced.addresses[0].host == "10.0.0.3"
-            )
-            await patiently(lambda: places[1].membership.remove(victim, shrink=True))
-            await places.until(lambda: places[1].states()["10.0.0.3"] == "removed")
-            bucket = await patiently(places[2].bucket)
-            await patiently(lambda: places[2].put(bucket, b"k", b"v"))
-
-    run(main(), 15)
-
-
-def test_a_node_that_lost_its_volumes_does_not_come_back_under_its_name() -> None:
-    async def main() -> None:
-        async with Places() as places:
-            await places.start(3)
-            await places.until_voters(1, 2, 3)
-            await places[3].down()
-            kept = await places[3].disk.list_dir("")
-            assert "members" in kept
-            for folder in ("volumes", "index"):
-                for name in await places[3].disk.list_dir(folder):
-                    await places[3].disk.unlink(f"{folder}/{name}")
-            with pytest.raises(Unavailable, match="lost its volumes"):
-                await places[3].up("10.0.0.1")
-            # Not even when that file is gone as well.
-            await places[3].disk.unlink("members")
-            with pytest.raises(MembershipRefused, match="data is gone"):
-                await places[3].up("10.0.0.1")
-
-    run(main(), 16)
 
 
 def test_a_node_that_moved_is_found_at_its_new_address() -> None:
@@ -534,148 +388,6 @@ def test_two_processes_with_one_identity_are_noticed() -> None:
             await places.until(noticed)
 
     run(main(), 20)
-
-
-class Stranger:
-    """Somebody with keys of its own, and with or without the secret, who says what it likes."""
-
-    def __init__(self, places: Places, secret: str | None, number: int = 66) -> None:
-        entropy = SimEntropy(number)
-        self.keys = NodeKeys.generate(entropy)
-        self.network = places.net.network(f"10.0.0.{number}", self.keys.identity)
-        self.secret = ClusterSecret(secret) if secret else None
-        self.cluster = b""
-        self.role = "connect"
-        self.peers = Peers(
-            self.network,
-            me=node_id(self.keys),
-            session=1,
-            admit=lambda link, hello: Verdict(Admission.GUEST),
-            hello=self.hello,
-            entropy=entropy,
-        )
-
-    def hello(self, link: Link) -> Hello:
-        proof = b""
-        if self.secret is not None:
-            proof = self.secret.proof(link.binding, self.keys.identity, link.peer, self.role)
-        return Hello(cluster=self.cluster, proof=proof)
-
-    def record(self, keys: NodeKeys | None = None) -> NodeRecord:
-        keys = keys or self.keys
-        return NodeRecord(node_id(keys), keys.identity, keys.exchange, 7)
-
-    async def ask(self, kind: int, payload: bytes) -> bytes:
-        _identity, answer = await self.peers.call_address(
-            Address("10.0.0.1", PORT), kind, payload, 5.0
-        )
-        return answer
-
-    async def close(self) -> None:
-        await self.peers.close()
-        await self.network.close()
-
-
-def stranger_test(seed: int, secret: str | None, story: Any) -> None:
-    async def main() -> None:
-        async with Places() as places:
-            await places[1].up()
-            stranger = Stranger(places, secret)
-            try:
-                await story(places, stranger)
-            finally:
-                await stranger.close()
-            assert len(places[1].membership.records) == 1
-
-    run(main(), seed)
-
-
-def test_who_cannot_prove_the_secret_is_refused_whatever_it_says() -> None:
-    async def story(places: Places, stranger: Stranger) -> None:
-        for cluster in (b"", b"x" * 16, places[1].membership.cluster_id):
-            stranger.cluster = cluster
-            with pytest.raises(PeerRefused):
-                await stranger.ask(_kinds.JOIN, encode_request(stranger.record()))
-        # Not even a right proof for the other end of the connection: it was sent back.
-        stranger.cluster = b""
-        stranger.secret = ClusterSecret(SECRET)
-        stranger.role = "accept"
-        with pytest.raises(PeerRefused, match="secret"):
-            await stranger.ask(_kinds.JOIN, encode_request(stranger.record()))
-
-    stranger_test(21, None, story)
-
-
-def test_who_knows_the_secret_may_join_as_itself_only_and_do_nothing_else() -> None:
-    async def story(places: Places, stranger: Stranger) -> None:
-        other = NodeKeys.generate(SimEntropy(67))
-        for request in (encode_request(stranger.record(other)), b"", b"x" * 100):
-            with pytest.raises(PeerError) as refused:
-                await stranger.ask(_kinds.JOIN, request)
-            assert refused.value.code == NEVER
-        for kind in (_kinds.FACTS, _kinds.PROPOSE, _kinds.FRAMES):
-            with pytest.raises(PeerError) as refused:
-                await stranger.ask(kind, b"")
-            assert refused.value.code == Code.NOT_ALLOWED
-        # It claims to be of the cluster: it is a guest all the same.
-        stranger.cluster = places[1].membership.cluster_id
-        with pytest.raises(PeerError) as refused:
-            await stranger.ask(_kinds.FACTS, b"")
-        assert refused.value.code == Code.NOT_ALLOWED
-
-    stranger_test(22, SECRET, story)
-
-
-def test_an_id_that_is_not_the_keys_is_refused() -> None:
-    async def story(places: Places, stranger: Stranger) -> None:
-        stranger.peers.me = places[1].id ^ 1
-        with pytest.raises(PeerRefused, match="key"):
-            await stranger.ask(_kinds.JOIN, encode_request(stranger.record()))
-
-    stranger_test(23, SECRET, story)
-
-
-def test_a_joiner_does_not_trust_whoever_answers() -> None:
-    async def main() -> None:
-        async with Places() as places:
-            # Somebody listens where the first node should be, and does not know the secret.
-            stranger = Stranger(places, SECRET[::-1], number=1)
-            asked: list[int] = []
-
-            async def welcome(node: int, payload: memoryview) -> bytes:
-                asked.append(node)
-                return encode_welcome(b"evil" * 4, [stranger.record()])
-
-            stranger.role = "accept"
-            stranger.peers.serve(_kinds.JOIN, welcome, guests=True)
-            await stranger.peers.listen(Address("10.0.0.1", PORT))
-            joining = asyncio.get_running_loop().create_task(places[2].up("10.0.0.1"))
-            await asyncio.sleep(10)
-            assert not joining.done() and not asked
-            joining.cancel()
-            await asyncio.gather(joining, return_exceptions=True)
-            await stranger.close()
-
-    run(main(), 24)
-
-
-def test_who_relays_a_proof_gets_nothing() -> None:
-    """A stranger hands the connection of a real joiner's proof on to the cluster as its own."""
-
-    async def story(places: Places, stranger: Stranger) -> None:
-        joiner = NodeKeys.generate(SimEntropy(68))
-        secret = ClusterSecret(SECRET)
-
-        def relayed(link: Link) -> Hello:
-            # The proof was made by `joiner`, on its connection to the stranger.
-            proof = secret.proof(bytes(32), joiner.identity, stranger.keys.identity, "connect")
-            return Hello(proof=proof)
-
-        stranger.peers._hello = relayed
-        with pytest.raises(PeerRefused, match="secret"):
-            await stranger.ask(_kinds.JOIN, encode_request(stranger.record()))
-
-    stranger_test(25, None, story)
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,18 @@ KEYS = st.builds(
 )
 VALUES = st.none() | st.binary(max_size=40)
 BATCHES = st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=25)
+
+
+async def filled(disk: SimDisk, rows: int = 600, seed: int = 7):
+    """An index with three levels, its model."""
+    rng = random.Random(seed)
+    index = await open_index(disk, seed)
+    model: dict[bytes, bytes] = {}
+    for n in range(rows // 50):
+        batch = random_rows(rng, 300, 50)
+        index.write(batch)
+        apply(model, batch)
+        await index.flush(b"%d" % n)
+        if n % 2:
+            await index.merge()
+    return index, model
