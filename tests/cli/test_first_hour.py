@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -290,33 +293,47 @@ def test_no_openssl_in_the_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT"])
 def test_it_stops_cleanly(tmp_path: Path, how: str) -> None:
-    import signal
-
     with RunningStore(tmp_path / "data") as store:
         store.process.send_signal(getattr(signal, how))
         assert store.process.wait(timeout=60) == 0
         assert not (tmp_path / "data" / "running.json").exists()
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT"])
-def test_told_to_stop_twice_it_waits_for_nobody(tmp_path: Path, how: str) -> None:
-    import signal
-    import socket
-    from urllib.parse import urlsplit
+def a_request_in_flight(store: RunningStore) -> socket.socket:
+    """A connection with a PUT that was let in and whose body does not come."""
+    address = urlsplit(store.url)
+    held = socket.create_connection((address.hostname, address.port), timeout=20)
+    held.sendall(b"PUT /bucket HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert b" 200 OK" in held.recv(1000)
+    held.sendall(
+        b"PUT /bucket/key HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        b"Expect: 100-continue\r\n\r\n"
+    )
+    assert b" 100 " in held.recv(1000)
+    return held
 
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_twice_it_waits_for_nobody(tmp_path: Path, how: signal.Signals) -> None:
     with RunningStore(tmp_path / "data", "--anonymous") as store:
-        address = urlsplit(store.url)
-        with socket.create_connection((address.hostname, address.port), timeout=20) as held:
-            held.sendall(b"PUT /bucket HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert b" 200 OK" in held.recv(1000)
-            held.sendall(
-                b"PUT /bucket/key HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
-                b"Expect: 100-continue\r\n\r\n"
-            )
-            assert b" 100 " in held.recv(1000)  # and its body never comes
-            store.process.send_signal(getattr(signal, how))
+        with a_request_in_flight(store):
+            store.process.send_signal(how)
             assert store.process.stdout is not None
             assert store.process.stdout.readline().startswith("stopping: ")
-            store.process.send_signal(getattr(signal, how))
+            store.process.send_signal(how)
             assert store.process.wait(timeout=20) == 0
+        assert not (tmp_path / "data" / "running.json").exists()
+
+
+def test_it_stops_cleanly_though_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+    with RunningStore(tmp_path / "data", "--anonymous") as store:
+        assert store.process.stdout is not None
+        store.process.stdout.close()
+        address = urlsplit(store.url)
+        with a_request_in_flight(store):
+            store.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ConnectionError):
+                while True:  # until it has begun to stop
+                    socket.create_connection((address.hostname, address.port), timeout=20).close()
+        assert store.process.wait(timeout=20) == 0
         assert not (tmp_path / "data" / "running.json").exists()

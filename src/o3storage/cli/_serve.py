@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -87,7 +88,9 @@ def _own_name() -> str:
 
 
 def _show(lines: list[str]) -> None:
-    print("\n".join(lines), flush=True)
+    # Whoever read the first lines may be gone when the last ones are said: the store goes on.
+    with contextlib.suppress(OSError):
+        print("\n".join(lines), flush=True)
 
 
 def serve(options: argparse.Namespace) -> int:

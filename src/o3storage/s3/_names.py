@@ -104,10 +104,11 @@ def split_target(
 
 
 def host_name(host: str) -> str:
-    """A Host value without its port, lower case, brackets of IPv6 kept."""
+    """A Host value without its port, lower case, brackets of IPv6 kept; without the dot that ends a
+    name written from the root."""
     if host.startswith("["):
         return host.partition("]")[0].lower() + "]"
-    return host.partition(":")[0].lower()
+    return host.partition(":")[0].lower().removesuffix(".")
 
 
 def _virtual_bucket(host: str, domains: tuple[str, ...]) -> str | None:
