@@ -20,7 +20,7 @@ ROOMS = [
     ("s3", "signatures, XML, headers, errors, operations"),
     ("http", "HTTP/1.1 and TLS; bodies in blocks; limits; deadlines"),
     ("catalog", "buckets, versions, uploads, keys: pure commands, queries"),
-    ("cluster", "ranges, replicas, body streams (one node today)"),
+    ("cluster", "ranges, replicas, members, body streams, repair"),
     ("raft", "consensus core without I/O"),
     ("storage", "volumes, frames, index, compaction, scrub"),
     ("crypto", "keys, sealing, node identity"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ def test_every_name_exists(page: Path) -> None:
 def test_a_stale_name_is_found(text: str, reason: str) -> None:
     found = problems(OPERATIONS, f"before {text} after" if re.match("`[^`]", text) else text)
     assert any(reason in problem for problem in found), found
+
+
+def test_the_drawing_is_what_its_script_draws() -> None:
+    drawn = runpy.run_path(str(ROOT / "tools" / "draw_architecture.py"))["draw"]()
+    assert (ROOT / "docs" / "architecture.svg").read_text() == drawn
 
 
 def test_names_that_exist_pass() -> None:

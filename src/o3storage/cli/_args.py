@@ -93,7 +93,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host-label",
         metavar="NAME",
-        help="the machine, when it runs several nodes: no two copies of an object on one",
+        help="the machine, when it runs several nodes: no two voters of a range on one",
     )
     parser.add_argument(
         "--domain",
