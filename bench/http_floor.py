@@ -1,6 +1,6 @@
 """The floor of the HTTP layer: requests per second that it serves with a handler that does nothing.
 
-    python bench/http_floor.py [--connections 32] [--seconds 3]
+    python -m bench.http_floor [--connections 32] [--seconds 3]
 
 The server is this process, the client another one (asyncio raw sockets: it writes a request, reads
 until the answer is whole, writes the next). Each process's own CPU time (user + system) is divided
@@ -134,24 +134,18 @@ async def measure(name: str, request: bytes, connections: int, seconds: float) -
     )
 
 
-def main(seconds: float | None = None) -> None:
+def main(seconds: float | None = None, connections: int = 32) -> None:
     """Print the table."""
 
     async def run() -> None:
         for name, request in LOADS.items():
-            await measure(name, request, 32, seconds or 3.0)
+            await measure(name, request, connections, seconds or 3.0)
 
     asyncio.run(run())
 
 
-async def command() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    options = parser.parse_args()
-    for name, request in LOADS.items():
-        await measure(name, request, options.connections, options.seconds)
-
-
-if __name__ == "__main__":
-    asyncio.run(command())
+    parser.add_argument("--seconds", type=float)
+    main(**vars(parser.parse_args()))
