@@ -260,3 +260,43 @@ def test_an_outcome_in_the_place_of_another_does_not_count(index_lost):
             assert [key for key, _ in rows] == [b"\x20row1", b"\x20row2"]
 
     run(main(), 5)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_batch_that_is_gone_is_not_taken_for_moved_by_compaction(later):
+    """With it went an outcome, the last one of its group in its volume; the next volume says how
+    far the group had applied. (`later`: when that volume began, the outcome had been noticed to be
+    lost, and its entry was executed again.)"""
+
+    async def main():
+        disk = SimDisk(5)
+        store = await open_store(disk, log_volume_bytes=64 * 1024)
+        await store.append(1, hard(1), [entry(i) for i in range(1, 5)])
+        for index in (1, 2, 3):
+            store.apply(1, index, [(b"\x20row%d" % index, b"of entry %d" % index)])
+            await store.append(2, hard(1), [entry(index)])  # the outcome rides with it
+        await store.append(2, hard(1), [entry(4)])
+        if not later:
+            await store.close()
+            store = await open_store(disk, log_volume_bytes=64 * 1024)  # a new volume
+        disk = disk.crash()
+        await store.close()
+        path, gone, _ = places(disk, records.OUTCOME)[2]
+        node = disk.image.lookup(path)
+        for data in (node.cached, node.durable):
+            data[gone - gone % 4096 : gone - gone % 4096 + 4096] = bytes(4096)
+        if later:
+            for _ in range(2):  # the second life's volume says that it was executed again
+                async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+                    for index in range(store.log_state(1).applied_index + 1, 4):
+                        store.apply(1, index, [(b"\x20row%d" % index, b"of entry %d" % index)])
+                    await store.append(3, hard(1), [entry(store.log_state(3).last_index + 1)])
+        await lose_index(disk)
+        async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+            wanted = 3 if later else 2
+            assert store.log_state(1).applied_index == wanted
+            assert store.log_state(1).last_index == 4
+            rows = await store.scan(b"\x20", b"\x21", 10)
+            assert [key for key, _ in rows] == [b"\x20row%d" % n for n in range(1, wanted + 1)]
+
+    run(main(), 5)

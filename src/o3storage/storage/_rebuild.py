@@ -74,11 +74,16 @@ class _Gather(Replay):
     def __init__(self, core: Core, sealers: Callable[[int], FileSealer]) -> None:
         super().__init__(core, Mark(), sealers)
         self._outcomes_may_be_gone = True
-        self._chain: dict[int, int] = {}
-        """group -> last outcome so far of the volume that is walked. Outcomes of one volume follow
-        each other; between volumes some may be gone, moved by compaction."""
+        self._chain: dict[int, tuple[int, int, int]] = {}
+        """group -> last outcome so far, and how many holes of either kind there were before it.
+        Outcomes follow each other; where volumes were freed, compaction has moved some."""
         self._lost: dict[int, None] = {}
-        """Groups an outcome of which rotted: what lies behind it is executed again."""
+        """Groups an outcome of which is lost: what lies behind it is executed again."""
+        self._last: BatchInfo | None = None
+        self._lost_batches = 0
+        """Holes in the sequence of batches where no volume can have been freed."""
+        self._freed = 0
+        """Those where one may have been."""
         self.staged: dict[bytes, tuple[int, bytes | None]] = {}
 
     def stage(self, sequence: int, rows: Sequence[RowChange]) -> None:
@@ -93,9 +98,10 @@ class _Gather(Replay):
     ) -> None:
         # What can be read counts; what cannot is reported by the walk of the open.
         others: list[FoundRecord] = []
+        self._look_for_hole(info)
         for summary in info.groups:
             if summary.flags & FLAG_RESTATED:
-                self._chain[summary.group] = summary.applied_index
+                self._restart_chain(summary.group, summary.applied_index)
         sealer = self._sealers(info.volume)
         if rotted:
             records = in_place(data, records, sealer)
@@ -120,17 +126,45 @@ class _Gather(Replay):
                 if header.kind == GROUP:
                     # A snapshot took the place of all that.
                     self._lost.pop(header.group, None)
-                    self._chain[header.group] = header.b
+                    self._reach(header.group, header.b)
                 others.append(found)
         super().batch(info, data, others, rotted=False)
 
+    def _look_for_hole(self, info: BatchInfo) -> None:
+        """Are all batches here that were written before this one? What volumes that were freed
+        held stands elsewhere; a batch that a volume lacks was lost."""
+        last, self._last = self._last, info
+        if last is None:
+            self._freed += info.sequence != 1
+        elif info.sequence != last.sequence + 1:
+            between = range(last.volume + 1, info.volume)
+            if all(number in self.core.volumes for number in between):
+                self._lost_batches += 1
+            else:
+                self._freed += 1
+
+    def _reach(self, group: int, index: int) -> None:
+        self._chain[group] = (index, self._lost_batches, self._freed)
+
+    def _restart_chain(self, group: int, applied: int) -> None:
+        """A volume begins, and says how far the group had applied. Where outcomes up to there are
+        not here, compaction has moved them, unless that cannot be."""
+        at, lost_batches, freed = self._chain.get(group, (0, 0, 0))
+        if applied <= at:
+            self._lost.pop(group, None)  # from here on they were executed again
+        elif lost_batches != self._lost_batches or freed == self._freed:
+            self._lost[group] = None
+        if group not in self._lost:
+            self._reach(group, applied)
+
     def _follows(self, group: int, index: int) -> bool:
         """Whether the outcome counts: none before it was lost."""
-        before = self._chain.get(group, index - 1)
+        known = self._chain.get(group)
+        before = known[0] if known is not None else 0 if self._lost_batches else index - 1
         if group in self._lost or index > before + 1:
             self._lost[group] = None
             return False
-        self._chain[group] = max(before, index)
+        self._reach(group, max(before, index))
         return True
 
     def _restated(self, summary: GroupInfo) -> None:

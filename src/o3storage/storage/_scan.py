@@ -14,6 +14,7 @@ from typing import NamedTuple
 from o3storage.storage._batches import (
     FOOTER_BYTES,
     SECTOR_BYTES,
+    BatchInfo,
     SummaryBad,
     parse_summary,
     parse_trailer,
@@ -135,6 +136,10 @@ class _Window:
             low = 0
         return self._data[low:]
 
+    def holds(self, info: BatchInfo, offset: int) -> bool:
+        """Whether a batch that is found at `offset` was written there."""
+        return info.volume == self._volume.volume and info.offset == offset
+
     async def _read(self, offset: int, size: int) -> bytes:
         if self._medium:
             return await self._core.disk.read_direct(self._volume.path, offset, size)
@@ -165,12 +170,13 @@ async def _next_magic(window: _Window, at: int, end: int) -> int:
 
 
 async def _is_between_batches(window: _Window, start: int, end: int) -> bool:
-    """The end of a batch (padding and trailer), empty batches, the header of the next."""
+    """The end of a batch (padding and trailer), empty batches, the header of the next: all of
+    batches that were written just here."""
     size = min(end - start, SUMMARIES_BYTES)
     view = (await window.at(start, size))[:size]
     at = 0
     if start % BLOCK_BYTES == 0:
-        at = _header_end(view, 0)
+        at = _header_end(view, 0, window, start)
     while at < len(view):
         boundary = align(start + at + 1) - start
         while boundary <= len(view):
@@ -184,17 +190,20 @@ async def _is_between_batches(window: _Window, start: int, end: int) -> bool:
         trailer = boundary - summary_bytes(len(info.groups)) - FOOTER_BYTES
         if trailer < at or bytes(view[at:trailer]).strip(b"\xff"):
             return False
-        at = _header_end(view, boundary)
+        if not window.holds(info, start + boundary - info.size_bytes):
+            return False
+        at = _header_end(view, boundary, window, start + boundary)
         if at == boundary:  # no header: the last batch of the volume
             return await _is_padding(window, start + at, end)
     return start + at == end
 
 
-def _header_end(view: memoryview, at: int) -> int:
+def _header_end(view: memoryview, at: int, window: _Window, offset: int) -> int:
     try:
-        return at + summary_bytes(len(parse_summary(view, at).groups))
+        info = parse_summary(view, at)
     except SummaryBad:
         return at
+    return at + summary_bytes(len(info.groups)) if window.holds(info, offset) else at
 
 
 async def _is_padding(window: _Window, start: int, end: int) -> bool:

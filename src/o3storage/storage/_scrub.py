@@ -18,6 +18,7 @@ from o3storage.storage._frames import check_frame_record, frame_place
 from o3storage.storage._rows import PLACEMENT_TABLE, InSight, decode_run, split_placement_key
 from o3storage.storage._scan import scan_records
 from o3storage.storage._types import KIB, FrameBad
+from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
 
 PAUSE_BYTES = 256 * KIB
 
@@ -72,7 +73,9 @@ async def scrub(
     """One pass over all sealed volumes from number `start` on, from the medium; returns the count
     of what is bad. `on_volume` hears the number of each before it is read.
 
-    Volumes are read in order; only for one that shows damage are its placed frames looked up.
+    Volumes are read in order; only for one that shows damage, or that lacks something which was
+    written, are its placed frames looked up. (A write that went astray leaves whole records: one
+    where another should be, and nothing in its own place.)
     """
     bad = 0
     for number in sorted(core.volumes):
@@ -81,11 +84,13 @@ async def scrub(
             continue
         if on_volume is not None:
             on_volume(number)
-        reason = await _damage(core, volume)
-        if not reason:
+        reason, lacking = await _damage(core, volume)
+        if not reason and not lacking:
             continue
         found = await placed_bad_frames(core, number)
-        for one in found or [BadFrame(b"", 0, number, 0, reason)]:
+        if reason and not found:
+            found = [BadFrame(b"", 0, number, 0, reason)]
+        for one in found:
             bad += 1
             core.stats.scrub_bad += 1
             if on_bad is not None:
@@ -93,23 +98,29 @@ async def scrub(
     return bad
 
 
-async def _damage(core: Core, volume: Volume) -> str:
+async def _damage(core: Core, volume: Volume) -> tuple[str, bool]:
     """What is wrong first: every record's checksum must hold, and nothing lie between them that
-    should not."""
+    should not. And whether blocks of a bulk volume hold nothing: that may be what a power cut left
+    of writes which no sync had covered, or the place of a write that went astray."""
     since = 0
+    end = HEADER_BYTES
+    lacking = False
     volume.in_use += 1
     try:
         async for found in scan_records(core, volume):
             if found.header is None:
-                return f"{found.size_bytes} bytes at {found.offset} are no record"
+                return f"{found.size_bytes} bytes at {found.offset} are no record", lacking
+            lacking |= volume.kind is VolumeKind.BULK and found.offset > align(end)
+            end = found.offset + found.size_bytes
             since += found.size_bytes
             core.stats.scrubbed_bytes += found.size_bytes
             if since >= PAUSE_BYTES:
                 await asyncio.sleep(since / core.options.scrub_bytes_per_s)
                 since = 0
-        return ""
+        lacking |= volume.kind is VolumeKind.BULK and volume.size_bytes > align(end)
+        return "", lacking
     except DiskError as error:
-        return f"cannot be read: {error}"
+        return f"cannot be read: {error}", lacking
     finally:
         volume.in_use -= 1
         await core.release(volume)
