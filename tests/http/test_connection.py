@@ -15,6 +15,7 @@ from o3storage.http import (
     Response,
     plain_error,
 )
+from o3storage.http._limits import WRITE_HIGH_BYTES
 from tests.http.clients import Client
 from tests.http.serving import echo, hello, run, serving, until
 
@@ -90,6 +91,52 @@ def test_more_pipelined_input_than_is_held() -> None:
             opened.set()
             for _ in range(200):
                 assert (await client.answer()).body == body
+
+    run(main())
+
+
+@pytest.mark.parametrize("half_close", [False, True])
+def test_who_asks_on_and_does_not_read_gets_no_more_answers_made(
+    over: object, half_close: bool
+) -> None:
+    count, size = 700, 100_000
+    made = 0
+
+    async def handle(request: Request) -> Response:
+        nonlocal made
+        made += 1
+        return Response(200, [], request.path.ljust(size))
+
+    async def main() -> None:
+        async with serving(handle) as served:
+            client = await served.connect()
+            client.send("".join(f"GET /{n} HTTP/1.1\r\n{H}\r\n" for n in range(count)))
+            if half_close:
+                client.half_close()
+            await until(lambda: served.server.connections == 1)
+            connection = served.first_connection
+            await until(lambda: connection._writing_paused and connection._paused)
+            for n in range(count):
+                held = connection._transport.get_write_buffer_size()
+                assert held <= WRITE_HIGH_BYTES + 2 * size
+                assert (await client.answer()).body == b"/%d" % n + b" " * (size - len(f"/{n}"))
+            assert made == count
+
+    run(main())
+
+
+def test_who_asks_on_and_never_reads_is_cut() -> None:
+    async def handle(request: Request) -> Response:
+        return Response(200, [], bytes(200_000))
+
+    async def main() -> None:
+        async with serving(handle, rate_window_s=0.05) as served:
+            client = await served.connect()
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            client.send(f"GET / HTTP/1.1\r\n{H}\r\n" * 1000)
+            await until(lambda: served.server.stats.too_slow == 1)
+            await until(lambda: not served.server.connections)
+            client.close()
 
     run(main())
 

@@ -141,6 +141,11 @@ class Connection(Answer, asyncio.BufferedProtocol):
         elif state == LINGER and self._received_bytes > self._server.limits.drain_bytes:
             self._pause()
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._state == OPEN:
+            self._next_requests()
+
     def eof_received(self) -> bool:
         """The client sends no more. It may still read, so what it asked for is finished."""
         self._eof = True
@@ -199,6 +204,10 @@ class Connection(Answer, asyncio.BufferedProtocol):
     def _next_requests(self) -> None:
         """Serve whole heads that were received, until one request has to wait."""
         while self._state == OPEN:
+            if self._writing_paused:
+                # Who asks on and does not read what was answered has us keep no more of it.
+                self._pause()
+                return
             data = self._unread
             at = self._unread_at
             if at == len(data) and not self._eof:
@@ -364,9 +373,10 @@ class Connection(Answer, asyncio.BufferedProtocol):
                 self._rate(passed_s, self._written_bytes())
             elif self._body is not None and self._body._waiting():
                 self._rate(passed_s, self._received_bytes)
-        elif state != OPEN and self._transport.get_write_buffer_size():
-            # The last answer is not out: the time to read it has not begun.
-            self._deadline_s = now_s + self._server.limits.linger_s
+        elif (state != OPEN or self._writing_paused) and self._transport.get_write_buffer_size():
+            # The last answer is not out: the time to read it, or to ask on, has not begun.
+            limits = self._server.limits
+            self._deadline_s = now_s + (limits.idle_timeout_s if state == OPEN else limits.linger_s)
             self._rate(passed_s, self._written_bytes())
         elif now_s >= self._deadline_s:
             if state != OPEN:

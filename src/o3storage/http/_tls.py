@@ -114,7 +114,10 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
         a request says its own length, so what was cut inside one is an error either way."""
         if self._handshaking:
             return False
-        return self._tell_eof()
+        if self._tell_eof():
+            return True
+        self.close()  # with close_notify: what was answered is whole
+        return False
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closing = True
@@ -234,7 +237,8 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
 
     def resume_reading(self) -> None:
         self._paused = False
-        if self._wire or self._tls.pending_plaintext:
+        tls = self._tls
+        if self._wire or tls.pending_plaintext or (tls.peer_closed and not self._eof_told):
             self._server.loop.call_soon(self._continue)
         else:
             self._transport.resume_reading()
