@@ -10,10 +10,12 @@ from o3storage.runtime.state_machine import Read
 from . import _apply_objects as objects
 from . import _apply_uploads as uploads
 from . import _commands as c
-from . import _split
+from . import _split, _values
 from ._apply_system import APPLIES
+from ._errors import CatalogError
 from ._keys import TABLE_PART, TABLE_VERSION, bucket_prefix, keyed, split_keyed
 from ._queries import FIRST_KEY_RANGE
+from ._query import Query
 from ._range import Apply, Range
 from ._rows import part_body
 from ._versions import version_body
@@ -132,6 +134,22 @@ class Catalog:
     def decode(self, data: bytes) -> c.Command:
         """The command in bytes. Raises ValueError."""
         return decode(data)
+
+    def encode_query(self, query: Query[Any]) -> bytes:
+        """See `runtime.state_machine.StateMachine.encode_query`."""
+        return _values.encode_query(query)
+
+    def decode_query(self, data: bytes) -> Query[Any]:
+        """See `runtime.state_machine.StateMachine.decode_query`."""
+        return _values.decode_query(data)
+
+    def encode_answer(self, result: Any, error: Exception | None) -> bytes:
+        """See `runtime.state_machine.StateMachine.encode_answer`."""
+        return _values.encode_answer(result, error)
+
+    def decode_answer(self, data: bytes) -> tuple[Any, CatalogError | None]:
+        """See `runtime.state_machine.StateMachine.decode_answer`."""
+        return _values.decode_answer(data)
 
     def apply(self, data: bytes) -> Apply:
         """Apply an encoded command. Raises ValueError, here or while it runs, for bytes that no

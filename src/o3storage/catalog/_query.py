@@ -40,6 +40,11 @@ class Query(Generic[T_co]):
         del border
         return self._function(*self._arguments)
 
+    @property
+    def parts(self) -> tuple[Callable[..., Steps[T_co]], tuple[Any, ...]]:
+        """The function that it runs, and on what."""
+        return self._function, self._arguments
+
     def __repr__(self) -> str:
         return f"Query({self._function.__name__})"
 

@@ -111,6 +111,23 @@ class StateMachine(Protocol):
         the two groups' own; or, as text, why it cannot be done now."""
         ...
 
+    def encode_query(self, query: Any) -> bytes:
+        """A query of a key range as bytes, for another node to run. Raises ValueError."""
+        ...
+
+    def decode_query(self, data: bytes) -> Any:
+        """Raises ValueError."""
+        ...
+
+    def encode_answer(self, result: Any, error: Exception | None) -> bytes:
+        """What a query or command answered, or refused with. Raises ValueError: it is none of
+        the state machine's."""
+        ...
+
+    def decode_answer(self, data: bytes) -> tuple[Any, Exception | None]:
+        """(result, error). Raises ValueError."""
+        ...
+
     def apply(self, data: bytes) -> Generator[Read, ReadResult, Outcome]:
         """Apply an encoded command. Raises ValueError for bytes that no version of this program
         wrote (the replica then stops rather than diverge)."""
