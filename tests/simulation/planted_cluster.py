@@ -72,7 +72,8 @@ def listing_from_an_unapplied_follower(patch: Patch) -> None:
         if repr(query) != "Query(list_objects)":
             # (Nor with the question for its bucket's range.)
             return await original(self, query, *rest[:1])
-        replica = await self.find_replica(query.route, query.group)
+        replica = await self.find_range(query.route, query.group)
+        assert not isinstance(replica, int)
         found = self._read_memory(query, replica)
         return await original(self, query, *rest) if found is MISS else found
 

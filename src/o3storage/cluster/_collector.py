@@ -41,6 +41,8 @@ class Collector:
         self.collected = 0
         self._node = node
         self._rows: deque[bytes] = deque()
+        self._routes: dict[bytes, bytes] = {}
+        """Row -> route of its stream, where this node opened it in this run."""
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._scanned = False
@@ -55,9 +57,11 @@ class Collector:
             self._node.replication.peers.serve(_kinds.SESSION, self._serve_session)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="collector")
 
-    def add(self, row_key: bytes) -> None:
+    def add(self, row_key: bytes, route: bytes = b"") -> None:
         if len(self._rows) < MAX_WAITING:
             self._rows.append(row_key)
+            if route:
+                self._routes[row_key] = route
             self._wake.set()
 
     async def close(self) -> None:
@@ -116,7 +120,8 @@ class Collector:
             rows = await node.store.scan(low, high, SCAN_ROWS)
             for key, value in rows:
                 row = _records.unpack_stream_row(key, value)
-                if not node.replica_of(row.route).leads:
+                replica = node.replica_here(node.group_of(row.route))
+                if replica is None or not replica.leads:
                     continue
                 owner = row.session >> 32
                 if owner not in current:
@@ -165,21 +170,31 @@ class Collector:
         try:
             ended: dict[tuple[int, bool], list[bytes]] = {}
             for key in taken:
-                value = await node.store.get(key)
-                if value is not None:
-                    row = _records.unpack_stream_row(key, value)
+                row = await self._row(key)
+                if row is not None:
                     state = await self._abandon(row)
-                    replica = node.replica_of(row.route)
-                    ended.setdefault((replica.group, state == "abandoned"), []).append(key)
+                    group = node.group_of(row.route)
+                    ended.setdefault((group, state == "abandoned"), []).append(key)
             for (_, release), keys in ended.items():
                 route = b"\x00" + keys[0][1:]
                 command = _records.encode_close(keys, release=release)
                 await node.commit(route, command)
                 self.collected += len(keys) if release else 0
+            for key in taken:
+                self._routes.pop(key, None)
         except BaseException:
             # Each step may be repeated: try all of them again later.
             self._rows.extend(taken)
             raise
+
+    async def _row(self, key: bytes) -> _records.OpenStream | None:
+        """None: nobody need care for it any more. Raises StoreError, BadBlock."""
+        route = self._routes.get(key)
+        if route is not None and not self._node.holds(route):
+            # It lies elsewhere, if it was written; to give up what is not there does no harm.
+            return _records.OpenStream(key, route, key[-16:], self._node.session, 0)
+        value = await self._node.store.get(key)
+        return None if value is None else _records.unpack_stream_row(key, value)
 
     async def _abandon(self, row: _records.OpenStream) -> str:
         node = self._node

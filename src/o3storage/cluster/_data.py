@@ -14,17 +14,18 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from o3storage.cluster import _kinds
 from o3storage.cluster._errors import ClusterError, Unavailable
 from o3storage.cluster._peer_streams import InStream
 from o3storage.cluster._peer_types import PeerError
+from o3storage.raft.core import Configuration
 from o3storage.storage import SEAL_TAG_BYTES, SealedFrame, StoreError
 
 if TYPE_CHECKING:
     from o3storage.cluster._replication import Replication
-    from o3storage.cluster._team import Team
 
 BEHIND_BYTES = 8 << 20
 """What waits in memory for one member; one that is further behind than a majority is dropped."""
@@ -42,15 +43,25 @@ class Fanout:
     """The coordinator's side of one body. `write` its frames in order, then `durable`; or
     `abort`."""
 
-    def __init__(self, node: Replication, team: Team, stream: bytes) -> None:
+    def __init__(
+        self,
+        node: Replication,
+        group: int,
+        stream: bytes,
+        configuration: Callable[[], Configuration],
+        *,
+        own: bool = True,
+    ) -> None:
+        """`configuration`: of the range, as it is now. `own`: this node stores the body itself."""
         self._node = node
-        self._core = team.core
-        self._began = team.core.configuration
-        self._head = _HEAD.pack(team.group, stream)
+        self._configuration = configuration
+        self._began = configuration()
+        self._own = [node.id] if own else []
+        self._head = _HEAD.pack(group, stream)
         self._changed: deque[asyncio.Future[None]] = deque()
         self._branches = {
             member: _Branch(self, member)
-            for member in self._core.configuration.members()
+            for member in self._began.members()
             if member != node.id and node.peers.is_up(member)
         }
         for branch in self._branches.values():
@@ -64,7 +75,7 @@ class Fanout:
                 break
             behind = {branch.member for branch in late}
             able = [b.member for b in self._branches.values() if b.open and b.member not in behind]
-            if self._core.configuration.decided([self._node.id, *able]):
+            if self._configuration().decided([*self._own, *able]):
                 for branch in late:
                     branch.drop()
                 break
@@ -79,8 +90,8 @@ class Fanout:
 
         Raises Unavailable when no more members will hold them; nothing was proposed then."""
         while True:
-            holders = [self._node.id, *(b.member for b in self._branches.values() if b.done)]
-            if self._core.configuration.decided(holders):
+            holders = self.holders()
+            if self._configuration().decided(holders):
                 return
             if not any(branch.open for branch in self._branches.values()):
                 if self._began.decided(holders):
@@ -90,6 +101,10 @@ class Fanout:
                     "which is no majority; try again"
                 )
             await self._change()
+
+    def holders(self) -> list[int]:
+        """Nodes that hold all frames durably by now; this one once its own are."""
+        return [*self._own, *(b.member for b in self._branches.values() if b.done)]
 
     def abort(self) -> None:
         for branch in self._branches.values():

@@ -13,8 +13,12 @@ FRAMES: Final = 17
 """Call: some frames of a stream (`_fetching`)."""
 BODY: Final = 18
 """Stream: the frames of a body as it is uploaded (`_data`)."""
+QUERY: Final = 19
+"""Call: a query of a range that the asker has no replica of (`_elsewhere`)."""
 SESSION: Final = 20
 """Call: which run of the node is this one (`_collector`)."""
+SUBMIT: Final = 21
+"""Call: a command for such a range."""
 
 JOIN: Final = 32
 """Call, also of guests: make me a member (`_join`)."""

@@ -32,6 +32,7 @@ from o3storage.cluster._node import number_of
 from o3storage.cluster._node_records import (
     FIRST_VERSION,
     MAX_NODE_ROWS,
+    PLACES_VERSION,
     SHRINK,
     Announcement,
     NodeRecord,
@@ -53,6 +54,7 @@ from o3storage.storage import Store
 if TYPE_CHECKING:
     from o3storage.cluster._node import Node
     from o3storage.cluster._peers import Peers
+    from o3storage.cluster._range_keeper import RangeKeeper
     from o3storage.cluster._replica import Replica
 
 FOLLOW_S = 0.2
@@ -73,8 +75,9 @@ CAUGHT_UP_ENTRIES = 256
 """A replica this close to the end of the log counts as caught up (raft/core Options)."""
 
 EVERY_NODE_HOLDS_ALL = True
-"""A node answers from its own replicas only, so it holds one of every range; those beyond the
-replication factor are learners. Falls when requests are passed on to a holder."""
+"""Every node holds a replica of every range, those beyond the replication factor as learners
+(`ClusterOptions.everywhere`). A node that holds none has others asked (`_elsewhere`), but what a
+replica leaves behind when its range moves away is not destroyed yet."""
 OTHER_CLUSTER = re.compile(r"belongs to cluster ([0-9a-f]{2,64}),")
 """What a node of another cluster answers (`Membership.admit`)."""
 
@@ -105,6 +108,7 @@ class ClusterOptions:
     url: str = ""
     replicas: int = REPLICAS
     system_replicas: int = SYSTEM_REPLICAS
+    everywhere: bool = EVERY_NODE_HOLDS_ALL
     say: Callable[[str], None] = field(default=_ignore)
     joinable: bool = True
     """Off while this node is not ready to let others in."""
@@ -149,6 +153,7 @@ class Membership:
         self.known_hosts: dict[str, None] = {}
         """Where members of this cluster were last known to be."""
         self._store: Store
+        self._ranges: RangeKeeper
         self.replicas_here: dict[int, Replica] = {}
         """The node's own, by group; empty until `attach`."""
         self._moved: dict[int, Address] = {}
@@ -325,6 +330,7 @@ class Membership:
         self._store = node.store
         self._epochs = node._epochs
         self.replicas_here = node._replicas
+        self._ranges = node.ranges
 
     async def received(self) -> None:
         """Return when range 0 is here, with this node in it."""
@@ -542,7 +548,7 @@ class Membership:
                 leader=self.node,
                 caught_up=self._caught_up(replica),
                 replicas=self.options.system_replicas if system else self.options.replicas,
-                everywhere=system or EVERY_NODE_HOLDS_ALL,
+                everywhere=system or self.options.everywhere or self.version < PLACES_VERSION,
                 group=group,
             )
             if change is None:
@@ -587,7 +593,16 @@ class Membership:
 
     def _is_needed(self, node: int) -> bool:
         """Whether some range still counts the node among its members, as far as is known here."""
-        for replica in self.replicas_here.values():
+        ranges = self._ranges
+        for group in ranges.elsewhere():
+            holders = ranges.holders.get(group)
+            if holders is None or holders.configuration.joint:
+                return True
+            if node in holders.configuration.members():
+                return True
+        for group, replica in self.replicas_here.items():
+            if group != SYSTEM_GROUP and not ranges.is_here(group):
+                continue
             core = replica.core
             if core.configuration.joint or core.configuration_index > core.commit:
                 return True
@@ -675,14 +690,22 @@ class Membership:
 
     def why_no_writes(self) -> str | None:
         """What of the cluster is in the way of writes here, or None."""
-        for replica in self.replicas_here.values():
+        for group, replica in self.replicas_here.items():
+            if group != SYSTEM_GROUP and not self._ranges.is_here(group):
+                continue
             if replica.core.leader == NOBODY and replica.team is not None:
                 return replica.team.why()
         return None
 
     def replicas(self) -> int:
-        """Of all ranges, on all nodes."""
-        return sum(len(r.core.configuration.members()) for r in self.replicas_here.values())
+        """Of all ranges, on all nodes, as far as is known here."""
+        found = {g: r.core.configuration for g, r in self.replicas_here.items()}
+        if not found:
+            return 0
+        for group in self._ranges.elsewhere():
+            if group in self._ranges.holders:
+                found[group] = self._ranges.holders[group].configuration
+        return sum(len(configuration.members()) for configuration in found.values())
 
     def up(self, node: int) -> bool:
         return node == self.node or self.peers.is_up(node)

@@ -15,8 +15,9 @@ from o3storage.cluster._barriers import NO_COUNT, Reads
 from o3storage.cluster._bounded import within
 from o3storage.cluster._collector import Collector
 from o3storage.cluster._data import Fanout
+from o3storage.cluster._elsewhere import Elsewhere
 from o3storage.cluster._errors import BodyDamaged, BodyMissing, ClusterError, Unavailable
-from o3storage.cluster._node_records import VERSION_KEY
+from o3storage.cluster._node_records import FIRST_VERSION, VERSION_KEY
 from o3storage.cluster._range_keeper import RangeKeeper
 from o3storage.cluster._range_rows import EVERYTHING, RangeMoved
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, NOWHERE, SYSTEM_GROUP, RangeTable
@@ -60,6 +61,8 @@ RECORDS_RETRY_S = 0.5
 REROUTE_S, REROUTE_LOOK_S = 4.5, 0.01
 """A key whose range is not here yet, or has just begun, is waited for so long: a client gets its
 503 within 5 s."""
+MOVED_LOOK_S = 0.1
+"""A leader tells range 0 of a cut within a second or so."""
 MAX_MENDS = 16
 """Damaged blocks of the index that an open waits for: it reads a handful of rows."""
 
@@ -124,6 +127,8 @@ class Node:
         self.machine = machine
         self._keys = keys
         self._epochs = EpochKeys()
+        self.cluster_version = FIRST_VERSION
+        """What all nodes speak, as applied here."""
         self._ranges = RangeTable([(b"", FIRST_KEY_GROUP)])
         self._replicas: dict[int, Replica] = {}
         self._collector = Collector(self)
@@ -141,6 +146,7 @@ class Node:
                 bodies=machine.bodies,
             )
         self.ranges = RangeKeeper(self, self._ranges, self._replicas)
+        self._elsewhere = Elsewhere(self)
         self._founders = founders or (Founder(keys.identity, keys.exchange),)
         self._records_task: asyncio.Task[None] | None = None
         self._records_due = asyncio.Event()
@@ -198,7 +204,7 @@ class Node:
         if fresh and bootstrap:
             await asyncio.gather(*(self._bootstrap(group) for group in fresh))
         await self.ranges.load()
-        for group in (SYSTEM_GROUP, *self._ranges.groups()):
+        for group in (SYSTEM_GROUP, *self._ranges.here()):
             await self.open_replica(group)
         for replica in self._replicas.values():
             if self.replication is None and not replica.core.configuration.votes(self.id):
@@ -211,6 +217,7 @@ class Node:
         if self.replication is not None:
             self._replicas[SYSTEM_GROUP].on_records = self._records_due.set
             self.replication.start()
+            self._elsewhere.start()
         await asyncio.gather(*(replica.start() for replica in self._replicas.values()))
         if self.replication is None or self._replicas[SYSTEM_GROUP].core.sole:
             await self._open_records()
@@ -278,6 +285,8 @@ class Node:
     async def _read_records(self) -> None:
         store = self.store
         self.cluster_id = await store.get(_records.CLUSTER_ID_KEY) or b""
+        version = await store.get(VERSION_KEY)
+        self.cluster_version = int.from_bytes(version, "big") if version else FIRST_VERSION
         prefix = _records.epoch_prefix()
         high = prefix[:-1] + bytes((prefix[-1] + 1,))
         for key, value in await store.scan(prefix, high, MAX_EPOCH_ROWS):
@@ -324,7 +333,8 @@ class Node:
 
     async def catch_up(self) -> None:
         """Everything that was committed before the call is applied here. Raises Unavailable."""
-        await asyncio.gather(*(replica.barrier() for replica in self._replicas.values()))
+        here = [r for r in self._replicas.values() if r.group not in self._ranges.elsewhere]
+        await asyncio.gather(*(replica.barrier() for replica in here))
 
     async def change_members(
         self, group: int, voters: Sequence[int], learners: Sequence[int] = ()
@@ -334,25 +344,53 @@ class Node:
 
     # --- commands
 
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
+    def replica_here(self, group: int) -> Replica | None:
+        """The replica of a range, if this node has one that may be asked."""
+        return None if group in self._ranges.elsewhere else self._replicas.get(group)
+
     def replica_of(self, route: bytes) -> Replica:
         """Of the range of a route. Raises Unavailable: it is not here (yet)."""
-        replica = self._replicas.get(self._ranges.group_of(route))
+        replica = self.replica_here(self._ranges.group_of(route))
         if replica is None:
             raise Unavailable("this node has not received the range of that key yet; try again")
         return replica
 
-    async def find_replica(self, route: bytes, group: int | None = None) -> Replica:
-        """Of the range of a route, or of that group, once it is here. Raises Unavailable."""
+    async def find_range(self, route: bytes, group: int | None = None) -> Replica | int:
+        """Of the range of a route, or of that group, once it is known: the replica here, or the
+        group, if other nodes are to be asked. Raises Unavailable."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + REROUTE_S
         while True:
             at = self._ranges.group_of(route) if group is None else group
+            if at in self._ranges.elsewhere:
+                return at
             replica = self._replicas.get(at)
             if replica is not None:
                 return replica
             if self._closing or loop.time() >= end_s:
                 raise Unavailable("this node has not received the range of that key yet; try again")
             await asyncio.sleep(REROUTE_LOOK_S)
+
+    async def _commit_in(
+        self,
+        where: Replica | int,
+        data: bytes,
+        frames: Sequence[SealedFrame] = (),
+        *,
+        adds: bool,
+    ) -> Outcome:
+        """In that range, here or elsewhere; its outcome may be RangeMoved. Raises Unavailable,
+        StorageFull."""
+        if isinstance(where, int):
+            held: Sequence[int] = ()
+            if isinstance(frames, UploadFrames) and not frames:
+                held = frames.upload.held
+            return await self._elsewhere.submit(where, data, frames, adds=adds, held=held)
+        return await where.submit(data, frames, adds=adds)
 
     async def submit(self, command: Any, frames: Sequence[SealedFrame] = ()) -> Any:
         """Commit a command and return its result, or raise its error, of applying it here.
@@ -415,16 +453,34 @@ class Node:
         """Commit an encoded command in the range of its route; its outcome here. Where the range
         was cut before the command was applied, that is a definite refusal, and it goes to the range
         that holds the route now. Raises Unavailable, StorageFull."""
+        end_s = 0.0
         while True:
             version = self._ranges.version
-            replica = self._replicas.get(self._ranges.group_of(route))
-            if replica is None:
-                replica = await self.find_replica(route)
-            outcome = await replica.submit(data, frames, adds=adds)
+            group = self._ranges.group_of(route)
+            replica = self._replicas.get(group)
+            if replica is None or group in self._ranges.elsewhere:
+                where = await self.find_range(route)
+                outcome = await self._commit_in(where, data, frames, adds=adds)
+            else:
+                where = replica
+                outcome = await replica.submit(data, frames, adds=adds)
             if type(outcome.error) is not RangeMoved:
                 return outcome
-            if self._ranges.version == version:
+            if isinstance(where, int):
+                end_s = await self._moved_away(version, end_s)
+            elif self._ranges.version == version:
                 raise Unavailable("the range of that key is moving; try again")
+
+    async def _moved_away(self, version: int, end_s: float) -> float:
+        """A range elsewhere was cut, or is held by others now: return when range 0 may say more.
+        Returns when to give up, which `end_s` is unless 0. Raises Unavailable."""
+        loop = asyncio.get_running_loop()
+        end_s = end_s or loop.time() + REROUTE_S
+        if loop.time() >= end_s or self._closing:
+            raise Unavailable("the range of that key is moving; try again")
+        if self._ranges.version == version:
+            await asyncio.sleep(MOVED_LOOK_S)
+        return end_s
 
     async def _submit_whole(self, command: Any) -> Any:
         """A command that every range of a span must apply, each for itself. A range that is cut off
@@ -435,6 +491,7 @@ class Node:
         low, high = span[0][1:], span[1][1:]
         data, adds = machine.encode(command), machine.adds(command)
         results: dict[int, Any] = {}
+        end_s = 0.0
         while True:
             todo = [group for group in self._ranges.within(low, high) if group not in results]
             if not todo:
@@ -443,8 +500,12 @@ class Node:
                 at = self._ranges.version
                 await self._moved_on(at)
                 continue
-            outcome = await (await self.find_replica(b"", todo[0])).submit(data, adds=adds)
+            version = self._ranges.version
+            where = await self.find_range(b"", todo[0])
+            outcome = await self._commit_in(where, data, adds=adds)
             if type(outcome.error) is RangeMoved:
+                if isinstance(where, int):
+                    end_s = await self._moved_away(version, end_s)
                 continue
             if outcome.error is not None:
                 raise outcome.error
@@ -466,15 +527,19 @@ class Node:
         machine = self.machine
         results: list[Any] = [None] * len(routes)
         pending = list(range(len(routes)))
+        end_s = 0.0
         while pending:
             group = self._ranges.group_of(routes[pending[0]])
             mine = [at for at in pending if self._ranges.group_of(routes[at]) == group]
-            replica = await self.find_replica(routes[mine[0]])
-            if replica.group != group:
+            version = self._ranges.version
+            where = await self.find_range(routes[mine[0]])
+            if group != (where if isinstance(where, int) else where.group):
                 continue
             part = machine.part(command, mine)
-            outcome = await replica.submit(machine.encode(part), adds=machine.adds(part))
+            outcome = await self._commit_in(where, machine.encode(part), adds=machine.adds(part))
             if type(outcome.error) is RangeMoved:
+                if isinstance(where, int):
+                    end_s = await self._moved_away(version, end_s)
                 continue
             if outcome.error is not None and len(pending) == len(routes):
                 raise outcome.error
@@ -549,9 +614,21 @@ class Node:
             answer = self.query_now(query)
             if answer is not MISS:
                 return answer
+        end_s = 0.0
         while True:
+            version = self._ranges.version
             group = self._ranges.group_of(query.route) if query.group is None else query.group
-            replica = self._replicas.get(group) or await self.find_replica(query.route, query.group)
+            replica = self._replicas.get(group)
+            if replica is None or group in self._ranges.elsewhere:
+                where = await self.find_range(query.route, query.group)
+                if isinstance(where, int):
+                    try:
+                        elsewhere: T_co = await self._elsewhere.query(where, query)
+                        return elsewhere
+                    except RangeMoved:
+                        end_s = await self._moved_away(version, end_s)
+                        continue
+                replica = where
             if count is None or not replica.reads_after(count):
                 other = None
                 if ahead is not None and count is not None and not replica.reads_now():
@@ -564,6 +641,21 @@ class Node:
                     await other.barrier(count)
             if query.group is not None or self._ranges.group_of(query.route) == replica.group:
                 break
+        return await self._answer(query, replica)
+
+    async def answer(self, query: Query[T_co], replica: Replica) -> T_co:
+        """As `query`, of a range with a replica here. Raises also RangeMoved: it does not hold the
+        query's keys, or not any more."""
+        await replica.barrier()
+        span = replica.span
+        if query.group is None:
+            if span is None or not span.holds(query.route[1:]):
+                raise RangeMoved("the key belongs to another range now")
+        elif query.group != replica.group:
+            raise RangeMoved("another range was asked")
+        return await self._answer(query, replica)
+
+    async def _answer(self, query: Query[T_co], replica: Replica) -> T_co:
         if self.replication is not None:
             # The barrier was for the others' sake; the rows may well be in memory.
             answer = self._read_memory(query, replica)
@@ -590,12 +682,12 @@ class Node:
         any more, the right one is asked later.)"""
         groups = self._ranges.groups()
         if len(groups) == 1:
-            return self._replicas.get(groups[0])
+            return self.replica_here(groups[0])
         try:
             found = self._read_memory(query, replica)
         except Exception:
             return None  # the query says so once it may
-        return None if found is MISS else self._replicas.get(self._ranges.group_of(ahead(found)))
+        return None if found is MISS else self.replica_here(self._ranges.group_of(ahead(found)))
 
     # --- bodies
 
@@ -617,15 +709,34 @@ class Node:
         return loop.create_task(self.commit(upload.route, command, adds=True))
 
     def fan_out(self, upload: StreamUpload) -> Fanout | None:
-        """The way of a large body to the other members, if there are any."""
+        """The way of a large body to the other members, if there are any. Raises Unavailable."""
+        group = self._ranges.group_of(upload.route)
+        stream = upload.ref.stream
+        if group in self._ranges.elsewhere:
+            assert self.replication is not None
+
+            def configuration() -> Configuration:
+                holders = self.ranges.holders.get(group)
+                return holders.configuration if holders is not None else Configuration()
+
+            return Fanout(self.replication, group, stream, configuration, own=False)
         team = self.replica_of(upload.route).team
         if team is None or self.replication is None or len(team.core.configuration.members()) < 2:
             return None
-        return Fanout(self.replication, team, upload.ref.stream)
+        core = team.core
+        return Fanout(self.replication, group, stream, lambda: core.configuration)
 
-    def give_up(self, row_key: bytes) -> None:
+    def holds(self, route: bytes) -> bool:
+        """Whether this node has a replica of the route's range, or knows no other who has."""
+        return self._ranges.group_of(route) not in self._ranges.elsewhere
+
+    def group_of(self, route: bytes) -> int:
+        """The range of a route, as far as this node knows; below zero: it knows none."""
+        return self._ranges.group_of(route)
+
+    def give_up(self, row_key: bytes, route: bytes) -> None:
         """See that an open stream that nothing will name is collected, some time."""
-        self._collector.add(row_key)
+        self._collector.add(row_key, route)
 
     def _sealer(self, ref: StreamRef) -> StreamSealer:
         try:
@@ -692,7 +803,7 @@ class Node:
     # --- facts
 
     def key_ranges(self) -> list[int]:
-        """Groups of the key ranges that are here, in order of their keys."""
+        """Groups of the key ranges that this node knows, in order of their keys."""
         return self._ranges.groups()
 
     def write_refusal(self) -> str | None:

@@ -46,6 +46,8 @@ FIRST_VERSION = 1
 """The version of commands and frames that every node of the first release speaks."""
 RANGES_VERSION = 2
 """From this version on nodes know the commands of `_range_rows`; one that does not stops there."""
+PLACES_VERSION = 3
+"""From this version on a range need not have a replica on every node: others ask its holders."""
 MAX_NODES = 21
 """5 voters and 16 learners of range 0 (raft/core); further nodes need a tree of ranges."""
 MAX_NODE_ROWS = 1000

@@ -26,7 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster._errors import ClusterError, Unavailable
 from o3storage.cluster._newcomer import look_for_loss
-from o3storage.cluster._node_records import FIRST_VERSION, RANGES_VERSION, VERSION_KEY
+from o3storage.cluster._node_records import (
+    FIRST_VERSION,
+    PLACES_VERSION,
+    RANGES_VERSION,
+    VERSION_KEY,
+)
 from o3storage.cluster._range_rows import (
     DIRECTORY_HIGH,
     DIRECTORY_LOW,
@@ -34,13 +39,17 @@ from o3storage.cluster._range_rows import (
     FIRST_INDEX,
     FIRST_KEY_GROUP,
     FIRST_TERM,
+    HOLDERS_HIGH,
+    HOLDERS_LOW,
     MAX_RANGES,
+    Holders,
     Span,
     Split,
     SplitRefused,
     check_cut,
     directory_key,
     encode_allocate,
+    encode_holders,
     encode_publish,
     encode_split,
     group_of_directory_key,
@@ -77,6 +86,8 @@ class RangeKeeper:
     def __init__(self, node: Node, table: RangeTable, replicas: dict[int, Replica]) -> None:
         self.directory: dict[int, Span] = {}
         """What range 0 says, as applied here."""
+        self.holders: dict[int, Holders] = {}
+        """Who has the ranges, likewise; of some perhaps nothing yet."""
         self.sizes = RangeSizes(node, table, replicas)
         self._node = node
         self._table = table
@@ -144,13 +155,62 @@ class RangeKeeper:
 
     async def read_directory(self) -> None:
         """Range 0, or a span here, has changed. Raises StoreError, BadBlock."""
-        rows = await self._node.store.scan(DIRECTORY_LOW, DIRECTORY_HIGH, MAX_RANGES)
+        store = self._node.store
+        rows = await store.scan(DIRECTORY_LOW, DIRECTORY_HIGH, MAX_RANGES)
         self.directory = {group_of_directory_key(key): Span.decode(v) for key, v in rows}
+        rows = await store.scan(HOLDERS_LOW, HOLDERS_HIGH, MAX_RANGES)
+        self.holders = {group_of_directory_key(key): Holders.decode(v) for key, v in rows}
+        for group, span in self.directory.items():
+            self._shrink_empty(group, span)
         for group, span in self.directory.items():
             known = group in self._replicas or group in self._opening
-            if not known and group != FIRST_KEY_GROUP and self._table.free_for(group, span):
+            if known or group == FIRST_KEY_GROUP or not self._belongs_here(group):
+                continue
+            if self._table.free_for(group, span):
                 self._table.put((group, span))
                 self._open(group, self._open_replica(group))
+        self.look_away()
+
+    def _belongs_here(self, group: int) -> bool:
+        """Whether this node is to have a replica: until range 0 says who has, all do."""
+        holders = self.holders.get(group)
+        return holders is None or self._node.id in holders.configuration.members()
+
+    def _shrink_empty(self, group: int, span: Span) -> None:
+        """A replica without anything stands in the way of no range that was cut off it."""
+        replica = self._replicas.get(group)
+        if replica is None or replica.span is None or span.high is None:
+            return
+        empty = not replica.applied and not replica.core.log.last and replica.core.incoming is None
+        if empty and (replica.span.high is None or span.high < replica.span.high):
+            replica.span = span
+            self._table.put((group, span))
+
+    def look_away(self) -> None:
+        """Which ranges other nodes are to be asked for, as far as is known."""
+        known = {FIRST_KEY_GROUP: EVERYTHING, **self.directory} if self.holders else {}
+        known = {group: span for group, span in known.items() if group in self.holders}
+        away = {group: None for group in self._table.here() if self._is_away(group)}
+        self._table.learn(known, away)
+
+    def elsewhere(self) -> list[int]:
+        """Ranges that other nodes are asked for."""
+        return list(self._table.elsewhere)
+
+    def is_here(self, group: int) -> bool:
+        """Whether this node's own replica of the range is to be asked."""
+        return group in self._replicas and group not in self._table.elsewhere
+
+    def _is_away(self, group: int) -> bool:
+        holders, replica = self.holders.get(group), self._replicas.get(group)
+        if holders is None:
+            return False
+        if replica is None or not replica.applied:
+            return True
+        core = replica.core
+        newer = holders.entry_index > core.configuration_index
+        configuration = holders.configuration if newer else core.configuration
+        return self._node.id not in configuration.members()
 
     def _open(self, group: int, work: Coroutine[Any, Any, Any]) -> None:
         if self._closed:
@@ -211,8 +271,10 @@ class RangeKeeper:
         while True:
             await asyncio.sleep(PUBLISH_S)
             try:
+                self.look_away()
                 for group in list(self._replicas):
                     await self._tell(group)
+                    await self._tell_holders(group)
             except ClusterError as error:
                 _log.debug("ranges.later", reason=str(error))
 
@@ -235,6 +297,20 @@ class RangeKeeper:
         if replica.applied >= replica.core.term_start:
             await self._node.commit(b"", encode_publish(group, span))
 
+    async def _tell_holders(self, group: int) -> None:
+        """Tell range 0 who has a range, if this node leads it. Raises ClusterError."""
+        replica = self._replicas[group]
+        core = replica.core
+        if replica.span is None or not replica.leads or self._node.cluster_version < PLACES_VERSION:
+            return
+        known = self.holders.get(group)
+        index = core.configuration_index
+        if known is not None and known.entry_index >= index:
+            return
+        if index <= replica.applied and replica.applied >= core.term_start:
+            told = Holders(index, core.configuration)
+            await self._node.commit(b"", encode_holders(group, told))
+
     # --- cutting
 
     async def split(self, cut: bytes) -> int:
@@ -248,7 +324,7 @@ class RangeKeeper:
             raise SplitRefused(str(error)) from None
         route = b"\x20" + cut
         group = table.group_of(route)
-        if group != NOWHERE and table.span(group).low == cut:
+        if group != NOWHERE and table.span_anywhere(group).low == cut:
             raise SplitRefused(f"range {group} begins there already")
         child, self._spare = self._spare, 0
         if not child:
@@ -280,11 +356,12 @@ class RangeKeeper:
         return outcome.result
 
     def status(self) -> list[dict[str, Any]]:
-        """The ranges that are here, in order of their keys; bounds in hexadecimal, sizes
-        estimated."""
+        """The ranges that this node knows, in order of their keys; bounds in hexadecimal, sizes
+        estimated (None: they are not here)."""
         found = []
         for group in self._table.groups():
-            span = self._table.span(group)
+            span = self._table.span_anywhere(group)
+            away = group in self._table.elsewhere
             replica = self._replicas.get(group)
             found.append(
                 {
@@ -293,8 +370,8 @@ class RangeKeeper:
                     "high": None if span.high is None else span.high.hex(),
                     "parent": span.parent,
                     "leader": replica.core.leader if replica is not None else NOBODY,
-                    "here": replica is not None and replica.applied > 0,
-                    "size_bytes": self.sizes.measure(group),
+                    "here": replica is not None and replica.applied > 0 and not away,
+                    "size_bytes": None if away else self.sizes.measure(group),
                 }
             )
         return found

@@ -10,11 +10,14 @@ Rows
     FE 07 group u32             the same value, as range 0 was told of it: how a node that has no
                                 replica of the range learns that there is one
     FE 08                       the last range number that was given: u32
+    FE 09 group u32             who holds the range: index u64 of the entry of its log that says so,
+                                and the configuration (raft.core)
 
 Commands (FF 01 kind body)
     SPLIT     5   child u32, cut (u16 and bytes)        of the range that is cut
     ALLOCATE  6   nothing; its result is a number       of range 0
     PUBLISH   7   group u32, value of its row           of range 0
+    HOLDERS   8   group u32, value of its row           of range 0
 
 Invariants
 - A range keeps its low bound for ever; its high bound only falls.
@@ -35,7 +38,7 @@ from o3storage.runtime.state_machine import Get, Outcome, Read, ReadResult, Stat
 
 Apply = Generator[Read, ReadResult, Outcome]
 
-SPLIT, ALLOCATE, PUBLISH = 5, 6, 7
+SPLIT, ALLOCATE, PUBLISH, HOLDERS = 5, 6, 7, 8
 SPLIT_HEAD = b"\xff\x01\x05"
 FIRST_INDEX, FIRST_TERM = 1, 1
 """A child's log begins behind this entry."""
@@ -47,12 +50,14 @@ MAX_BOUND_BYTES = 8 + 2 * 1024 + 2
 FIRST_KEY_GROUP = 1
 COUNTER_KEY = b"\xfe\x08"
 DIRECTORY_LOW, DIRECTORY_HIGH = b"\xfe\x07", b"\xfe\x08"
+HOLDERS_LOW, HOLDERS_HIGH = b"\xfe\x09", b"\xfe\x0a"
 BUCKET_BYTES = 8
 END = b"\x00\x00"
 _FORMAT = 1
 
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
 
 
 class SplitRefused(ClusterError):
@@ -110,6 +115,22 @@ class Span(NamedTuple):
 EVERYTHING = Span(b"", None)
 
 
+class Holders(NamedTuple):
+    """The members of a range as an entry of its log says."""
+
+    entry_index: int
+    configuration: Configuration
+
+    def encode(self) -> bytes:
+        return _U64.pack(self.entry_index) + self.configuration.encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> Holders:
+        """Raises ValueError."""
+        (index,) = _U64.unpack(_exactly(value, 0, 8))
+        return cls(index, Configuration.decode(value[8:]))
+
+
 class Split(NamedTuple):
     """The result of a SPLIT."""
 
@@ -130,6 +151,10 @@ def span_key(group: int) -> bytes:
 
 def directory_key(group: int) -> bytes:
     return DIRECTORY_LOW + _U32.pack(group)
+
+
+def holders_key(group: int) -> bytes:
+    return HOLDERS_LOW + _U32.pack(group)
 
 
 def group_of_directory_key(key: bytes) -> int:
@@ -157,6 +182,10 @@ def encode_allocate() -> bytes:
 
 def encode_publish(group: int, span: Span) -> bytes:
     return bytes((0xFF, 1, PUBLISH)) + _U32.pack(group) + span.encode()
+
+
+def encode_holders(group: int, holders: Holders) -> bytes:
+    return bytes((0xFF, 1, HOLDERS)) + _U32.pack(group) + holders.encode()
 
 
 def apply_split(
@@ -222,7 +251,17 @@ def _apply_publish(_: StateMachine, data: bytes) -> Apply:
     return Outcome(True, None, [(key, span.encode())])
 
 
-KINDS = {ALLOCATE: _apply_allocate, PUBLISH: _apply_publish}
+def _apply_holders(_: StateMachine, data: bytes) -> Apply:
+    (group,) = _U32.unpack(_exactly(data, 3, 4))
+    holders = Holders.decode(data[7:])
+    key = holders_key(group)
+    row = yield Get(key)
+    if row is not None and Holders.decode(row).entry_index >= holders.entry_index:
+        return Outcome(False)  # told late
+    return Outcome(True, None, [(key, data[7:])])
+
+
+KINDS = {ALLOCATE: _apply_allocate, PUBLISH: _apply_publish, HOLDERS: _apply_holders}
 
 
 def _bytes16(data: bytes, at: int) -> tuple[bytes, int]:

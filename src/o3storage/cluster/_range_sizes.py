@@ -90,7 +90,7 @@ class RangeSizes:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self.look_s)
-            for group in self._table.groups():
+            for group in self._table.here():
                 if not self._is_due(group):
                     continue
                 try:

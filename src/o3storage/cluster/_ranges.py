@@ -1,12 +1,13 @@
 """Which group holds a row key: range 0 for b"", else the key range whose span holds it, as far as
-the replicas of this node know.
+the replicas of this node know; and of what none of them holds, as far as range 0 says.
 
 Spans are over row keys without their table byte, so that one split key cuts all tables.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 
 from o3storage.cluster._range_rows import FIRST_KEY_GROUP, Span
 
@@ -17,13 +18,14 @@ KEYED_TABLES = range(0x20, 0x30)
 """Tables of the state machine that begin with bucket and key."""
 OPEN_STREAM_TABLE = 0xFD
 NOWHERE = -1
-"""In place of a group: this node has no replica that holds the key."""
+"""In place of a group: this node knows none that holds the key."""
 
 
 class RangeTable:
-    """Key ranges in order: (low, group), low inclusive. A gap is a range that is not here yet."""
+    """Key ranges in order: (low, group), low inclusive. A gap is a range that nobody told this node
+    of yet."""
 
-    __slots__ = ("_groups", "_lows", "_spans", "several", "version")
+    __slots__ = ("_away", "_groups", "_known", "_lows", "_spans", "elsewhere", "several", "version")
 
     def __init__(self, ranges: list[tuple[bytes, int]]) -> None:
         """`ranges`: (low, group) ascending by low. ValueError for gaps, doubles or range 0."""
@@ -40,6 +42,10 @@ class RangeTable:
             group: Span(low, high)
             for low, high, group in zip(self._lows, highs, self._groups, strict=True)
         }
+        self._known: dict[int, Span] = {}
+        self._away: dict[int, None] = {}
+        self.elsewhere: dict[int, None] = {}
+        """Groups that hold keys and are to be asked at other nodes."""
         self.version = 0
         """Counts the changes."""
         self.several = len(self._lows) > 1
@@ -47,24 +53,28 @@ class RangeTable:
 
     def fill(self, spans: dict[int, Span]) -> None:
         """These are all ranges that are here. Raises ValueError if they overlap."""
-        lows: list[bytes] = []
-        groups: list[int] = []
         end: bytes | None = b""
         for group, span in sorted(spans.items(), key=lambda item: item[1].low):
             if end is None or span.low < end or group == SYSTEM_GROUP:
                 raise ValueError(f"range {group} overlaps another one")
-            if span.low > end:
-                lows.append(end)
-                groups.append(NOWHERE)
-            lows.append(span.low)
-            groups.append(group)
             end = span.high
-        if end is not None:
-            lows.append(end)
-            groups.append(NOWHERE)
         self._spans = dict(spans)
-        self._lows, self._groups = lows, groups
-        self.several = len(lows) > 1
+        self._arrange()
+
+    def learn(self, known: Mapping[int, Span], away: Mapping[int, None]) -> None:
+        """What range 0 says of all ranges. `away`: those with a replica here that is not to be
+        asked: it is not filled yet, or it is no member any more."""
+        if known != self._known or away != self._away:
+            self._known, self._away = dict(known), dict(away)
+            self._arrange()
+
+    def _arrange(self) -> None:
+        here = {group: span for group, span in self._spans.items() if group not in self._away}
+        found = route_table(here, self._known)
+        self._lows = [low for low, _ in found]
+        self._groups = [group for _, group in found]
+        self.elsewhere = {g: None for g in self._groups if g != NOWHERE and g not in here}
+        self.several = len(found) > 1
         self.version += 1
 
     def put(self, *changes: tuple[int, Span]) -> None:
@@ -98,7 +108,11 @@ class RangeTable:
 
     def groups(self) -> list[int]:
         """All groups that hold keys, in key order."""
-        return [group for group in self._groups if group != NOWHERE]
+        return [group for group in dict.fromkeys(self._groups) if group != NOWHERE]
+
+    def here(self) -> list[int]:
+        """Groups with a replica here, in key order; also with one that is not to be asked."""
+        return sorted(self._spans, key=lambda group: self._spans[group].low)
 
     def row_spans(self, group: int, span: Span | None = None) -> list[tuple[bytes, bytes]]:
         """(low, high) of every table's rows that belong to the group, ascending; of this disk's
@@ -117,3 +131,43 @@ class RangeTable:
     def span(self, group: int) -> Span:
         """Of a group's keys. KeyError: it is not here."""
         return self._spans[group]
+
+    def span_anywhere(self, group: int) -> Span:
+        """Of a group's keys, as far as this node knows. KeyError: nobody told it."""
+        if group in self._spans and group not in self._away:
+            return self._spans[group]
+        return self._known[group] if group in self._known else self._spans[group]
+
+
+def route_table(here: Mapping[int, Span], known: Mapping[int, Span]) -> list[tuple[bytes, int]]:
+    """(low, group) in order, from b"" on, each up to the next: of spans that are `here`, which do
+    not overlap and are right, and of what is `known` of all, which may be old. A range keeps its
+    low bound, and what was cut off it begins above: so whoever begins nearest below a key is the
+    one to ask, and if that one ends below the key, a cut was not told yet: NOWHERE."""
+    table: list[tuple[bytes, int]] = []
+
+    def add(low: bytes, group: int) -> None:
+        while table and table[-1][0] >= low:
+            table.pop()  # an end that was told before the cut below it
+        table.append((low, group))
+
+    add(b"", NOWHERE)
+    for group, span in sorted({**known, **here}.items(), key=lambda item: item[1].low):
+        add(span.low, group)
+        if span.high is not None:
+            add(span.high, NOWHERE)
+    lows = [low for low, _ in table]
+    groups = [group for _, group in table]
+    for group, span in sorted(here.items(), key=lambda item: item[1].low):
+        # What is here takes the place of whatever else is said of its keys.
+        behind = groups[bisect_right(lows, span.high) - 1] if span.high is not None else NOWHERE
+        first = bisect_left(lows, span.low)
+        last = len(lows) if span.high is None else bisect_right(lows, span.high)
+        ends = [] if span.high is None else [span.high]
+        lows[first:last] = [span.low, *ends]
+        groups[first:last] = [group, *([behind] if ends else [])]
+    return [
+        (low, group)
+        for at, (low, group) in enumerate(zip(lows, groups, strict=True))
+        if at == 0 or groups[at - 1] != group
+    ]

@@ -143,25 +143,43 @@ class StreamUpload:
             if self._announced is not None:
                 announced, self._announced = self._announced, None
                 await announced
-            if self._writer is None:
-                self._writer = self._node.store.open_stream(ref.stream)
+            if number == 0:
                 self._fanout = self._node.fan_out(self)
+                if self._node.holds(self.route):
+                    self._writer = self._node.store.open_stream(ref.stream)
             frame = SealedFrame(ref.stream, number, last, size, data)
             if self._fanout is not None:
                 await self._fanout.write(frame)
-            await self._writer.write(frame)
-            if last:
+            if self._writer is not None:
+                await self._writer.write(frame)
+            if last and self._writer is None and self._fanout is not None:
+                await self._fanout.durable()  # (its members hold it; this node does not)
+            elif last and self._writer is not None:
                 # In a group of one the placement may ride in the batch of the entry that will name
                 # the stream, or before it. Others ask for the frames as soon as they hear of the
                 # entry, so theirs must be placed by then.
-                core = self._node.replica_of(self.route).core
-                await self._writer.sync(wait_placement=not core.sole or bool(core.progress))
+                await self._writer.sync(wait_placement=self._fanout is not None or self._shared())
                 if self._fanout is not None:
                     await self._fanout.durable()
         except StoreFull as error:
             raise StorageFull(str(error)) from error
         except StoreError as error:
             raise Unavailable(str(error)) from error
+
+    def _shared(self) -> bool:
+        """Whether the range has other members than this node."""
+        node = self._node
+        if not node.holds(self.route):
+            return True
+        core = node.replica_of(self.route).core
+        return not core.sole or bool(core.progress)
+
+    @property
+    def held(self) -> list[int]:
+        """Nodes that hold all frames of a large body durably."""
+        if self._fanout is not None:
+            return self._fanout.holders()
+        return [] if self._writer is None else [self._node.id]
 
     def discard(self) -> None:
         """The body is not wanted. What was stored of it goes, by committed commands only; nothing
@@ -173,7 +191,7 @@ class StreamUpload:
         if announced is not None:
             announced.add_done_callback(_seen)
         if self.has_row:
-            self._node.give_up(_records.stream_key(self.route, self.ref.stream))
+            self._node.give_up(_records.stream_key(self.route, self.ref.stream), self.route)
 
 
 def _seen(future: asyncio.Future[Outcome]) -> None:

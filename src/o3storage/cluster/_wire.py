@@ -37,7 +37,7 @@ from o3storage.runtime.network import MAX_FRAME_BYTES, Address
 from o3storage.storage import SealedFrame
 
 LOWEST_VERSION = 1
-HIGHEST_VERSION = 2
+HIGHEST_VERSION = 3
 """Protocol versions that this program speaks; the highest that both sides speak is used."""
 OPENING_VERSION = 0
 """Version byte of the frames that settle the version. Their layout never changes."""
