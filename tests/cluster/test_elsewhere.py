@@ -16,6 +16,7 @@ from o3storage.catalog import DeleteItem, DeleteObjects
 from o3storage.cluster import ClusterError, SplitRefused, Unavailable
 from o3storage.cluster._range_rows import Span
 from o3storage.cluster._ranges import NOWHERE, RangeTable, route_table
+from o3storage.crypto import StreamRef
 from o3storage.simulation import run
 from tests.cluster.member_rig import Place, Places, patiently
 from tests.cluster.support import body_of
@@ -261,6 +262,53 @@ def test_an_upload_that_failed_elsewhere_is_collected() -> None:
             assert stranger.node._collector.waiting == 0
 
     run(main(), 14)
+
+
+def test_a_body_read_elsewhere_stays_readable_to_its_end() -> None:
+    """Its version is replaced meanwhile, and all frames collected; a reader that dies keeps them for
+    a while, and no longer."""
+
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            stranger = away(places)[0]
+            bucket = await patiently(stranger.bucket)
+            body = body_of(1, 3_000_000)
+            await patiently(lambda: stranger.put(bucket, b"k", body))
+            version = await stranger.node.query(catalog.head_version(bucket.bucket_id, b"k"))
+            ref = StreamRef.unpack(version.body)
+            owner = bucket.bucket_id, b"k"
+
+            async def lent() -> int:
+                return sum([p.node._elsewhere.lender.loans for p in places.all])
+
+            reader = stranger.node.read_stream(ref, owner=owner)
+            got = [bytes(await anext(reader))]
+            assert await lent() == 1
+            release = await stranger.node.hold([version.body, version.body], owner)
+            assert await lent() == 2
+            other = stranger.node.read_stream(ref, owner=owner)
+            await anext(other)
+            await patiently(lambda: stranger.put(bucket, b"k", b"new"))
+            await asyncio.sleep(100)
+            assert await lent() == 3
+            async for piece in reader:
+                got.append(bytes(piece))
+            assert b"".join(got) == body
+            release()
+            # The node of the other reader dies.
+            await stranger.die()
+            await asyncio.sleep(5)
+            held = [p for p in holders(places) if await p.store.stream_frames(ref.stream)]
+            assert len(held) == 1
+            await asyncio.sleep(60)
+            assert await lent() == 0
+            for place in holders(places):
+                assert await place.store.stream_frames(ref.stream) == []
+            with contextlib.suppress(BaseException):
+                await other.aclose()  # type: ignore[attr-defined]
+
+    run(main(), 16)
 
 
 def test_without_a_majority_of_the_holders_a_stranger_refuses_within_five_seconds() -> None:

@@ -62,10 +62,14 @@ class Node(MemoryNode):
         return self.streams[ref.stream]
 
     async def read_stream(
-        self, ref: StreamRef, offset: int = 0, length: int | None = None
+        self,
+        ref: StreamRef,
+        offset: int = 0,
+        length: int | None = None,
+        owner: tuple[int, bytes] | None = None,
     ) -> AsyncIterator[bytes]:
         try:
-            async for piece in super().read_stream(ref, offset, length):
+            async for piece in super().read_stream(ref, offset, length, owner):
                 yield piece
         except FrameMissing as error:
             raise BodyMissing(str(error)) from None

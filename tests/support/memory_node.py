@@ -140,9 +140,14 @@ class MemoryNode:
         return self.streams[ref.stream]
 
     async def read_stream(
-        self, ref: StreamRef, offset: int = 0, length: int | None = None
+        self,
+        ref: StreamRef,
+        offset: int = 0,
+        length: int | None = None,
+        owner: tuple[int, bytes] | None = None,
     ) -> AsyncIterator[bytes]:
         """The plaintext from byte `offset`, at most `length` bytes, in pieces of a frame."""
+        del owner
         data = self.streams.get(ref.stream)
         if data is None:
             raise FrameMissing(ref.stream.hex())
@@ -152,12 +157,17 @@ class MemoryNode:
             yield data[offset:stop]
             offset = stop
 
-    def send_stream(self, ref: StreamRef, offset: int, length: int) -> AsyncIterator[bytes]:
+    def send_stream(
+        self, ref: StreamRef, offset: int, length: int, owner: tuple[int, bytes] | None = None
+    ) -> AsyncIterator[bytes]:
         """As `read_stream`."""
-        return self.read_stream(ref, offset, length)
+        return self.read_stream(ref, offset, length, owner)
 
-    def hold(self, bodies: Sequence[bytes]) -> Callable[[], None]:
+    async def hold(
+        self, bodies: Sequence[bytes], owner: tuple[int, bytes] | None = None
+    ) -> Callable[[], None]:
         """As `cluster.Node.hold`."""
+        del owner
         streams = [StreamRef.unpack(body).stream for body in bodies]
         for stream in streams:
             self.pins[stream] = self.pins.get(stream, 0) + 1

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from o3storage.cluster._errors import BodyDamaged, BodyMissing, Unavailable
 from o3storage.cluster._reading import READ_FAULTS
@@ -14,10 +14,20 @@ from o3storage.cluster._streams import JOB_BYTES, settled
 from o3storage.crypto import FRAME_BYTES, TAG_BYTES, SealError, StreamRef, StreamSealer
 from o3storage.runtime.disk import Buffer
 from o3storage.runtime.jobs import Jobs
-from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader, Store
+from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader, SealedFrame, Store
 
-if TYPE_CHECKING:
-    from o3storage.cluster._repair import Repair
+
+class Source(Protocol):
+    """Other nodes' copies of frames: `_repair.Repair`, `_lending.FramesElsewhere`."""
+
+    async def fetch(self, stream: bytes, number: int, frames: int) -> SealedFrame | None:
+        """The frame from whoever has it, or None. `frames`: how many the stream has."""
+        ...
+
+    async def store_again(self, frame: SealedFrame) -> bool:
+        """In the place of the damaged one. Raises StoreError."""
+        ...
+
 
 READ_AHEAD_FRAMES = 2
 """Frames read and unsealed beyond the one being sent: hides the disk; 768 KiB for each reader."""
@@ -30,6 +40,11 @@ def frame_count(ref: StreamRef) -> int:
 def frame_size(ref: StreamRef, number: int) -> int:
     """Plaintext bytes of a frame."""
     return min(FRAME_BYTES, ref.size_bytes - number * FRAME_BYTES)
+
+
+def spans_frames(offset: int, end: int) -> bool:
+    """Whether bytes [offset, end) lie in more than one frame."""
+    return offset < end and offset // FRAME_BYTES != (end - 1) // FRAME_BYTES
 
 
 def read_small_now(store: Store, sealer: StreamSealer, ref: StreamRef) -> bytes | None:
@@ -80,7 +95,7 @@ async def _read_frame(  # noqa: PLR0917
     sealer: StreamSealer,
     ref: StreamRef,
     number: int,
-    repair: Repair | None,
+    repair: Source | None,
 ) -> bytes:
     """One frame's plaintext, checked twice: BLAKE3 of what is stored, then its seal. One that is
     bad here, or not here, is asked of the other replicas."""
@@ -126,7 +141,7 @@ async def read_stream(
     *,
     offset: int,
     length: int,
-    repair: Repair | None = None,
+    repair: Source | None = None,
 ) -> AsyncGenerator[Buffer, None]:
     """Plaintext bytes [offset, offset + length), cut at the end of the body, in pieces of at most
     a frame, each verified before it is yielded. The stream is pinned while the iterator lives.

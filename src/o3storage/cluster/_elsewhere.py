@@ -3,14 +3,12 @@
     QUERY     group u32, the query as the state machine encodes it
     SUBMIT    count u8, node u64 for each node that holds the body's frames durably (none, unless
               they do not ride with the command), and a batch of one proposal (`_forwarding`)
-    HOLD      token u64, streams, 16 bytes each: keep these readable for HOLD_S; none: those of the
-              token for so long again
-    LET_GO    token u64
     answer    status u8, leader u64 as the holder knows it (0: nobody), and by status the answer as
               the state machine encodes it, or a text
 
-All integers are big-endian. Who holds a range stands in range 0 (`_range_rows`), and may have
-changed: a holder that is none any more, or whose range was cut, says so, and nothing was done.
+All integers are big-endian; bodies are read as `_lending` says. Who holds a range stands in range 0
+(`_range_rows`), and may have changed: a holder that is none any more, or whose range was cut, says
+so, and nothing was done.
 
 A query runs at the holder, whole, behind a read index that it asks for when the query has come; so
 its answer is of one instant, like any other. A command's outcome is what the holder applied.
@@ -23,23 +21,28 @@ from __future__ import annotations
 import asyncio
 import enum
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _kinds
 from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import in_order
 from o3storage.cluster._forwarding import decode_batch, encode_batch
+from o3storage.cluster._lending import Lender, Loan, read_elsewhere
 from o3storage.cluster._peer_types import Code, PeerError, PeerUnreachable
 from o3storage.cluster._range_rows import Holders, RangeMoved, Span, Split, SplitRefused
 from o3storage.cluster._team import NOTHING_WAS_DONE, Batch
+from o3storage.crypto import StreamRef, StreamSealer
 from o3storage.raft.core import NOBODY
+from o3storage.runtime.disk import Buffer
 from o3storage.runtime.state_machine import Outcome
 from o3storage.storage import SealedFrame, StoreError
 
 if TYPE_CHECKING:
+    from o3storage.cluster._fetching import Fetcher
     from o3storage.cluster._node import Node
     from o3storage.cluster._replica import Replica
+    from o3storage.cluster._replication import Peers, Replication
 
 REFUSE_S = 4.5
 """Nobody who could be asked: a client gets its 503 within 5 s."""
@@ -83,27 +86,84 @@ class Elsewhere:
         """Queries and commands that others were asked, since the start."""
         self.answered = 0
         """Those that were answered for others."""
-        self._node = node
+        self.node = node
+        self.lender = Lender(node)
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._closed = False
         self._leaders: dict[int, int] = {}
         """By group, as holders said last."""
         self._turn = 0
 
     def start(self) -> None:
-        replication = self._node.replication
-        assert replication is not None
+        replication = self._replication
         replication.peers.serve(_kinds.QUERY, self._serve_query)
         replication.peers.serve(_kinds.SUBMIT, self._serve_submit)
+        replication.peers.serve(_kinds.HOLD, self.lender.serve_hold)
+        replication.peers.serve(_kinds.LET_GO, self.lender.serve_let_go)
+
+    async def close(self) -> None:
+        self._closed = True
+        self.lender.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        """In the background, until this node stops; None: it does."""
+        if self._closed:
+            work.close()
+            return None
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        return task
+
+    # --- bodies
+
+    @property
+    def peers(self) -> Peers:
+        return self._replication.peers
+
+    @property
+    def fetcher(self) -> Fetcher:
+        return self._replication.fetcher
+
+    def everyone(self) -> list[int]:
+        return self._replication.everyone()
+
+    @property
+    def _replication(self) -> Replication:
+        replication = self.node.replication
+        assert replication is not None
+        return replication
+
+    def loan(self, group: int) -> Loan:
+        """Of bodies of that range, for a reader here."""
+        token = int.from_bytes(self.node.entropy.random_bytes(8), "big")
+        return Loan(self, group, token)
+
+    def read(
+        self, group: int, sealer: StreamSealer, ref: StreamRef, offset: int, length: int
+    ) -> AsyncIterator[Buffer]:
+        """As `Node.read_stream`, of a range without a replica here."""
+        return read_elsewhere(self, group, sealer, ref, offset, length)
+
+    async def hold(self, group: int, streams: Sequence[bytes]) -> Callable[[], None]:
+        """As `Node.hold`. Raises Unavailable."""
+        loan = self.loan(group)
+        await loan.take(streams)
+        return loan.end
 
     # --- the one who asks
 
     def holders(self, group: int) -> Holders | None:
         """Who has the range, as range 0 says here; None: it does not say."""
-        return self._node.ranges.holders.get(group)
+        return self.node.ranges.holders.get(group)
 
     def order(self, group: int) -> list[int]:
         """Nodes to ask, the likely leader first; the others by turns, voters before learners."""
-        node, holders = self._node, self.holders(group)
-        assert node.replication is not None
+        node, holders = self.node, self.holders(group)
         if holders is None:
             return []
         members = holders.configuration.members()
@@ -114,11 +174,11 @@ class Elsewhere:
         leader = self._leaders.get(group, NOBODY)
         first = [leader] if leader in members else []
         found = in_order(first, turned, node.id)
-        return [member for member in found if node.replication.peers.is_up(member)]
+        return [member for member in found if self.peers.is_up(member)]
 
     async def query(self, group: int, query: Any) -> Any:
         """The answer, or its own error. Raises RangeMoved, Unavailable."""
-        machine = self._node.machine
+        machine = self.node.machine
         payload = _GROUP.pack(group) + machine.encode_query(query)
         status, body = await self._ask(group, _kinds.QUERY, payload, QUERY_S, writes=False)
         if status is not Status.DONE:
@@ -154,7 +214,7 @@ class Elsewhere:
                 return Outcome(_decode_split(body))
             if status is Status.SPLIT_REFUSED:
                 return Outcome(None, SplitRefused(body.decode("utf-8", "replace")))
-            result, error = self._node.machine.decode_answer(body)
+            result, error = self.node.machine.decode_answer(body)
         except ValueError as failure:
             raise Unavailable(
                 f"it took effect, but what came of it cannot be read: {failure}", uncertain=True
@@ -166,7 +226,7 @@ class Elsewhere:
     ) -> tuple[Status, bytes]:
         """(status, body) of who answered for certain. Raises RangeMoved, Unavailable,
         StorageFull."""
-        node = self._node
+        node = self.node
         loop = asyncio.get_running_loop()
         end_s = loop.time() + REFUSE_S
         why = "no node that holds it can be reached from this one"
@@ -207,9 +267,7 @@ class Elsewhere:
         self, member: int, kind: int, payload: bytes, timeout_s: float
     ) -> tuple[Status, int, bytes]:
         """Raises PeerUnreachable, PeerLost, PeerError, ValueError."""
-        replication = self._node.replication
-        assert replication is not None
-        answer = await replication.peers.call(member, kind, payload, timeout_s=timeout_s)
+        answer = await self.peers.call(member, kind, payload, timeout_s=timeout_s)
         if len(answer) < _ANSWER.size:
             raise ValueError("an answer that is cut short")
         status, leader = _ANSWER.unpack_from(answer)
@@ -219,7 +277,7 @@ class Elsewhere:
 
     def _replica(self, group: int) -> Replica | None:
         """The replica here, if it may answer."""
-        replica = self._node.replica_here(group)
+        replica = self.node.replica_here(group)
         if replica is None or replica.fault or not replica.applied:
             return None
         return replica
@@ -228,7 +286,7 @@ class Elsewhere:
         if len(body) < _GROUP.size:
             raise ValueError("a query that is cut short")
         (group,) = _GROUP.unpack_from(body)
-        node = self._node
+        node = self.node
         query = node.machine.decode_query(bytes(body[_GROUP.size :]))
         replica = self._replica(group)
         if replica is None or group == 0:
@@ -285,7 +343,7 @@ class Elsewhere:
             return _say(Status.SPLIT_REFUSED, leader, str(outcome.error))
         if type(outcome.result) is Split:
             return _ANSWER.pack(Status.SPLIT, leader) + _encode_split(outcome.result)
-        machine = self._node.machine
+        machine = self.node.machine
         data = machine.encode_answer(outcome.result, outcome.error)
         return _ANSWER.pack(Status.DONE, leader) + data
 

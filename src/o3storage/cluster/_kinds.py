@@ -19,6 +19,10 @@ SESSION: Final = 20
 """Call: which run of the node is this one (`_collector`)."""
 SUBMIT: Final = 21
 """Call: a command for such a range."""
+HOLD: Final = 22
+"""Call: keep the frames of some streams readable for a reader elsewhere (`_lending`)."""
+LET_GO: Final = 23
+"""Call: that reader has ended."""
 
 JOIN: Final = 32
 """Call, also of guests: make me a member (`_join`)."""

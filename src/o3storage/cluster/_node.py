@@ -321,6 +321,7 @@ class Node:
             await asyncio.gather(task, return_exceptions=True)
         await self._collector.close()
         await self.ranges.close()
+        await self._elsewhere.close()
         if self.replication is not None:
             await self.replication.hand_over()
         await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
@@ -757,12 +758,19 @@ class Node:
             return None  # `read_stream` asks the others
 
     def read_stream(
-        self, ref: StreamRef, offset: int = 0, length: int | None = None
+        self,
+        ref: StreamRef,
+        offset: int = 0,
+        length: int | None = None,
+        owner: tuple[int, bytes] | None = None,
     ) -> AsyncIterator[Buffer]:
         """Verified plaintext [offset, offset + length) in pieces of at most 256 KiB; by default to
         the end. Nothing is yielded before it was verified. Close the iterator if it is not read to
-        its end. Raises BodyMissing, BodyDamaged, Unavailable."""
+        its end. `owner`: the (bucket id, key) whose body it is, so that a node without its range
+        knows whom to ask. Raises BodyMissing, BodyDamaged, Unavailable."""
         size = ref.size_bytes if length is None else length
+        if self._ranges.elsewhere and (group := self._away(owner)) != NOWHERE:
+            return self._elsewhere.read(group, self._sealer(ref), ref, offset, size)
         return _bodies.read_stream(
             self.store,
             self.jobs,
@@ -773,10 +781,19 @@ class Node:
             repair=self.replication.repair if self.replication is not None else None,
         )
 
+    def _away(self, owner: tuple[int, bytes] | None) -> int:
+        """The range of a (bucket id, key), if it is elsewhere; else NOWHERE."""
+        if owner is None:
+            return NOWHERE
+        group = self._ranges.group_of(self.machine.stream_route(*owner))
+        return group if group in self._ranges.elsewhere else NOWHERE
+
     def send_stream(
-        self, ref: StreamRef, offset: int, length: int
+        self, ref: StreamRef, offset: int, length: int, owner: tuple[int, bytes] | None = None
     ) -> AsyncIterator[Buffer | _direct.DirectPiece]:
         """As `read_stream`, for a body that goes to a plain socket."""
+        if self._ranges.elsewhere and (group := self._away(owner)) != NOWHERE:
+            return self._elsewhere.read(group, self._sealer(ref), ref, offset, length)
         return _direct.send_stream(
             self.store,
             self.jobs,
@@ -787,10 +804,15 @@ class Node:
             repair=self.replication.repair if self.replication is not None else None,
         )
 
-    def hold(self, bodies: Sequence[bytes]) -> Callable[[], None]:
-        """What packed references name stays readable on this node until the returned function is
-        called, once, though it is released meanwhile."""
+    async def hold(
+        self, bodies: Sequence[bytes], owner: tuple[int, bytes] | None = None
+    ) -> Callable[[], None]:
+        """What packed references name stays readable, on this node or at a holder of its `owner`'s
+        range, until the returned function is called, once, though it is released meanwhile.
+        Raises Unavailable."""
         streams = [StreamRef.unpack(body).stream for body in bodies if body]
+        if self._ranges.elsewhere and (group := self._away(owner)) != NOWHERE:
+            return await self._elsewhere.hold(group, streams)
         for stream in streams:
             self.store.pin(stream)
 

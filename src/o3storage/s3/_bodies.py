@@ -143,13 +143,14 @@ async def _version(  # noqa: PLR0917
     version: VersionInfo,
     offset: int,
     length: int,
-    read: Callable[[StreamRef, int, int], AsyncIterator[P]],
+    read: Callable[[StreamRef, int, int, tuple[int, bytes]], AsyncIterator[P]],
 ) -> AsyncGenerator[P, None]:
     """What `read` yields for each of the streams that the bytes stand in."""
     if length == 0:
         return
+    owner = bucket_id, version.key
     if not version.upload_id:
-        async for piece in read(StreamRef.unpack(version.body), offset, length):
+        async for piece in read(StreamRef.unpack(version.body), offset, length, owner):
             yield piece
         return
     end = offset + length
@@ -166,7 +167,7 @@ async def _version(  # noqa: PLR0917
                 count = min(end, start + size) - offset
                 if count <= 0:
                     continue
-                async for piece in read(StreamRef.unpack(body), inner, count):
+                async for piece in read(StreamRef.unpack(body), inner, count, owner):
                     yield piece
                 offset += count
     finally:
@@ -208,7 +209,8 @@ class HeldParts:
                 return False
             service.held_parts += len(page)
             self.parts += page
-            self._release.append(service.node.hold([body for _, _, body in page]))
+            bodies = [body for _, _, body in page]
+            self._release.append(await service.node.hold(bodies, (bucket_id, version.key)))
             at = page[-1][0] + page[-1][1]
         if len(self.parts) > 1:
             # That the version stands now shows that nothing was let go before it was held.

@@ -64,13 +64,19 @@ class Node(Protocol):
 
     def read_small_now(self, ref: StreamRef) -> bytes | None: ...
 
-    def read_stream(self, ref: StreamRef, offset: int, length: int) -> AsyncIterator[Buffer]: ...
+    def read_stream(
+        self, ref: StreamRef, offset: int, length: int, owner: tuple[int, bytes] | None = None
+    ) -> AsyncIterator[Buffer]:
+        """`owner`: the (bucket id, key) whose body it is."""
+        ...
 
     def send_stream(
-        self, ref: StreamRef, offset: int, length: int
+        self, ref: StreamRef, offset: int, length: int, owner: tuple[int, bytes] | None = None
     ) -> AsyncIterator[Buffer | DirectPiece]: ...
 
-    def hold(self, bodies: Sequence[bytes]) -> Callable[[], None]: ...
+    async def hold(
+        self, bodies: Sequence[bytes], owner: tuple[int, bytes] | None = None
+    ) -> Callable[[], None]: ...
 
 
 __all__ = ["Buffer", "Digester", "DirectPiece", "Node", "Reads", "StreamUpload"]

@@ -185,7 +185,8 @@ class Machine:
             Address(self.host, PEER_PORT),
             peers=() if self.founder else tuple(others),
             secret=self.world.secret,
-            replicas=len(machines),
+            replicas=self.world.replicas,
+            everywhere=not self.world.sparse,
             system_replicas=len(machines),
             say=self.trace,
         )

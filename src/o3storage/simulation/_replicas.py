@@ -31,6 +31,9 @@ SCRUBS = 2
 SHOWN_ROWS = 4
 """Rows that differ, shown in a violation."""
 
+NOBODYS = -1
+"""In place of a range: rows of none that the node holds. There are to be none."""
+
 Rows = dict[bytes, bytes]
 
 
@@ -47,6 +50,35 @@ async def rows_of(machine: Machine) -> Rows:
         if len(found) < PAGE_ROWS:
             return rows
         low = found[-1][0] + b"\x00"
+
+
+async def parts_of(machine: Machine) -> dict[int, Rows]:
+    """The same by range, of those that the node holds."""
+    assert machine.life is not None
+    node = machine.life.opened.node
+    rows = await rows_of(machine)
+    if node.replication is None:
+        return {0: rows}
+    parts: dict[int, Rows] = {}
+    for group in node._replicas:
+        if holds(node, group):
+            spans = node._ranges.row_spans(group)
+            parts[group] = {
+                key: value
+                for key, value in rows.items()
+                if any(low <= key < high for low, high in spans)
+                or (key.startswith(CONFIGURATION_ROWS) and key[2:] == group.to_bytes(4, "big"))
+            }
+    seen = {key for part in parts.values() for key in part}
+    left = {key: value for key, value in rows.items() if key not in seen}
+    if left:
+        parts[NOBODYS] = left
+    return parts
+
+
+def holds(node: Node, group: int) -> bool:
+    """Whether the node has a replica of the range that is to be asked."""
+    return group == 0 or node.ranges.is_here(group)
 
 
 def difference(one: Rows, other: Rows) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from o3storage import _native
-from o3storage.cluster import ClusterSecret, node_id
+from o3storage.cluster import ClusterSecret
 from o3storage.raft.core import Role
 from o3storage.runtime import log
 
@@ -42,7 +42,7 @@ from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
 from ._machine import Machine
 from ._network import SimNet, SimNetwork
 from ._operator import Operator, operates
-from ._replicas import difference, mend_frames, missing_bodies, rows_of
+from ._replicas import Rows, difference, holds, mend_frames, missing_bodies, parts_of
 from ._report import GaveUp, Report
 from ._requests import Answer, Call, Signer, build, perform
 from ._safety import SafetyLog, watch_safety
@@ -58,6 +58,8 @@ CONVERGE_S = 60.0
 """Virtual seconds until all replicas are equal once all faults are over."""
 SETUP_S = 60.0
 """Virtual seconds until a new cluster has taken its first bucket."""
+SPARSE_REPLICAS = 3
+"""Of each key range, where not every node has one."""
 LOOKS = 3
 """Times that replicas are compared: a background command may come in between."""
 
@@ -88,12 +90,20 @@ class World:
     """`main` is the whole run; `report` is its result."""
 
     def __init__(
-        self, seed: int, *, nodes: int = 1, keep_trace: bool = False, harsh: bool = False
+        self,
+        seed: int,
+        *,
+        nodes: int = 1,
+        keep_trace: bool = False,
+        harsh: bool = False,
+        sparse: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
         self.seed = seed
         self.harsh = harsh
+        self.replicas = min(SPARSE_REPLICAS, nodes) if sparse else nodes
+        """Of each key range."""
         self.loop = loop
         self.history = History(self.loop.time)
         self.values = Values()
@@ -161,9 +171,7 @@ class World:
         work = [self.loop.create_task(client.work()) for client in clients]
         strikes = self.loop.create_task(self._strike_all())
         fleeting = Fleeting(self)
-        await asyncio.gather(
-            *work, strikes, cut_ranges(self), Operator(self).work(), fleeting.work()
-        )
+        await asyncio.gather(*work, strikes, cut_ranges(self), self._operate(), fleeting.work())
         await self._heal()
         if self.clustered:
             await self._converge()
@@ -181,6 +189,15 @@ class World:
         for text in seals.reused:
             self.violation("sealing", text)
         self._check_history()
+
+    @property
+    def sparse(self) -> bool:
+        """Some nodes have no replica of a key range."""
+        return self.replicas < len(self.machines)
+
+    async def _operate(self) -> None:
+        if not self.sparse:  # (replicas that moved away are not destroyed yet)
+            await Operator(self).work()
 
     def _judge_safety(self) -> None:
         """What consensus did over all nodes (`_safety.py`). A disk on which bits flipped may stop
@@ -319,15 +336,19 @@ class World:
         for machine in self.machines:
             if machine.life is None:
                 return f"n{machine.number} is down"
-            for group in machine.life.opened.node.status()["groups"]:
+            node = machine.life.opened.node
+            for group in node.status()["groups"]:
+                if not holds(node, group["group"]):
+                    continue
                 debt = machine.debt(group["group"])
-                groups.setdefault(group["group"], []).append({**group, "debt": debt})
+                groups.setdefault(group["group"], []).append({**group, "debt": debt, "id": node.id})
         for number, found in groups.items():
-            if len(found) < len(self.machines):
+            replicas = self.replicas if number else len(self.machines)
+            if len(found) != replicas:
                 return f"range {number} has {len(found)} replicas"
             if sum(group["role"] == "leader" for group in found) != 1:
                 return f"range {number}: {[group['role'] for group in found]}"
-            wanted = sorted(node_id(machine.keys) for machine in self.machines)
+            wanted = sorted(group["id"] for group in found)
             if any(group["voters"] != wanted or group["learners"] for group in found):
                 return f"range {number}: {len(found[0]['voters'])} voters"
             for mark in ("term", "last", "commit", "applied"):
@@ -344,22 +365,35 @@ class World:
     async def _compare(self) -> None:
         """Every replica has the same rows, and every version's bytes on its own disk."""
         for look in range(LOOKS):
-            rows = [await rows_of(machine) for machine in self.machines]
-            found = [difference(rows[0], other) for other in rows[1:]]
-            if not any(found):
+            parts = [await parts_of(machine) for machine in self.machines]
+            found = self._differences(parts)
+            if not found:
                 break
             if look == LOOKS - 1:
-                for machine, text in zip(self.machines[1:], found, strict=True):
-                    if text:
-                        self.violation("P5", f"n1 and n{machine.number} differ: {text}")
+                for text in found:
+                    self.violation("P5", text)
             await self._converge()
-        for machine in self.machines:
+        for machine, part in zip(self.machines, parts, strict=True):
             if machine.rotten:
                 await mend_frames(machine)
-            problems = await missing_bodies(machine, rows[0], self.values)
+            rows = {key: value for rows in part.values() for key, value in rows.items()}
+            problems = await missing_bodies(machine, rows, self.values)
             if problems and not machine.lossy:
                 text = f"n{machine.number}, {len(problems)} bodies: {problems[0]}"
                 self.violation("P1", f"not whole on a replica's own disk: {text}")
+
+    def _differences(self, parts: Sequence[dict[int, Rows]]) -> list[str]:
+        """Of each range's replicas to the first that has it."""
+        first: dict[int, int] = {}
+        found: list[str] = []
+        for number, part in enumerate(parts):
+            for group, rows in part.items():
+                other = first.setdefault(group, number)
+                text = difference(parts[other][group], rows)
+                if text:
+                    names = f"n{other + 1} and n{number + 1}"
+                    found.append(f"{names} differ in range {group}: {text}")
+        return found
 
     async def _read_back(self) -> None:
         """Everything that was ever written, through the S3 layer, by one client."""
@@ -526,10 +560,18 @@ class World:
             self.report.trace.append(line)
 
 
-def simulate(seed: int, *, nodes: int = 1, keep_trace: bool = False, harsh: bool = False) -> Report:
+def simulate(
+    seed: int,
+    *,
+    nodes: int = 1,
+    keep_trace: bool = False,
+    harsh: bool = False,
+    sparse: bool = False,
+) -> Report:
     """Run one seed with 1, 3 or 5 nodes. The report has every violation; with `keep_trace` also
     what happened. `harsh` clusters have writes that go astray and much rot, too: what there are
-    open findings of. Raises ValueError for another number of nodes."""
+    open findings of. `sparse`: key ranges have three replicas, however many nodes there are. Raises
+    ValueError for another number of nodes."""
     if nodes not in SCALES:
         raise ValueError(f"{nodes} nodes: a run has one of {', '.join(map(str, SCALES))}")
     log.configure(level="error", fd=-1)
@@ -538,7 +580,7 @@ def simulate(seed: int, *, nodes: int = 1, keep_trace: bool = False, harsh: bool
     async def main() -> Report:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
-        world = World(seed, nodes=nodes, keep_trace=keep_trace, harsh=harsh)
+        world = World(seed, nodes=nodes, keep_trace=keep_trace, harsh=harsh, sparse=sparse)
         loop.set_exception_handler(world.safety.unhandled)
         worlds.append(world)
         world.main_task = asyncio.current_task()
