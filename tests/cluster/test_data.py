@@ -64,7 +64,9 @@ async def send(
 ) -> Unavailable | None:
     """Why the body is not durable with a majority; None if it is."""
     team: Any = SimpleNamespace(group=1, core=SimpleNamespace(configuration=began))
-    fanout = Fanout(node, team, FRAME.stream)  # type: ignore[arg-type]
+    fanout = Fanout(  # type: ignore[arg-type]
+        node, team.group, FRAME.stream, lambda: team.core.configuration
+    )
     await fanout.write(FRAME)
     if ends is not None:
         team.core.configuration = ends

@@ -594,7 +594,9 @@ class Membership:
     def _is_needed(self, node: int) -> bool:
         """Whether some range still counts the node among its members, as far as is known here."""
         ranges = self._ranges
-        for group in ranges.elsewhere():
+        for group in dict.fromkeys([*ranges.elsewhere(), *ranges.directory]):
+            if ranges.is_here(group):
+                continue
             holders = ranges.holders.get(group)
             if holders is None or holders.configuration.joint:
                 return True

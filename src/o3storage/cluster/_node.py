@@ -204,7 +204,7 @@ class Node:
         if fresh and bootstrap:
             await asyncio.gather(*(self._bootstrap(group) for group in fresh))
         await self.ranges.load()
-        for group in (SYSTEM_GROUP, *self._ranges.here()):
+        for group in (SYSTEM_GROUP, *self.ranges.to_open()):
             await self.open_replica(group)
         for replica in self._replicas.values():
             if self.replication is None and not replica.core.configuration.votes(self.id):
@@ -239,6 +239,9 @@ class Node:
             self.replication,
             span=self._ranges.span(group) if group != SYSTEM_GROUP else None,
         )
+        if replica.span not in {None, EVERYTHING} and not replica.core.log.last:
+            # Entries from before the cut change rows that are another range's now.
+            replica.core.wants_snapshot = True
         self._replicas[group] = replica
         replica.on_disk_fault = self._disk_failed
         replica.on_split = self.ranges.on_split

@@ -25,6 +25,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster._errors import ClusterError, Unavailable
+from o3storage.cluster._leaving import has_left, leave
 from o3storage.cluster._newcomer import look_for_loss
 from o3storage.cluster._node_records import (
     FIRST_VERSION,
@@ -57,7 +58,7 @@ from o3storage.cluster._range_rows import (
 )
 from o3storage.cluster._range_sizes import RangeSizes
 from o3storage.cluster._ranges import NOWHERE, RangeTable
-from o3storage.cluster._reading import READ_FAULTS
+from o3storage.cluster._reading import READ_FAULTS, left_note
 from o3storage.raft.core import NOBODY, Role, Tick
 from o3storage.runtime import Logger
 from o3storage.storage import StoreError, StoreOutOfService
@@ -93,6 +94,11 @@ class RangeKeeper:
         self._table = table
         self._replicas = replicas
         self._opening: dict[int, asyncio.Task[None]] = {}
+        self._leaving: dict[int, asyncio.Task[None]] = {}
+        self._left: dict[int, Span] = {}
+        """Found at the start: these are still to be erased."""
+        self._gone: dict[int, None] = {}
+        """Ranges that left this disk, as far as nothing of them has come back."""
         self._publisher: asyncio.Task[None] | None = None
         self._spare = 0
         """A number that range 0 gave, of a range that did not come to be; 0: none."""
@@ -116,11 +122,25 @@ class RangeKeeper:
             group += 1
         spans.setdefault(FIRST_KEY_GROUP, EVERYTHING)
         logs = store.groups()
+        first = store.log_state(FIRST_KEY_GROUP) if FIRST_KEY_GROUP in logs else None
+        if first is None or not first.last_index:
+            value = await store.get(directory_key(FIRST_KEY_GROUP))
+            if value is not None:
+                spans[FIRST_KEY_GROUP] = Span.decode(value)
+        for group in logs:
+            note = await store.noted(left_note(group)) if group >= FIRST_KEY_GROUP else None
+            if note is not None:
+                spans.pop(group, None)
+                self._gone[group] = None
+                span = has_left(note)
+                if span is not None:
+                    spans[group] = span
+                    self._left[group] = span
         for group in spans:
             if group not in logs and group != FIRST_KEY_GROUP:
                 store.create_group(group, FIRST_INDEX, FIRST_TERM)
         for group in logs:
-            if group not in spans and group > FIRST_KEY_GROUP:
+            if group not in spans and group > FIRST_KEY_GROUP and group not in self._gone:
                 # A replica without state; or its parent applies the SPLIT again, see `on_split`.
                 value = await store.get(directory_key(group))
                 span = Span.decode(value) if value is not None else EVERYTHING
@@ -128,8 +148,15 @@ class RangeKeeper:
                     spans[group] = span
         self._table.fill(spans)
 
+    def to_open(self) -> list[int]:
+        """Groups whose replicas are to be opened, after `load`."""
+        return [group for group in self._table.here() if group not in self._left]
+
     def start(self) -> None:
         replication = self._node.replication
+        left, self._left = self._left, {}
+        for group, span in left.items():
+            self._leave(group, span, None)
         if replication is not None:
             replication.on_ranges = self._node.look_at_records
             loop = asyncio.get_running_loop()
@@ -139,7 +166,7 @@ class RangeKeeper:
     async def close(self) -> None:
         self._closed = True
         await self.sizes.close()
-        tasks = list(self._opening.values())
+        tasks = [*self._opening.values(), *self._leaving.values()]
         if self._publisher is not None:
             tasks.append(self._publisher)
         for task in tasks:
@@ -162,9 +189,9 @@ class RangeKeeper:
         self.holders = {group_of_directory_key(key): Holders.decode(v) for key, v in rows}
         for group, span in self.directory.items():
             self._shrink_empty(group, span)
-        for group, span in self.directory.items():
-            known = group in self._replicas or group in self._opening
-            if known or group == FIRST_KEY_GROUP or not self._belongs_here(group):
+        for group, span in {FIRST_KEY_GROUP: EVERYTHING, **self.directory}.items():
+            known = group in self._replicas or group in self._opening or group in self._leaving
+            if known or not self._belongs_here(group):
                 continue
             if self._table.free_for(group, span):
                 self._table.put((group, span))
@@ -184,10 +211,44 @@ class RangeKeeper:
         empty = not replica.applied and not replica.core.log.last and replica.core.incoming is None
         if empty and (replica.span.high is None or span.high < replica.span.high):
             replica.span = span
+            # Entries from before the cut change rows that are another range's now.
+            replica.core.wants_snapshot = True
             self._table.put((group, span))
 
+    def _leave(self, group: int, span: Span, replica: Replica | None) -> None:
+        self._gone[group] = None
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._leaving[group]
+            if not self._closed:
+                self._table.remove(group)
+                self._node.look_at_records()
+
+        work = leave(self._node, self._table, group, span, replica)
+        task = asyncio.get_running_loop().create_task(work, name=f"range {group} leaves")
+        self._leaving[group] = task
+        task.add_done_callback(ended)
+
+    def _has_left(self, group: int) -> bool:
+        """Whether this node is no member for certain: range 0 says so of an entry that is not below
+        the last one here that named the members, so nothing was promised as a member since."""
+        holders, replica = self.holders.get(group), self._replicas[group]
+        core = replica.core
+        if holders is None or replica.span is None or replica.fault or core.incoming is not None:
+            return False
+        if core.wants_snapshot or not (core.log.last or replica.applied):
+            return False  # there is nothing
+        if holders.entry_index < core.configuration_index or holders.configuration.joint:
+            return False
+        return self._node.id not in holders.configuration.members()
+
     def look_away(self) -> None:
-        """Which ranges other nodes are to be asked for, as far as is known."""
+        """Which ranges other nodes are to be asked for, as far as is known; and what of this disk
+        is nobody's any more."""
+        for group in [group for group in self._replicas if self._has_left(group)]:
+            replica = self._replicas.pop(group)
+            replica.fail("this node has no replica of the range any more")
+            self._leave(group, self._table.span(group), replica)
         known = {FIRST_KEY_GROUP: EVERYTHING, **self.directory} if self.holders else {}
         known = {group: span for group, span in known.items() if group in self.holders}
         away = {group: None for group in self._table.here() if self._is_away(group)}
@@ -273,6 +334,8 @@ class RangeKeeper:
             try:
                 self.look_away()
                 for group in list(self._replicas):
+                    if group not in self._replicas:
+                        continue
                     await self._tell(group)
                     await self._tell_holders(group)
             except ClusterError as error:
@@ -299,9 +362,11 @@ class RangeKeeper:
 
     async def _tell_holders(self, group: int) -> None:
         """Tell range 0 who has a range, if this node leads it. Raises ClusterError."""
-        replica = self._replicas[group]
+        replica = self._replicas.get(group)
+        if replica is None or replica.span is None or not replica.leads:
+            return
         core = replica.core
-        if replica.span is None or not replica.leads or self._node.cluster_version < PLACES_VERSION:
+        if self._node.cluster_version < PLACES_VERSION:
             return
         known = self.holders.get(group)
         index = core.configuration_index

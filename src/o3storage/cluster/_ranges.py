@@ -61,6 +61,11 @@ class RangeTable:
         self._spans = dict(spans)
         self._arrange()
 
+    def remove(self, group: int) -> None:
+        """Nothing of the range is on this disk any more."""
+        self._spans.pop(group, None)
+        self._arrange()
+
     def learn(self, known: Mapping[int, Span], away: Mapping[int, None]) -> None:
         """What range 0 says of all ranges. `away`: those with a replica here that is not to be
         asked: it is not filled yet, or it is no member any more."""

@@ -17,7 +17,7 @@ from o3storage.raft.core import (
 )
 from o3storage.runtime.disk import DiskError
 from o3storage.runtime.state_machine import First, Get, Read
-from o3storage.storage import EntriesGone, Miss, Snapshot, Store, StoreError
+from o3storage.storage import NOTE_TABLE, EntriesGone, Miss, Snapshot, Store, StoreError
 from o3storage.storage.index import BadBlock
 
 MISS: Final = Miss.MISS
@@ -68,10 +68,33 @@ def after_hole(missing: Sequence[tuple[int, int]], index: int) -> int:
     raise EntriesGone(f"entry {index} is neither readable nor known to be missing")
 
 
+def left_note(group: int) -> bytes:
+    """Name of the note that says that a replica left this disk (`_leaving`)."""
+    return b"left" + group.to_bytes(4, "big")
+
+
+def left_row(group: int) -> bytes:
+    """The row of that note."""
+    return NOTE_TABLE + left_note(group)
+
+
 async def open_core(store: Store, group: int, node: int) -> tuple[Core, list[Entry]]:
     """The core as the group's log and rows say, and the entries above what is applied that name
-    frames. Raises StoreError, ValueError (rows or entries nobody wrote)."""
+    frames. Of a group that left this disk, and was not received anew, only its term and its vote
+    are left. Raises StoreError, ValueError (rows or entries nobody wrote)."""
     state = store.log_state(group)
+    if await store.noted(left_note(group)) is not None:
+        hard = state.hard_state
+        emptied = Core(
+            node,
+            log=Log(0, 0, [], 0, []),
+            hard_state=HardState(hard.term, hard.vote, 0),
+            applied=0,
+            configuration=Configuration(),
+            uncertain=state.uncertain,
+        )
+        emptied.wants_snapshot = True
+        return emptied, []
     applied = state.applied_index
     configuration, configuration_index = Configuration(), 0
     row = await store.get(_records.configuration_key(group))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from o3storage.cluster import _records
 from o3storage.cluster._newcomer import note_passed
 from o3storage.cluster._range_rows import EVERYTHING, FIRST_KEY_GROUP, Span, span_key
-from o3storage.cluster._reading import READ_FAULTS
+from o3storage.cluster._reading import READ_FAULTS, left_row
 from o3storage.raft.core import (
     Configuration,
     PieceStored,
@@ -215,6 +215,9 @@ class Snapshots:
             raise ValueError("it does not say which keys it is of")
         if not self._node.ranges.free_for(replica.group, span):
             return False
+        incoming, log = replica.core.incoming, self._node.store.log_state(replica.group)
+        if incoming is not None and incoming.index <= log.applied_index:
+            return False  # (it had been here, and left: what comes must be newer)
         self._span = span
         if replica.applied == 0:
             # Nothing is here yet, and what was thought of the span may be too little.
@@ -243,7 +246,7 @@ class Snapshots:
                     self._node.ranges.row_spans(group, span),
                     HardState(hard.term, hard.vote, hard.commit),
                     output.keep,
-                    [(_records.configuration_key(group), row)],
+                    [(_records.configuration_key(group), row), (left_row(group), None)],
                 )
             except StoreOutOfService as error:
                 replica.on_disk_fault(str(error))

@@ -171,7 +171,9 @@ class World:
         work = [self.loop.create_task(client.work()) for client in clients]
         strikes = self.loop.create_task(self._strike_all())
         fleeting = Fleeting(self)
-        await asyncio.gather(*work, strikes, cut_ranges(self), self._operate(), fleeting.work())
+        await asyncio.gather(
+            *work, strikes, cut_ranges(self), Operator(self).work(), fleeting.work()
+        )
         await self._heal()
         if self.clustered:
             await self._converge()
@@ -194,10 +196,6 @@ class World:
     def sparse(self) -> bool:
         """Some nodes have no replica of a key range."""
         return self.replicas < len(self.machines)
-
-    async def _operate(self) -> None:
-        if not self.sparse:  # (replicas that moved away are not destroyed yet)
-            await Operator(self).work()
 
     def _judge_safety(self) -> None:
         """What consensus did over all nodes (`_safety.py`). A disk on which bits flipped may stop

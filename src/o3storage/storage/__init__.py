@@ -17,6 +17,7 @@ from o3storage.storage._offline import (
     VolumeSummary,
 )
 from o3storage.storage._records import PREFIX_BYTES
+from o3storage.storage._rows import NOTE_TABLE
 from o3storage.storage._scrub import BadFrame
 from o3storage.storage._store import Store
 from o3storage.storage._types import (
@@ -53,6 +54,7 @@ __all__ = [
     "MAX_APPEND_BYTES",
     "MAX_ENTRY_BYTES",
     "MAX_PIECE_BYTES",
+    "NOTE_TABLE",
     "PREFIX_BYTES",
     "SEAL_TAG_BYTES",
     "SMALL_FRAME_BYTES",

@@ -109,6 +109,13 @@ class Installer:
         await self.log.write_rows([(_key(group, DECISION), mark)])
         await self._carry_out(group, mark)
 
+    async def erase(self, group: GroupId, spans: Sequence[Span]) -> None:
+        """No row is left in the spans, nor anything staged. Raises StoreFull,
+        StoreOutOfService."""
+        await self._drop(group, 0)
+        for low, high in spans:
+            await self._replace(low, high, _Staged(self.core, group, 0))
+
     async def redo(self) -> None:
         """At the open: finish what was decided."""
         low, high = STAGING_TABLE, bytes([STAGING_TABLE[0] + 1])

@@ -460,6 +460,18 @@ class Store:
         self._check_open()
         await self._installer.install(group, index, term, pieces, spans, hard_state, keep, rows)
 
+    async def erase(self, group: GroupId, spans: Sequence[Span], rows: Sequence[RowChange]) -> None:
+        """The group has left this disk: the rows of `spans` go, and its log is empty behind what is
+        applied; its term and vote stay. `rows` are written at the end. In steps: after a crash
+        call it again. Nobody may read or apply in the spans meanwhile. Raises StoreError."""
+        self._check_open()
+        await self._installer.erase(group, spans)
+        if rows:
+            await self._log.write_rows(list(rows))
+        log = self._core.groups.get(group)
+        if log is not None:
+            await self.reset_group(group, log.applied_index, log.term_before(log.applied_index + 1))
+
     def note(self, name: bytes, value: bytes | None) -> asyncio.Future[None]:
         """Remember something on this disk alone; durable with the future, and with any append that
         is made after this call. None forgets it."""

@@ -26,6 +26,9 @@ from o3storage.raft.core._types import (
 
 # --- the leader's side ---------------------------------------------------------------------------
 
+ONLY_SNAPSHOT = (1 << 64) - 1
+"""In place of the term of a hint: no entry helps, the state has to come as a snapshot."""
+
 
 def propose(state: State, event: Propose) -> None:
     if _election.refuse_proposal(state, event.token):
@@ -253,6 +256,10 @@ def _rotted(state: State, node: int, progress: Progress, hole: int) -> None:
 
 
 def _rejected(state: State, message: AppendResponse, progress: Progress) -> None:
+    if message.hint_term == ONLY_SNAPSHOT:
+        if progress.state is not ProgressState.SNAPSHOT and not progress.match:
+            _snapshots.begin(state, message.sender, progress)
+        return
     if progress.state is ProgressState.REPLICATE:
         if message.rejected_index <= progress.match:
             return  # an old answer
@@ -337,6 +344,13 @@ def append(state: State, message: Append) -> None:
     """Terms were compared by the caller: the sender leads this term."""
     follow(state, message.sender)
     if state.retired or (state.incoming is not None and state.incoming.restoring):
+        return
+    if state.wants_snapshot:
+        response = _response(state, message.sender, message.round)
+        response.rejected = True
+        response.rejected_index = message.prev_index
+        response.hint_term = ONLY_SNAPSHOT
+        state.gated.append(response)
         return
     log = state.log
     entries, prev, prev_term = message.entries, message.prev_index, message.prev_term

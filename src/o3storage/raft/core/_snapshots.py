@@ -197,6 +197,7 @@ def restored(state: State, event: Restored) -> None:
     if incoming is None or not incoming.restoring or incoming.index != event.index:
         return
     state.incoming = None
+    state.wants_snapshot = False
     index = incoming.index
     later = [pair for pair in state.configurations if pair[0] > index]
     if incoming.keep:

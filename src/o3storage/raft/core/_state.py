@@ -161,6 +161,7 @@ class State:
         "verified",
         "vote",
         "votes",
+        "wants_snapshot",
     )
 
     def __init__(
@@ -192,6 +193,9 @@ class State:
         """Set by the driver: that there is no state here is because this node certainly never took
         part in the group. It votes, as any voter with an empty log."""
         self.retired = False
+        self.wants_snapshot = False
+        """Entries alone do not fill this replica: rows that they would change are not here, or are
+        another group's. It has no configuration, so it votes for nobody."""
         self.configurations: list[tuple[int, Configuration]] = [
             (configuration_index, configuration),
             *(later_configurations or []),

@@ -1,0 +1,90 @@
+"""A replica that is no member of its range any more leaves the disk: its rows, the frames that they
+name, and its log go. Its term and vote stay, for ever: a promise is kept by who does not remember
+anything else.
+
+    note left<group u32>    1 and the value of the span: it is being erased, of these keys
+                            2: it is gone; the range may come back only as a snapshot
+
+The first note is durable before the first row goes, and a start that finds it goes on. Until the
+last row is gone the span counts as held by this disk, so no other range with any of its keys is
+made here (`RangeTable.free_for`): what a cut gave to another range is never erased with the one
+that it was cut off. The second note goes in the batch that installs a snapshot (`_snapshots`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from o3storage.cluster import _records
+from o3storage.cluster._range_rows import Span
+from o3storage.cluster._reading import READ_FAULTS, left_note
+from o3storage.crypto import StreamRef
+from o3storage.runtime import Logger
+from o3storage.storage import StoreOutOfService
+
+if TYPE_CHECKING:
+    from o3storage.cluster._node import Node
+    from o3storage.cluster._ranges import RangeTable
+    from o3storage.cluster._replica import Replica
+
+ERASING, GONE = b"\x01", b"\x02"
+PAGE_ROWS = 256
+PAUSE_S = 0.002
+"""Between pages: requests come first."""
+RETRY_S = 0.5
+"""A damaged block is being rebuilt, or the disk is full: looked at again so often."""
+STREAM_BYTES = 16
+
+_log = Logger("ranges")
+
+
+def has_left(note: bytes | None) -> Span | None:
+    """The span that is still to be erased, by the note. Raises ValueError."""
+    return Span.decode(note[1:]) if note is not None and note[:1] == ERASING else None
+
+
+async def leave(
+    node: Node, table: RangeTable, group: int, span: Span, replica: Replica | None
+) -> None:
+    """Erase the range from this disk. `replica`: was stopped (`Replica.fail`) and is in nobody's
+    hands any more; None: a start goes on with it."""
+    store = node.store
+    while True:
+        try:
+            if replica is not None:
+                await store.note(left_note(group), ERASING + span.encode())
+                if replica.team is not None:
+                    replica.team.gaps.clear()
+                    replica.team.debt.clear()
+                    await replica.team.close()
+                await replica.close()
+                replica = None
+            spans = table.row_spans(group, span)
+            for low, high in spans:
+                await _release_bodies(node, low, high)
+            await store.erase(group, spans, [(_records.configuration_key(group), None)])
+            await store.note(left_note(group), GONE)
+        except StoreOutOfService:
+            return
+        except READ_FAULTS as error:
+            _log.debug("range.not_erased", range=group, reason=str(error))
+            await asyncio.sleep(RETRY_S)
+        else:
+            _log.info("range.left", range=group)
+            return
+
+
+async def _release_bodies(node: Node, low: bytes, high: bytes) -> None:
+    store = node.store
+    at: bytes | None = low
+    while at is not None:
+        rows = await store.scan(at, high, PAGE_ROWS)
+        for key, value in rows:
+            if key[0] == _records.TABLE_OPEN_STREAM:
+                store.release_again(key[-STREAM_BYTES:])
+            else:
+                for body in node.machine.bodies(key, value):
+                    store.release_again(StreamRef.unpack(body).stream)
+        at = rows[-1][0] + b"\x00" if len(rows) == PAGE_ROWS else None
+        await asyncio.sleep(PAUSE_S)

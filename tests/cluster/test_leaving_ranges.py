@@ -1,0 +1,149 @@
+"""Replicas that move: the new one is filled, the old one leaves the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from o3storage import catalog
+from o3storage.cluster._leaving import ERASING, GONE
+from o3storage.cluster._reading import left_note
+from o3storage.crypto import StreamRef
+from o3storage.simulation import run
+from tests.cluster.member_rig import Place, Places, patiently
+from tests.cluster.support import body_of
+from tests.cluster.test_elsewhere import SETTINGS, away, holders, settled, start
+
+
+async def nothing_of(place: Place, group: int) -> bool:
+    """No row of the range, no note but that it is gone."""
+    spans = [(b"\x20", b"\x30"), (b"\xfd", b"\xfe")]
+    own = b"\x10" + group.to_bytes(8, "big")
+    spans.append((own, own + b"\xff"))
+    rows = [await place.store.scan(low, high, 5) for low, high in spans]
+    return not any(rows) and await place.store.noted(left_note(group)) == GONE
+
+
+async def moved(places: Places, place: Place, group: int = 1) -> None:
+    """Its replica is somewhere else, and nothing of it is left."""
+    await places.until(lambda: not place.node.ranges.is_here(group), 60.0)
+    await settled(places, group)
+    for _ in range(200):
+        if group not in place.node._replicas and await nothing_of(place, group):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("it has not left")
+
+
+def test_a_node_is_drained_and_comes_back() -> None:
+    async def main() -> None:
+        async with Places(count=4) as places:
+            await start(places, 4)
+            bucket = await patiently(places[1].bucket)
+            bodies = {b"small": body_of(1, 5000), b"large": body_of(2, 900_000)}
+            for key, body in bodies.items():
+                await patiently(lambda k=key, b=body: places[2].put(bucket, k, b))  # type: ignore[misc]
+            version = await places[1].node.query(catalog.head_version(bucket.bucket_id, b"large"))
+            stream = StreamRef.unpack(version.body).stream
+            first = holders(places)[1]
+            for _ in range(2):
+                # There and back: the second time nothing stands in the way of what was here before.
+                await patiently(lambda: places[1].membership.drain(first.id, shrink=False))
+                await moved(places, first)
+                await patiently(lambda: places[1].membership.stay(first.id))
+                for key, body in bodies.items():
+                    assert await patiently(lambda k=key: first.get(bucket, k)) == body  # type: ignore[misc]
+                for _ in range(50):
+                    if not await first.store.stream_frames(stream):
+                        break
+                    await asyncio.sleep(0.1)
+                assert await first.store.stream_frames(stream) == []
+                other = next(p for p in holders(places) if p is not places[1])
+                await patiently(lambda o=other: places[1].membership.drain(o.id, shrink=False))  # type: ignore[misc]
+                await moved(places, other)
+                assert first.node.ranges.is_here(1)
+                assert await first.store.noted(left_note(1)) is None
+                for key, body in bodies.items():
+                    assert await patiently(lambda k=key: other.get(bucket, k)) == body  # type: ignore[misc]
+                    assert await patiently(lambda k=key: first.get(bucket, k)) == body  # type: ignore[misc]
+                await places.until(lambda: not first.node._replicas[1].team.debt, 60.0)
+                assert await first.store.stream_frames(stream) != []
+                await patiently(lambda o=other: places[1].membership.stay(o.id))  # type: ignore[misc]
+
+    run(main(), 21)
+
+
+def test_ranges_that_were_cut_move_each_by_itself_and_restarts_do_no_harm() -> None:
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket = await patiently(places[1].bucket)
+            keys = [b"%c" % letter for letter in b"abcdefgh"]
+            for key in keys:
+                await patiently(lambda k=key: places[3].put(bucket, k, k * 300))  # type: ignore[misc]
+            for key in (b"c", b"f"):
+                route = places[1].node.machine.stream_route(bucket.bucket_id, key)
+                await patiently(lambda r=route: places[2].node.ranges.split(r[1:]))  # type: ignore[misc]
+            await settled(places, 1, 2, 3)
+            rng = random.Random(1)
+            for turn in range(4):
+                victim = rng.choice([p for p in places.all if p is not places[1]])
+                await patiently(lambda v=victim: places[1].membership.drain(v.id, shrink=False))  # type: ignore[misc]
+                await asyncio.sleep(rng.random() * 3)
+                if turn % 2:
+                    await victim.die()
+                    await asyncio.sleep(rng.random() * 3)
+                    await victim.up(places[1].host, **SETTINGS)
+                for group in (1, 2, 3):
+                    await places.until(
+                        lambda v=victim, g=group: not v.node.ranges.is_here(g),
+                        60.0,  # type: ignore[misc]
+                    )
+                await settled(places, 1, 2, 3)
+                for place in places.all:
+                    for key in keys:
+                        found = await patiently(lambda p=place, k=key: p.get(bucket, k))  # type: ignore[misc]
+                        assert found == key * 300
+                await patiently(lambda v=victim: places[1].membership.stay(v.id))  # type: ignore[misc]
+
+            def clean() -> bool:
+                """No node has anything of a range that is not its own."""
+                return all(
+                    group not in p.node._replicas or p.node._replicas[group].applied == 0
+                    for p in places.all
+                    for group in (1, 2, 3)
+                    if not p.node.ranges.is_here(group)
+                )
+
+            await settled(places, 1, 2, 3)
+            await places.until(clean, 60.0)
+
+    run(main(), 22)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_crash_while_a_range_is_erased_is_made_good_at_the_start(seed: int) -> None:
+    async def main() -> None:
+        async with Places(seed, count=4) as places:
+            await start(places, 4)
+            bucket = await patiently(places[1].bucket)
+            for number in range(30):
+                key = b"k%d" % number
+                await patiently(lambda k=key: places[1].put(bucket, k, body_of(1, 40_000)))  # type: ignore[misc]
+            victim = holders(places)[1]
+            await patiently(lambda: places[1].membership.drain(victim.id, shrink=False))
+            note = None
+            while note is None:
+                await asyncio.sleep(0.001)
+                note = await victim.store.noted(left_note(1))
+            assert note[:1] == ERASING
+            await asyncio.sleep(seed * 0.004)
+            await victim.die()
+            await victim.up(places[1].host, **SETTINGS)
+            await moved(places, victim)
+            assert victim in away(places)
+            assert await patiently(lambda: victim.get(bucket, b"k3")) == body_of(1, 40_000)
+
+    run(main(), seed)
