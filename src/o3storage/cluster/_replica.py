@@ -162,8 +162,9 @@ class Replica(Applying):
         if replica.team is not None:
             replica.team.recover(carries)
             await replica.team.remember()
-            if span is not None and replication is not None and not core.configuration.voters:
-                core.newcomer = await never_here(store, replication.ranges.groups(), span)
+            never_voted = not core.configuration.voters and not core.wants_snapshot
+            if span is not None and replication is not None and never_voted:
+                core.newcomer = await never_here(store, replication.ranges.here(), span)
         return replica
 
     async def start(self) -> None:
