@@ -257,7 +257,7 @@ def _rotted(state: State, node: int, progress: Progress, hole: int) -> None:
 
 def _rejected(state: State, message: AppendResponse, progress: Progress) -> None:
     if message.hint_term == ONLY_SNAPSHOT:
-        if progress.state is not ProgressState.SNAPSHOT and not progress.match:
+        if progress.state is not ProgressState.SNAPSHOT:
             _snapshots.begin(state, message.sender, progress)
         return
     if progress.state is ProgressState.REPLICATE:
