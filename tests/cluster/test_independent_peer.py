@@ -15,6 +15,8 @@ from o3storage.storage import SealedFrame
 from tests.cluster.peer_rig import CLUSTER, PORT, Node, host, key, play, until
 
 THEY, WE = 2, 9
+VERSION = 3
+"""The highest of the page."""
 
 
 class Stranger:
@@ -30,7 +32,7 @@ class Stranger:
         self.say(
             0,
             1,
-            b"O3PP\x01\x03"
+            b"O3PP\x01\x04"
             + struct.pack(">QQQBBBBH", WE, 77, attempt, lane, 2, len(CLUSTER), 1, 32)
             + CLUSTER
             + link.binding
@@ -59,8 +61,8 @@ class Stranger:
     async def opened(self) -> None:
         await until(lambda: len(self.units) == 2)
         (kind, hello), admitted = self.units
-        assert (kind, admitted, self.versions) == (1, (2, b"\0"), [0, 2])
-        assert hello[:4] == b"O3PP" and hello[4] == 1 and hello[5] == 2
+        assert (kind, admitted, self.versions) == (1, (2, b"\0"), [0, VERSION])
+        assert hello[:4] == b"O3PP" and hello[4] == 1 and hello[5] == VERSION
         node, session, attempt, lane, role, cluster, count, proof = struct.unpack_from(
             ">QQQBBBBH", hello, 6
         )
@@ -69,7 +71,7 @@ class Stranger:
         assert hello[36 + cluster : 36 + cluster + proof] == self.link.binding
         assert len(hello) == 36 + cluster + proof
         self.units.clear()
-        self.say(2, 2, b"\0")
+        self.say(VERSION, 2, b"\0")
 
     async def next(self, count: int = 1) -> list[tuple[int, bytes]]:
         await until(lambda: len(self.units) >= count)
@@ -157,22 +159,24 @@ def test_a_peer_that_was_written_from_the_page() -> None:
                 raft.HoleAnswer(WE, THEY, 5, 3, True, [raft.Entry(3, 1, 0, b"")]),
             ),
         ]
-        main_link.say(2, *(part for body, _ in pairs for part in (5, body)))
+        main_link.say(VERSION, *(part for body, _ in pairs for part in (5, body)))
         await until(lambda: len(node.heard) == len(pairs))
         assert node.heard == [(WE, 7, message, []) for _, message in pairs]
 
         # Calls, both ways.
-        main_link.say(2, 6, struct.pack(">IH", 41, 5) + b"hi", 6, struct.pack(">IH", 42, 5) + b"no")
-        main_link.say(2, 6, struct.pack(">IH", 43, 99))
+        main_link.say(
+            VERSION, 6, struct.pack(">IH", 41, 5) + b"hi", 6, struct.pack(">IH", 42, 5) + b"no"
+        )
+        main_link.say(VERSION, 6, struct.pack(">IH", 43, 99))
         answers = dict(await main_link.next(3))
         assert answers[7] == struct.pack(">I", 41) + b"9 says hi"
-        main_link.say(2, 6, struct.pack(">IH", 42, 5) + b"no")
+        main_link.say(VERSION, 6, struct.pack(">IH", 42, 5) + b"no")
         assert await main_link.next() == [(8, struct.pack(">IH", 42, 300) + b"not now")]
         call = asyncio.ensure_future(node.peers.call(WE, 8, b"question", timeout_s=5.0))
         [(kind, asked)] = await main_link.next()
         number, what = struct.unpack_from(">IH", asked)
         assert (kind, what, asked[6:]) == (6, 8, b"question")
-        main_link.say(2, 7, struct.pack(">I", number) + b"answer")
+        main_link.say(VERSION, 7, struct.pack(">I", number) + b"answer")
         assert await call == b"answer"
 
         # A call that is larger than a frame comes in parts.
@@ -183,18 +187,20 @@ def test_a_peer_that_was_written_from_the_page() -> None:
         kind, size, number, what = struct.unpack_from(">BIIH", whole)
         assert (kind, size, what) == (6, 3_000_006, 8) and whole[11:] == b"x" * 3_000_000
         answer = struct.pack(">BII", 7, 3_000_004, number) + b"y" * 3_000_000
-        main_link.say(2, 15, b"\0" + answer[:2_000_000])
-        main_link.say(2, 15, b"\1" + answer[2_000_000:])
+        main_link.say(VERSION, 15, b"\0" + answer[:2_000_000])
+        main_link.say(VERSION, 15, b"\1" + answer[2_000_000:])
         assert await call == b"y" * 3_000_000
 
         # Streams, both ways.
-        bulk.say(2, 9, struct.pack(">IH", 1, 6) + b"head", 10, struct.pack(">IB", 1, 0) + b"abc")
+        bulk.say(
+            VERSION, 9, struct.pack(">IH", 1, 6) + b"head", 10, struct.pack(">IB", 1, 0) + b"abc"
+        )
         assert await bulk.next() == [(11, struct.pack(">II", 1, 3))]
-        bulk.say(2, 10, struct.pack(">IB", 1, 1) + b"de")
+        bulk.say(VERSION, 10, struct.pack(">IB", 1, 1) + b"de")
         assert await bulk.next() == [(12, struct.pack(">I", 1) + b"head 5")]
-        bulk.say(2, 9, struct.pack(">IH", 2, 6) + b"no")
+        bulk.say(VERSION, 9, struct.pack(">IH", 2, 6) + b"no")
         assert await bulk.next() == [(14, struct.pack(">IH", 2, 301) + b"not this")]
-        bulk.say(2, 9, struct.pack(">IH", 3, 6), 13, struct.pack(">IH", 3, 5) + b"why")
+        bulk.say(VERSION, 9, struct.pack(">IH", 3, 6), 13, struct.pack(">IH", 3, 5) + b"why")
         assert await bulk.next() == [(14, struct.pack(">IH", 3, 5) + b"why")]
         stream = await node.peers.open_stream(WE, 4, b"theirs")
         await stream.write(b"p" * 10)
@@ -202,11 +208,11 @@ def test_a_peer_that_was_written_from_the_page() -> None:
         number, what = struct.unpack_from(">IH", head)
         assert (opened, what, head[6:]) == (9, 4, b"theirs")
         assert (came, piece) == (10, struct.pack(">IB", number, 0) + b"p" * 10)
-        bulk.say(2, 11, struct.pack(">II", number, 10))
+        bulk.say(VERSION, 11, struct.pack(">II", number, 10))
         await until(lambda: stream.unconsumed_bytes == 0)
         ending = asyncio.ensure_future(stream.finish(5.0))
         assert await bulk.next() == [(10, struct.pack(">IB", number, 1))]
-        bulk.say(2, 12, struct.pack(">I", number) + b"done")
+        bulk.say(VERSION, 12, struct.pack(">I", number) + b"done")
         assert await ending == b"done"
         assert node.peers.stats.malformed == 0 and not main_link.closed
 
@@ -214,7 +220,7 @@ def test_a_peer_that_was_written_from_the_page() -> None:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         while not main_link.closed:
-            bulk.say(2, 4, b"")
+            bulk.say(VERSION, 4, b"")
             await asyncio.sleep(0.4)
         assert 2.5 < loop.time() - begun < 4.0 and not bulk.closed
 
@@ -227,7 +233,7 @@ def test_a_peer_that_was_written_from_the_page() -> None:
         await until(lambda: bool(other.units))
         [(kind, reason)] = other.units
         assert (kind, other.versions) == (3, [0])
-        assert b"1 to 2" in reason and b"5 to 6" in reason
+        assert b"1 to 3" in reason and b"5 to 6" in reason
         await node.peers.close()
 
     play(main())

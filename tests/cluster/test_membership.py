@@ -22,10 +22,14 @@ from o3storage.cluster import (
 )
 from o3storage.cluster._membership import Membership
 from o3storage.cluster._node_records import NodeState
+from o3storage.cluster._wire import HIGHEST_VERSION
 from o3storage.runtime.network import Address
 from o3storage.simulation import SimDisk, run
 from tests.cluster.member_rig import PORT, SECRET, Places, Stranger, patiently
 from tests.cluster.support import body_of
+
+NEXT = HIGHEST_VERSION + 1
+"""What a later release will speak."""
 
 
 def test_one_command_alone_makes_a_cluster_of_one() -> None:
@@ -240,7 +244,7 @@ def test_the_version_rises_once_every_node_speaks_the_next(
             await places.start(3)
             await places.until_voters(1, 2, 3)
             await places[3].down()
-            monkeypatch.setattr("o3storage.cluster._membership.HIGHEST_VERSION", 3)
+            monkeypatch.setattr("o3storage.cluster._membership.HIGHEST_VERSION", NEXT)
             await places.until(
                 lambda: (
                     [
@@ -248,13 +252,13 @@ def test_the_version_rises_once_every_node_speaks_the_next(
                         for r in places[1].membership.live()
                         if r.node != places[3].number_of()
                     ]
-                    == [3, 3]
+                    == [NEXT, NEXT]
                 )
             )
             await asyncio.sleep(5)
-            assert places[2].membership.version == 2, "the third has not said yet"
+            assert places[2].membership.version == NEXT - 1, "the third has not said yet"
             await places[3].up("10.0.0.1")
-            await places.until(lambda: all(p.membership.version == 3 for p in places.all))
+            await places.until(lambda: all(p.membership.version == NEXT for p in places.all))
 
     run(main(), 27)
 

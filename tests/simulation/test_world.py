@@ -56,6 +56,17 @@ def test_nothing_wrong_is_served_after_writes_that_went_astray(seed: int) -> Non
     assert not served
 
 
+@pytest.mark.parametrize(
+    ("seed", "job"), [(1, ""), (3, ""), (9, "replace"), (24, "remove"), (5054, "remove")]
+)
+def test_key_ranges_with_fewer_replicas_than_nodes(seed: int, job: str) -> None:
+    """(5054: who leaves leads a range, and was cut off while range 0 let it go.)"""
+    report = simulate(seed, nodes=5, sparse=True)
+    judge(report)
+    assert report.acknowledged > 100 and report.fault_count >= 8
+    assert not job or report.faults[job] == 1
+
+
 def test_one_seed_of_a_cluster_twice_is_the_same_run() -> None:
     first, second = (simulate(3, nodes=3, keep_trace=True) for _ in range(2))
     assert first.trace == second.trace and first.trace_hash == second.trace_hash

@@ -31,7 +31,7 @@ def ranges_text(found: dict[str, Any]) -> str:
             str(entry["range"]),
             _bound(entry["first"], "(the beginning)"),
             _bound(entry["end"], "(the end)"),
-            size_text(entry["size_bytes"]),
+            "elsewhere" if entry["size_bytes"] is None else size_text(entry["size_bytes"]),
             (entry["leader"] or "none")[:8],
             f"{len(entry['voters'])}+{len(entry['learners'])}",
         ]

@@ -161,6 +161,10 @@ class Elsewhere:
         """Who has the range, as range 0 says here; None: it does not say."""
         return self.node.ranges.holders.get(group)
 
+    def leader(self, group: int) -> int:
+        """Who leads the range, as a holder said last; 0: nobody."""
+        return self._leaders.get(group, NOBODY)
+
     def order(self, group: int) -> list[int]:
         """Nodes to ask, the likely leader first; the others by turns, voters before learners."""
         node, holders = self.node, self.holders(group)

@@ -76,8 +76,7 @@ CAUGHT_UP_ENTRIES = 256
 
 EVERY_NODE_HOLDS_ALL = True
 """Every node holds a replica of every range, those beyond the replication factor as learners
-(`ClusterOptions.everywhere`). A node that holds none has others asked (`_elsewhere`), but what a
-replica leaves behind when its range moves away is not destroyed yet."""
+(`ClusterOptions.everywhere`). A node that holds none has others asked (`_elsewhere`)."""
 OTHER_CLUSTER = re.compile(r"belongs to cluster ([0-9a-f]{2,64}),")
 """What a node of another cluster answers (`Membership.admit`)."""
 

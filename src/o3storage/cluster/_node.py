@@ -356,6 +356,11 @@ class Node:
         """The replica of a range, if this node has one that may be asked."""
         return None if group in self._ranges.elsewhere else self._replicas.get(group)
 
+    def leader_of(self, group: int) -> int:
+        """As far as this node knows, or was told when it asked last; 0: nobody."""
+        replica = self.replica_here(group)
+        return replica.core.leader if replica is not None else self._elsewhere.leader(group)
+
     def replica_of(self, route: bytes) -> Replica:
         """Of the range of a route. Raises Unavailable: it is not here (yet)."""
         replica = self.replica_here(self._ranges.group_of(route))

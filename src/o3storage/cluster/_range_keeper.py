@@ -32,6 +32,9 @@ from o3storage.cluster._node_records import (
     PLACES_VERSION,
     RANGES_VERSION,
     VERSION_KEY,
+    NodeRecord,
+    NodeState,
+    node_key,
 )
 from o3storage.cluster._range_rows import (
     DIRECTORY_HIGH,
@@ -59,7 +62,7 @@ from o3storage.cluster._range_rows import (
 from o3storage.cluster._range_sizes import RangeSizes
 from o3storage.cluster._ranges import NOWHERE, RangeTable
 from o3storage.cluster._reading import READ_FAULTS, left_note
-from o3storage.raft.core import NOBODY, Role, Tick
+from o3storage.raft.core import NOBODY, Configuration, Role, Tick
 from o3storage.runtime import Logger
 from o3storage.storage import StoreError, StoreOutOfService
 from o3storage.storage.index import IndexFailure
@@ -97,6 +100,8 @@ class RangeKeeper:
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self._left: dict[int, Span] = {}
         """Found at the start: these are still to be erased."""
+        self._stays = True
+        """This node is not leaving: what a node that leaves still has is the operator's."""
         self._gone: dict[int, None] = {}
         """Ranges that left this disk, as far as nothing of them has come back."""
         self._publisher: asyncio.Task[None] | None = None
@@ -187,6 +192,10 @@ class RangeKeeper:
         self.directory = {group_of_directory_key(key): Span.decode(v) for key, v in rows}
         rows = await store.scan(HOLDERS_LOW, HOLDERS_HIGH, MAX_RANGES)
         self.holders = {group_of_directory_key(key): Holders.decode(v) for key, v in rows}
+        own = await store.get(node_key(self._node.id))
+        if own is not None:
+            state = NodeRecord.decode(self._node.id, own).state
+            self._stays = state in {NodeState.MEMBER, NodeState.DRAINING}
         for group, span in self.directory.items():
             self._shrink_empty(group, span)
         for group, span in {FIRST_KEY_GROUP: EVERYTHING, **self.directory}.items():
@@ -234,7 +243,9 @@ class RangeKeeper:
         the last one here that named the members, so nothing was promised as a member since."""
         holders, replica = self.holders.get(group), self._replicas[group]
         core = replica.core
-        if holders is None or replica.span is None or replica.fault or core.incoming is not None:
+        if holders is None or replica.span is None or not self._stays:
+            return False
+        if replica.fault or core.incoming is not None:
             return False
         if core.wants_snapshot or not (core.log.last or replica.applied):
             return False  # there is nothing
@@ -427,15 +438,21 @@ class RangeKeeper:
         for group in self._table.groups():
             span = self._table.span_anywhere(group)
             away = group in self._table.elsewhere
-            replica = self._replicas.get(group)
+            replica = self._replicas.get(group) if not away else None
+            holders = self.holders.get(group)
+            members = holders.configuration if holders is not None else Configuration()
+            if replica is not None:
+                members = replica.core.configuration
             found.append(
                 {
                     "range": group,
                     "low": span.low.hex(),
                     "high": None if span.high is None else span.high.hex(),
                     "parent": span.parent,
-                    "leader": replica.core.leader if replica is not None else NOBODY,
-                    "here": replica is not None and replica.applied > 0 and not away,
+                    "leader": self._node.leader_of(group),
+                    "voters": list(members.voters),
+                    "learners": list(members.learners),
+                    "here": replica is not None and replica.applied > 0,
                     "size_bytes": None if away else self.sizes.measure(group),
                 }
             )

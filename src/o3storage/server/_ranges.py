@@ -24,35 +24,34 @@ if TYPE_CHECKING:
 async def listing(app: Application) -> dict[str, Any]:
     """The ranges that this node knows, in order of their keys. A bound is a bucket and a key in it
     ("" for the bucket's beginning); null for the beginning or the end of all. Sizes are estimates,
-    in bytes of rows; above the limit the range's leader cuts it. Raises Unavailable."""
+    in bytes of rows, null where this node has no replica; above the limit the range's leader cuts
+    it. Raises Unavailable."""
     page: BucketsPage = await app.node.query(list_buckets(ROOT_OWNER))
     names = {bucket.bucket_id: bucket.name for bucket in page.buckets}
-    groups = {group["group"]: group for group in app.node.status()["groups"]}
-    found = []
-    for entry in app.node.ranges.status():
-        group = groups.get(entry["range"])
-        found.append(
-            {
-                "range": entry["range"],
-                "first": _bound(entry["low"], names),
-                "end": _bound(entry["high"], names),
-                "cut_off": entry["parent"] or None,
-                "size_bytes": entry["size_bytes"],
-                "leader": f"{entry['leader']:016x}" if entry["leader"] else None,
-                "voters": [f"{node:016x}" for node in group["voters"]] if group else [],
-                "learners": [f"{node:016x}" for node in group["learners"]] if group else [],
-            }
-        )
+    found = [
+        {
+            "range": entry["range"],
+            "first": _bound(entry["low"], names),
+            "end": _bound(entry["high"], names),
+            "cut_off": entry["parent"] or None,
+            "size_bytes": entry["size_bytes"],
+            "leader": f"{entry['leader']:016x}" if entry["leader"] else None,
+            "voters": [f"{node:016x}" for node in entry["voters"]],
+            "learners": [f"{node:016x}" for node in entry["learners"]],
+        }
+        for entry in app.node.ranges.status()
+    ]
     return {"ranges": found, "limit_bytes": app.node.ranges.sizes.limit_bytes}
 
 
 def summary(app: Application) -> str:
     """For `status`."""
     sizes = app.node.ranges.sizes
-    found = [sizes.measure(group) for group in app.node.key_ranges()]
+    known = app.node.ranges.status()
+    here = [entry["size_bytes"] for entry in known if entry["size_bytes"] is not None]
     return (
-        f"{len(found)} of keys, the largest {max(found, default=0):,} bytes of rows; "
-        f"cut above {sizes.limit_bytes:,}"
+        f"{len(known)} of keys, {len(here)} here, the largest {max(here, default=0):,} bytes of "
+        f"rows; cut above {sizes.limit_bytes:,}"
     )
 
 
