@@ -303,12 +303,6 @@ def decode_hello(body: memoryview) -> Hello:
     )
 
 
-def common_version(hello: Hello, lowest: int, highest: int) -> int:
-    """The highest version that both speak, 0 if there is none."""
-    version = min(hello.highest, highest)
-    return version if version >= max(hello.lowest, lowest) else 0
-
-
 # --- messages: type u8, group u32, term u64, fields; then entries, then frames
 
 _VOTE_REQUEST = struct.Struct(">BIQQQB")
