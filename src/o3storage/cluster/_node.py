@@ -114,6 +114,7 @@ class Node:
         """Use `open`."""
         self.store = store
         self.jobs = jobs
+        self._crowd = _bodies.Crowd()
         self.clock = clock
         self.entropy = entropy
         self.id = node_id(keys)
@@ -660,6 +661,7 @@ class Node:
             offset=offset,
             length=size,
             repair=self.replication.repair if self.replication is not None else None,
+            crowd=self._crowd,
         )
 
     def send_stream(
@@ -674,6 +676,7 @@ class Node:
             offset=offset,
             length=length,
             repair=self.replication.repair if self.replication is not None else None,
+            crowd=self._crowd,
         )
 
     def hold(self, bodies: Sequence[bytes]) -> Callable[[], None]:

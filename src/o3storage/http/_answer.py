@@ -255,6 +255,8 @@ class Answer:
             return
         transport = self._transport
         transport.set_write_buffer_limits(high=0)
+        if self._writing_paused:
+            await self._wait_until_drained()
         at = 0
         while at < len(piece) and not transport.get_write_buffer_size():
             if transport.is_closing():
