@@ -397,11 +397,11 @@ def test_what_is_read_back_for_a_member_is_bounded_with_its_frames() -> None:
             last = replica.core.log.last
             entries = await entries_of(group.leader().store, 1, last - 39, last, 1 << 20)
             assert len(entries) == 40
-            found = await replica.team.with_frames(entries, 200_000)
+            found = await replica.team.filling.with_frames(entries, 200_000)
             assert [entry.index for entry in found] == [last - 39 + n for n in range(7)]
             size = sum(len(entry.data) + entry.riding_bytes for entry in found)
             assert 200_000 <= size < 200_000 + 32_000
-            assert len(await replica.team.with_frames(entries, 1)) == 1
+            assert len(await replica.team.filling.with_frames(entries, 1)) == 1
 
     run(main(), 17)
 

@@ -560,7 +560,7 @@ class Node:
                     if other is not None:
                         other.expect_read(count)
                 await replica.barrier(count)
-                if other is not None:
+                if other is not None and count is not None and not other.reads_after(count):
                     # It was asked in the same turn: most likely it is answered by now.
                     await other.barrier(count)
             if query.group is not None or self._ranges.group_of(query.route) == replica.group:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from o3storage.cluster import _kinds
 from o3storage.cluster._barriers import Questions
+from o3storage.cluster._catch_up_pace import CatchUpPace
 from o3storage.cluster._data import BodyReceiver
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Fetcher
@@ -121,6 +122,7 @@ class Replication:
         self.store = store
         self.riding = RidingFrames()
         self.fetcher = Fetcher(self)
+        self.catch_up = CatchUpPace()
         self.repair = Repair(self)
         self.replicas = replicas
         self.questions = Questions()
@@ -208,6 +210,7 @@ class Replication:
         for replica in list(self.replicas.values()):
             if replica.team is not None:
                 replica.step(PeerLost(node))
+        self.catch_up.gone(node)
         for listener in self.down_listeners:
             listener(node)
 

@@ -16,6 +16,9 @@ from o3storage.storage._offline import (
     RecordSummary,
     VolumeSummary,
 )
+from o3storage.storage._pace import MAX_SHARE as MAX_PACE_SHARE
+from o3storage.storage._pace import MIN_SHARE as MIN_PACE_SHARE
+from o3storage.storage._pace import Pace
 from o3storage.storage._records import PREFIX_BYTES
 from o3storage.storage._scrub import BadFrame
 from o3storage.storage._store import Store
@@ -52,7 +55,9 @@ __all__ = [
     "FRAME_PLAIN_BYTES",
     "MAX_APPEND_BYTES",
     "MAX_ENTRY_BYTES",
+    "MAX_PACE_SHARE",
     "MAX_PIECE_BYTES",
+    "MIN_PACE_SHARE",
     "PREFIX_BYTES",
     "SEAL_TAG_BYTES",
     "SMALL_FRAME_BYTES",
@@ -72,6 +77,7 @@ __all__ = [
     "LogState",
     "Miss",
     "OfflineStore",
+    "Pace",
     "Problem",
     "RecordDetail",
     "RecordSummary",
