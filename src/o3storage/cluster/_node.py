@@ -140,6 +140,7 @@ class Node:
                 self._replicas,
                 ranges=self._ranges,
                 bodies=machine.bodies,
+                run=run,
             )
         self.ranges = RangeKeeper(self, self._ranges, self._replicas)
         self._founders = founders or (Founder(keys.identity, keys.exchange),)

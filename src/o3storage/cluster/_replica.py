@@ -126,6 +126,7 @@ class Replica(Applying):
         self._full = False
         self._batch: Batch | None = None
         self._token = 0
+        self._replication = replication
         self._proposing = 0
         self._changes: dict[int, Refusal | None] = {}
         # writes and messages under way
@@ -362,6 +363,8 @@ class Replica(Applying):
             self._carry_out(self.core.step(event))
 
     def next_token(self) -> int:
+        if self._replication is not None:
+            return self._replication.next_token()
         self._token += 1
         return self._token
 

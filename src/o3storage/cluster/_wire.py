@@ -319,7 +319,7 @@ _READ_RESPONSE = struct.Struct(">BIQQQ")
 _HOLE_QUERY = struct.Struct(">BIQQQ")
 _HOLE_ANSWER = struct.Struct(">BIQQBII")
 _UNCERTAIN = 1 << 63
-"""In the token of a ReadRequest: the sender's word does not count. Tokens count up from 1."""
+"""In the token of a ReadRequest: the sender's word does not count."""
 _ENTRY = struct.Struct(">QQBI")
 """index, term, kind, size; the data follows"""
 _FRAME = struct.Struct(">16sIBI")
