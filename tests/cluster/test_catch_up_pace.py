@@ -160,3 +160,20 @@ def test_a_turn_that_is_cancelled_lets_the_next_one_begin() -> None:
         assert await second is True
 
     on_virtual_time(main())
+
+
+def test_a_turn_that_is_given_to_one_who_is_cancelled_goes_to_the_next() -> None:
+    async def main() -> None:
+        pace = CatchUpPace()
+        assert await pace.begin(lambda: False)
+        second = asyncio.ensure_future(pace.begin(lambda: False))
+        third = asyncio.ensure_future(pace.begin(lambda: False))
+        await asyncio.sleep(0.01)
+        pace._busy = False  # as `end` does after its rest
+        pace._wake_one()
+        second.cancel()
+        await asyncio.sleep(0.01)
+        assert second.cancelled()
+        assert third.done()
+
+    on_virtual_time(main())

@@ -59,7 +59,12 @@ class CatchUpPace:
                 return False
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiting.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if not self._busy:
+                    self._wake_one()  # it was this one's turn
+                raise
         if urgent():
             self._wake_one()
             return False
