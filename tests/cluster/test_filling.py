@@ -11,7 +11,8 @@ import pytest
 from o3storage.cluster import _team
 from o3storage.cluster._kinds import FRAMES
 from o3storage.simulation import run
-from tests.cluster.test_team import NothingRides, body_of, equal, everywhere, team
+from tests.cluster.support import body_of
+from tests.cluster.team_support import NothingRides, equal, everywhere, team
 
 
 def forget_soon(member: Any) -> None:
