@@ -112,6 +112,17 @@ def test_a_drained_node_stays_a_learner_of_range_0_only() -> None:
     assert ask(records, (1, 2, 4), (3,), caught_up=up) == Change((1, 2, 3), ())
 
 
+def test_who_leaves_hears_of_range_0_until_it_holds_nothing_else() -> None:
+    """It may lead another range, and only range 0 says that this one is to go to others."""
+    records = [node(1), node(2), node(3), node(4, NodeState.LEAVING)]
+    up = {2: True, 3: True, 4: True}
+    busy = {4: None}
+    change = ask(records, (1, 2, 4), (3,), caught_up=up, replicas=5, everywhere=True, busy=busy)
+    assert change == Change((1, 2, 3), (4,))
+    assert ask(records, (1, 2, 3), (4,), caught_up=up, everywhere=True, busy=busy) is None
+    assert ask(records, (1, 2, 3), (4,), caught_up=up, everywhere=True) == Change((1, 2, 3), ())
+
+
 def test_no_two_on_one_host() -> None:
     records = [node(1), node(2, host="m"), node(3, host="m"), node(4)]
     up = {2: True, 3: True, 4: True}

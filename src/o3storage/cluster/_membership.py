@@ -544,6 +544,7 @@ class Membership:
                 replicas=self.options.system_replicas if system else self.options.replicas,
                 everywhere=system or EVERY_NODE_HOLDS_ALL,
                 group=group,
+                busy=self._busy() if system else None,
             )
             if change is None:
                 continue
@@ -585,9 +586,18 @@ class Membership:
                 await self._remove(record.node)
                 return
 
-    def _is_needed(self, node: int) -> bool:
-        """Whether some range still counts the node among its members, as far as is known here."""
-        for replica in self.replicas_here.values():
+    def _busy(self) -> dict[int, None]:
+        """Nodes that leave and still belong to key ranges. (Only by way of range 0 do they hear
+        that what they lead is to go to others.)"""
+        leaving = [r.node for r in self.live() if r.state is NodeState.LEAVING]
+        return {node: None for node in leaving if self._is_needed(node, but_system=True)}
+
+    def _is_needed(self, node: int, *, but_system: bool = False) -> bool:
+        """Whether some range still counts the node among its members, as far as is known here;
+        `but_system`: whether a key range does."""
+        for group, replica in self.replicas_here.items():
+            if but_system and group == SYSTEM_GROUP:
+                continue
             core = replica.core
             if core.configuration.joint or core.configuration_index > core.commit:
                 return True

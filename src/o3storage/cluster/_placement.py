@@ -52,18 +52,22 @@ def next_change(
     replicas: int,
     everywhere: bool = False,
     group: int = 0,
+    busy: Mapping[int, None] | None = None,
 ) -> Change | None:
     """What `leader` should change next in its group, or None.
 
     `caught_up`: the other members, and whether each is heard from, holds nearly all entries and
     owes no frames. `everywhere`: every node holds a replica (range 0). `group`: spreads the choice
-    among equals."""
+    among equals. `busy`: nodes that leave, but must go on hearing of it: they hold, and perhaps
+    lead, other ranges yet."""
     if configuration.joint or not configuration.votes(leader):
         return None
     known = [record for record in nodes if record.state is not NodeState.REMOVED]
     known.sort(key=lambda record: _rank(record.node, group))
     chosen = _voters(known, configuration, leader, caught_up, replicas)
-    learners = _learners(known, chosen, configuration, replicas, everywhere=everywhere)
+    learners = _learners(
+        known, chosen, configuration, replicas, everywhere=everywhere, busy=busy or {}
+    )
     if chosen == configuration.voters and learners == configuration.learners:
         return None
     if leader not in chosen:
@@ -134,12 +138,14 @@ def _learners(
     replicas: int,
     *,
     everywhere: bool,
+    busy: Mapping[int, None],
 ) -> tuple[int, ...]:
     if everywhere:
         wanted = [
             record.node
             for record in known
-            if record.state is not NodeState.LEAVING and record.node not in voters
+            if (record.state is not NodeState.LEAVING or record.node in busy)
+            and record.node not in voters
         ]
         return tuple(sorted(wanted[:MAX_LEARNERS]))
     stay = [record for record in known if record.state is NodeState.MEMBER]
