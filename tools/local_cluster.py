@@ -30,7 +30,9 @@ SECRET_BYTES = 24
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--directory", default="o3cluster")
     parser.add_argument("--port", type=int, default=8080)
     options = parser.parse_args()

@@ -64,7 +64,8 @@ class World:
         )
 
     def head(self, key: bytes = b"k", version: int | None = None) -> Any:
-        return self.ask(c.head_version(self.bucket.bucket_id, key, version))
+        only_null = not self.bucket.versioning
+        return self.ask(c.head_version(self.bucket.bucket_id, key, version, only_null=only_null))
 
     def upload(self, key: bytes = b"k", number: int = 1, **fields: Any) -> bytes:
         upload_id = c.new_upload_id(self.node.now_ns, number.to_bytes(8, "big"))

@@ -51,7 +51,8 @@ class CatalogMachine(UploadMachine):
         live = self.buckets[name]
         key = self.used[key]
         version = self.pick(live, key, which)
-        query = c.head_version(live.info.bucket_id, key, version)
+        only_null = not live.info.versioning
+        query = c.head_version(live.info.bucket_id, key, version, only_null=only_null)
         try:
             expected = live.model.head(key, version)
         except Refused as refused:

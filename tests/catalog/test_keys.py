@@ -83,11 +83,6 @@ def test_prefix_length_covers_the_escaped_key(
         assert c.prefix_length(row) == len(row)
 
 
-@given(ids, names, orders)
-def test_the_key_comes_back_from_a_version_row(bucket_id: int, key: bytes, order: int) -> None:
-    assert k.version_row_key(k.version_row(bucket_id, key, order)) == key
-
-
 @given(st.binary(max_size=30))
 def test_split_of_random_bytes(data: bytes) -> None:
     with contextlib.suppress(ValueError):

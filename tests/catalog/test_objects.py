@@ -40,6 +40,33 @@ def test_an_unversioned_overwrite_releases_the_old_stream_and_keeps_one_row() ->
     assert (world.counts().objects, world.counts().versions, world.counts().size_bytes) == (1, 1, 9)
 
 
+def test_without_versioning_one_row_is_read_and_nothing_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+
+    def searched(prefix: bytes) -> None:
+        raise AssertionError(f"a search for {prefix!r}")
+
+    monkeypatch.setattr(world.node.rows, "first", searched)
+    world.put(number=1)
+    world.put(number=2, condition=c.WriteCondition(if_match="*"))
+    assert world.head().body == body(2)
+    world.delete()
+    with pytest.raises(c.NoSuchKey):
+        world.head()
+
+
+def test_what_was_written_before_versioning_is_found_after_it() -> None:
+    world = World()
+    world.put(number=1)
+    world.versioning("Enabled")
+    assert world.head().body == body(1)
+    world.put(number=2)
+    assert world.head().body == body(2)
+    assert world.head(version=c.NULL).body == body(1)
+
+
 def test_an_empty_object_has_no_stream() -> None:
     world = World()
     world.put(size_bytes=0, body=b"")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from o3storage.cli._args import build_parser, parse
@@ -49,9 +51,31 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert "examples:" in shown and 'eval "$(o3storage env)"' in shown
 
 
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Of all commands, and "" for the whole."""
+    whole = build_parser()
+    found = next(a for a in whole._actions if isinstance(a, argparse._SubParsersAction))
+    return {"": whole, **found.choices}
+
+
 def test_every_example_of_the_help_parses() -> None:
-    for line in (build_parser().epilog or "").splitlines():
-        words = line.split("  ")
-        command = next((w.strip() for w in words if w.strip().startswith("o3storage")), None)
-        if command:
-            parse(command.split()[1:])
+    for name, parser in parsers().items():
+        seen = 0
+        for line in (parser.epilog or "").splitlines():
+            words = line.split("  ")
+            command = next((w.strip() for w in words if w.strip().startswith("o3storage")), None)
+            if command:
+                parse(command.split()[1:])
+                seen += 1
+        assert seen or name in {"env", "version"}, name
+
+
+@pytest.mark.parametrize("word", ["start", "stop", "gc"])
+def test_what_other_stores_call_a_command_is_answered_with_what_to_do(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([word])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"no command {word}: " in said and "o3storage s" in said

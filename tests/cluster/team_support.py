@@ -310,3 +310,43 @@ async def team(count: int = 3, seed: int = 0, **options: Any) -> AsyncIterator[T
         yield found
     finally:
         await found.stop()
+
+
+class NothingRides:
+    """In the place of the frames in memory: an Append goes without them."""
+
+    def get(self, _: bytes) -> None:
+        return None
+
+    def put(self, _: Any) -> None:
+        return None
+
+
+async def equal(group: Team) -> None:
+    await group.level()
+    first, *rest = await group.catalogs()
+    for other in rest:
+        assert other == first
+
+
+async def everywhere(group: Team, bucket: Any, bodies: dict[bytes, bytes]) -> None:
+    for member in group.up:
+        for key, body in bodies.items():
+            assert await member.get(bucket, key) == body, (member.seed, key)
+
+
+async def streams_of(member: Member) -> list[bytes]:
+    """Streams with frames on this node's own disk."""
+    rows = await member.store._core.index.scan(b"\x01", b"\x02", 100_000)
+    return sorted({key[1:17] for key, _ in rows})
+
+
+async def forget(member: Member, last: int) -> None:
+    """Until the member's log no longer has the entry."""
+    for _ in range(200):
+        await member.store.flush()
+        await member.store.compact()
+        if member.store.log_state(1).first_index > last:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(member.store.log_state(1))

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from o3storage._native import dup_socket
-from o3storage.cluster import BodyDamaged
+from o3storage.cluster import BodyDamaged, _bodies
+from o3storage.cluster._direct import REST_BYTES
 from o3storage.crypto import FRAME_BYTES, StreamRef
 from o3storage.storage._frames import frame_place
 from tests.s3.test_real_node import RealStore
@@ -29,14 +30,17 @@ class Body:
         self.store.put("/bucket")
         self.store.put("/bucket/key", self.data)
         self.ref = StreamRef.unpack(self.store.node.submitted[-1].body)  # type: ignore[attr-defined]
-        self.store.runner.run(self._read())  # into the page cache
+        self.kept = 0
+        """The most that a sender had to keep for a client that takes nothing, in bytes."""
+        self.store.runner.run(self.read())  # into the page cache
 
-    async def _read(self) -> bytes:
-        pieces = self.store.node.read_stream(self.ref, 0, SIZE)
+    async def read(self, offset: int = 0, length: int = SIZE) -> bytes:
+        pieces = self.store.node.read_stream(self.ref, offset, length)
         return b"".join([bytes(piece) async for piece in pieces])
 
     async def sent(self, offset: int, length: int, misses: random.Random) -> tuple[bytes, int]:
         """(bytes that came, those of them that jobs sent)"""
+        self.kept = 0
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         came = bytearray()
@@ -53,6 +57,7 @@ class Body:
             own = dup_socket(ours.fileno())
             async for piece in self.store.node.send_stream(self.ref, offset, length):
                 if isinstance(piece, bytes | bytearray | memoryview):
+                    self.kept = max(self.kept, len(piece))
                     came.extend(piece)
                     continue
                 at = 0
@@ -65,6 +70,7 @@ class Body:
                     if not taken:
                         break
                     at += taken
+                    self.kept = max(self.kept, len(rest))
                     direct += taken - len(rest)
                 if at < len(piece):
                     async for part in piece.read(at):
@@ -89,6 +95,25 @@ def test_the_same_bytes_of_any_range(body: Body) -> None:
         assert came == body.data[offset : offset + length]
         total += direct
     assert total  # or nothing of this was tested
+
+
+def test_of_many_bodies_none_keeps_much_for_a_slow_client(
+    body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = random.Random(3)
+    never = random.Random(1)
+    never.random = lambda: 1.0  # type: ignore[method-assign]
+    assert body.store.runner.run(body.sent(0, SIZE, never))[0] == body.data
+    assert body.kept == FRAME_BYTES
+    monkeypatch.setattr(_bodies, "CROWDED_BODIES", 0)
+    came, direct = body.store.runner.run(body.sent(0, SIZE, never))
+    assert came == body.data
+    assert 0 < body.kept <= REST_BYTES and direct > SIZE // 2
+    for _ in range(40):
+        offset, length = dice.randrange(SIZE), dice.randrange(1, SIZE)
+        wanted = body.data[offset : offset + length]
+        assert body.store.runner.run(body.sent(offset, length, dice))[0] == wanted
+        assert body.store.runner.run(body.read(offset, length)) == wanted
 
 
 def test_a_flipped_bit_is_never_sent(body: Body, tmp_path: Path) -> None:

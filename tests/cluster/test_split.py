@@ -25,8 +25,7 @@ from o3storage.cluster._range_rows import (
 )
 from o3storage.simulation import SimDisk, run
 from tests.cluster.support import OWNER, Rig, body_of, rig
-from tests.cluster.team_support import Team, team
-from tests.cluster.test_team import forget
+from tests.cluster.team_support import Team, forget, team
 
 KEYS = [b"%c%d" % (letter, n) for letter in b"abcdef" for n in range(5)]
 

@@ -17,13 +17,16 @@ pytestmark = pytest.mark.slow
 LARGE = bytes(range(256)) * 4096
 
 
+def failing_sync(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """(syncs fail while this file exists, environment of a store of which that is so)."""
+    fails = tmp_path / "fail now"
+    shim = build_shim("failing_sync", tmp_path)
+    return fails, {"LD_PRELOAD": str(shim), "O3_FAIL_SYNC": str(fails)}
+
+
 def test_a_failed_fsync_ends_the_service_and_says_so(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
-    fails = tmp_path / "fail now"
-    extra = {
-        "LD_PRELOAD": str(build_shim("failing_sync", tmp_path)),
-        "O3_FAIL_SYNC": str(fails),
-    }
+    fails, extra = failing_sync(tmp_path)
     with RunningStore(data_dir, environment=extra) as store:
         s3 = S3(store)
         assert s3.call("PUT", "/bucket").status == 200
@@ -74,11 +77,7 @@ def test_a_failed_fsync_ends_the_service_and_says_so(tmp_path: Path) -> None:
 def test_a_failed_fsync_of_a_large_body(tmp_path: Path) -> None:
     """The bulk volume's sync fails, not the log's."""
     data_dir = tmp_path / "data"
-    fails = tmp_path / "fail now"
-    extra = {
-        "LD_PRELOAD": str(build_shim("failing_sync", tmp_path)),
-        "O3_FAIL_SYNC": str(fails),
-    }
+    fails, extra = failing_sync(tmp_path)
     with RunningStore(data_dir, environment=extra) as store:
         s3 = S3(store)
         assert s3.call("PUT", "/bucket").status == 200

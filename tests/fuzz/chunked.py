@@ -7,12 +7,11 @@ Prints the seed and the input of the first disagreement and exits with 1.
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-import time
 
 from o3storage.http import BadChunk
+from tests.fuzz._campaign import campaign
 from tests.http.head_model import damage, model_chunked, random_chunked
 from tests.http.test_chunked import decode
 
@@ -31,25 +30,16 @@ def check(data: bytes, rng: random.Random) -> str | None:
     return None if found == (content, names, used) else f"{found!r}, expected {expected!r}"
 
 
+def step(rng: random.Random) -> str | None:
+    data = random_chunked(rng)
+    for _ in range(rng.randrange(3)):
+        data = damage(rng, data)
+    problem = check(data, rng)
+    return None if problem is None else f"{data!r}: {problem}"
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    seed = options.seed
-    end = time.monotonic() + options.seconds
-    while time.monotonic() < end:
-        rng = random.Random(seed)
-        data = random_chunked(rng)
-        for _ in range(rng.randrange(3)):
-            data = damage(rng, data)
-        problem = check(data, rng)
-        if problem is not None:
-            print(f"seed {seed}: {data!r}: {problem}")
-            return 1
-        seed += 1
-    print(f"{seed - options.seed} streams, no disagreement")
-    return 0
+    return campaign(__doc__, step, "streams")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ Prints the seed and the input of the first disagreement and exits with 1.
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-import time
 
 from o3storage.http import BadHead
 from o3storage.http._head import parse_head
+from tests.fuzz._campaign import campaign
 from tests.http.head_model import damage, model_head, random_head
 
 
@@ -36,25 +35,16 @@ def check(data: bytes) -> str | None:
     return None
 
 
+def step(rng: random.Random) -> str | None:
+    data = random_head(rng)
+    for _ in range(rng.randrange(4)):
+        data = damage(rng, data)
+    problem = check(data)
+    return None if problem is None else f"{data!r}: {problem}"
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    seed = options.seed
-    end = time.monotonic() + options.seconds
-    while time.monotonic() < end:
-        rng = random.Random(seed)
-        data = random_head(rng)
-        for _ in range(rng.randrange(4)):
-            data = damage(rng, data)
-        problem = check(data)
-        if problem is not None:
-            print(f"seed {seed}: {data!r}: {problem}")
-            return 1
-        seed += 1
-    print(f"{seed - options.seed} heads, no disagreement")
-    return 0
+    return campaign(__doc__, step, "heads")
 
 
 if __name__ == "__main__":

@@ -141,6 +141,35 @@ def test_who_asks_on_and_never_reads_is_cut() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("crowded", [False, True])
+def test_where_much_is_unsent_slow_readers_are_cut(over: object, crowded: bool) -> None:
+    async def handle(request: Request) -> Response:
+        # (What the system's own buffers take is not unsent.)
+        return Response(200, [], bytes(30_000_000 if request.path == b"/much" else 10))
+
+    async def main() -> None:
+        most = 10_000 if crowded else 1 << 40
+        async with serving(handle, max_unsent_bytes=most, crowded_window_s=0.05) as served:
+            stats = served.server.stats
+            slow = await served.connect()
+            reads = await served.connect()
+            slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            slow.send(f"GET /much HTTP/1.1\r\n{H}\r\n")
+            await until(lambda: stats.requests == 1)
+            ticks = set()
+
+            def watched() -> bool:
+                ticks.add(served.server._last_tick_s)
+                return bool(stats.too_slow) if crowded else len(ticks) > 20
+
+            await until(watched)
+            assert stats.too_slow == crowded
+            assert (await reads.ask(f"GET /a HTTP/1.1\r\n{H}\r\n")).status == 200
+            slow.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize("step", [1, 2, 7])
 def test_head_and_body_in_small_pieces(step: int) -> None:
     async def main() -> None:

@@ -284,6 +284,31 @@ def test_a_newcomer_votes_as_any_voter_with_an_empty_log() -> None:
     assert node.durable.hard_state.vote == 1
 
 
+def test_who_refuses_what_cannot_go_further_back_is_not_asked_at_once() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    cluster.propose(1, b"a")
+    cluster.settle()
+    core = core_of(leader)
+    progress = core.progress[2]
+    progress.probe()
+    refusal = AppendResponse(
+        2,
+        1,
+        core.term,
+        rejected=True,
+        rejected_index=progress.match,
+        hint_index=progress.match,
+        hint_term=0,
+    )
+    for _ in range(2):
+        outputs = core.step(refusal)
+        assert not [o for o in outputs if isinstance(o, Send)] and progress.paused
+    cluster.propose(1, b"b")
+    cluster.tick_all(10)
+    assert core.progress[2].match == core.log.last
+
+
 def test_a_node_whose_disk_failed_leads_votes_and_acknowledges_nothing() -> None:
     cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
     leader = cluster.elect(1)

@@ -10,7 +10,7 @@ import pytest
 
 from o3storage.runtime.network import MAX_FRAME_BYTES, Address, Link, LinkClosed
 from o3storage.simulation import OWNER, Blocked, Quality, SimLoop, SimNet, SimNetwork, run
-from o3storage.simulation._network import WINDOW_BYTES
+from o3storage.simulation._link import WINDOW_BYTES
 
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 PORT = 9001

@@ -5,7 +5,7 @@ Each reads a bounded number of rows: at most five per key.
 
 from __future__ import annotations
 
-from o3storage.runtime.state_machine import First, Get, Outcome, Row, Scan
+from o3storage.runtime.state_machine import Get, Outcome, Row, Scan
 
 from ._codec import pack_tags, read_condition
 from ._commands import DeleteItem, DeleteObject, DeleteObjects, SetTags
@@ -18,6 +18,7 @@ from ._range import (
     Reads,
     check_condition,
     check_copy,
+    newest_version,
     next_order,
     refused,
 )
@@ -46,7 +47,7 @@ def put_object(rng: Range, data: bytes) -> Apply:
     if error is not None:
         return refused(error)
     prefix = keyed(TABLE_VERSION, bucket_id, key)
-    newest: Row | None = yield First(prefix)
+    newest = yield from newest_version(prefix, only_null=versioning == UNVERSIONED)
     if put.condition:
         condition = read_condition(put.condition)
         if condition is not None:
@@ -99,7 +100,7 @@ def _delete(
     """One key of a delete. A refusal has changed nothing."""
     if item.version is not None:
         return (yield from _delete_version(change, item, item.version))
-    newest: Row | None = yield First(change.prefix)
+    newest = yield from newest_version(change.prefix, only_null=versioning == UNVERSIONED)
     if item.condition is not None:
         error = check_condition(item.key, item.condition, newest and newest[1])
         if error is not None:
@@ -152,11 +153,12 @@ def _delete_version(
 
 
 def find_version(
-    bucket_id: int, key: bytes, version: int | None
+    bucket_id: int, key: bytes, version: int | None, only_null: bool = False
 ) -> Reads[tuple[Row, bool] | CatalogError]:
-    """The row of a version that has bytes, and whether it is the latest; or the refusal."""
+    """The row of a version that has bytes, and whether it is the latest; or the refusal.
+    `only_null` as of `newest_version`."""
     prefix = keyed(TABLE_VERSION, bucket_id, key)
-    newest: Row | None = yield First(prefix)
+    newest = yield from newest_version(prefix, only_null=only_null)
     if version is None:
         if newest is None:
             return NoSuchKey(key)
@@ -184,7 +186,8 @@ def set_tags(rng: Range, command: SetTags) -> Apply:
     )
     if error is not None:
         return refused(error)
-    found = yield from find_version(command.bucket_id, command.key, command.version)
+    only_null = versioning == UNVERSIONED
+    found = yield from find_version(command.bucket_id, command.key, command.version, only_null)
     if isinstance(found, CatalogError):
         return refused(found)
     row_key, value = found[0]

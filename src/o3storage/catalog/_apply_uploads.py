@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from o3storage.runtime.state_machine import First, Get, Outcome, Row, Scan
+from o3storage.runtime.state_machine import Get, Outcome, Row, Scan
 
 from ._codec import pack_checksum, split_etag
 from ._commands import (
@@ -38,6 +38,7 @@ from ._range import (
     Rows,
     check_condition,
     check_copy,
+    newest_version,
     next_order,
     refused,
 )
@@ -147,7 +148,7 @@ def complete_upload(rng: Range, command: CompleteUpload) -> Apply:
     if command.part_count > parts:
         raise ValueError("a completion of more parts than were uploaded")
     prefix = keyed(TABLE_VERSION, bucket_id, key)
-    newest: Row | None = yield First(prefix)
+    newest = yield from newest_version(prefix, only_null=versioning == UNVERSIONED)
     if command.condition is not None:
         error = check_condition(key, command.condition, newest and newest[1])
         if error is not None:

@@ -156,12 +156,6 @@ def version_row(bucket_id: int, key: bytes, order: int) -> bytes:
     return keyed(TABLE_VERSION, bucket_id, key) + _U64.pack(SLOT_MAX - order)
 
 
-def version_row_key(row_key: bytes) -> bytes:
-    """The object key in a version's row key."""
-    text = row_key[KEY_OFFSET:-VERSION_TAIL]
-    return unescape(text) if b"\x00" in text else text
-
-
 def upload_row(bucket_id: int, key: bytes, upload_id: bytes) -> bytes:
     return keyed(TABLE_UPLOAD, bucket_id, key) + upload_id
 

@@ -28,9 +28,6 @@ MAX_TAGS: Final = 50
 MAX_TAGS_BYTES: Final = 50 * 1024
 """50 tags of 128 + 256 characters of up to 4 bytes, rounded down to what a row may hold."""
 
-MAX_CHECKSUM_BYTES: Final = 64
-"""The longest digest of an object checksum; SHA-256 has 32."""
-
 MAX_PARTS: Final = 10_000
 """S3's limit on part numbers, hence on parts."""
 

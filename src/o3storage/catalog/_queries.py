@@ -79,13 +79,19 @@ def get_cluster_setting(name: str) -> Query[bytes | None]:
 # --- key ranges: objects
 
 
-def head_version(bucket_id: int, key: bytes, version: int | None = None) -> Query[VersionInfo]:
+def head_version(
+    bucket_id: int, key: bytes, version: int | None = None, *, only_null: bool = False
+) -> Query[VersionInfo]:
     """A version: the current one (None), one by order, or the null version (NULL).
+
+    only_null: the bucket's `versioning` was "" when range 0 was read, after the request came; this
+    costs less. No version with a number can have been acknowledged before the request then: it
+    would have been made under settings that range 0 had committed before it.
 
     NoSuchKey (with the delete marker's id, if one hides the key), NoSuchVersion, MethodNotAllowed
     (the named version is a delete marker)."""
     route = keyed(TABLE_VERSION, bucket_id, key)
-    return Query(route, _read_objects.head_version, bucket_id, key, version)
+    return Query(route, _read_objects.head_version, bucket_id, key, version, only_null)
 
 
 def list_objects(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-from o3storage.runtime.state_machine import Get, Outcome, Read, Row
+from o3storage.runtime.state_machine import First, Get, Outcome, Read, Row
 
 from ._errors import (
     BucketFenced,
@@ -91,6 +91,19 @@ def check_copy(value: bytes | None, bucket_id: int, epoch: int) -> tuple[int, Ca
     if current != epoch or state != ACTIVE:
         return versioning, StaleEpoch(bucket_id, epoch, current)
     return versioning, None
+
+
+def newest_version(prefix: bytes, *, only_null: bool) -> Reads[Row | None]:
+    """The newest row of a key, by the prefix of its version rows. `only_null`: of a bucket in
+    which versioning was never switched on. Its keys have one version each, whose row is known:
+    reading that row ends at the newest part of the index that holds it, where the search for a
+    first row asks every part. Of a key that is overwritten often they all hold one."""
+    if only_null:
+        row_key = prefix + OLDEST_SLOT
+        value: bytes | None = yield Get(row_key)
+        return None if value is None else (row_key, value)
+    newest: Row | None = yield First(prefix)
+    return newest
 
 
 def next_order(state: Counts, proposed_ns: int) -> int:

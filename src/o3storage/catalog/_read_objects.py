@@ -9,8 +9,10 @@ from ._types import VersionInfo
 from ._versions import unpack_version
 
 
-def head_version(bucket_id: int, key: bytes, version: int | None) -> Steps[VersionInfo]:
-    found = yield from find_version(bucket_id, key, version)
+def head_version(
+    bucket_id: int, key: bytes, version: int | None, only_null: bool
+) -> Steps[VersionInfo]:
+    found = yield from find_version(bucket_id, key, version, only_null)
     if isinstance(found, CatalogError):
         raise found
     info = unpack_version(key, found[0][1])

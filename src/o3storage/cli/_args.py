@@ -165,7 +165,14 @@ examples:
     )
     _add_serve(serve)
 
-    status = commands.add_parser("status", help="what the running store says of itself")
+    status = commands.add_parser(
+        "status",
+        help="what the running store says of itself",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  o3storage status --data-dir /srv/o3
+  o3storage status --endpoint https://192.168.1.10:8080 --ca-file ca.pem --json""",
+    )
     _add_endpoint(status)
     status.add_argument("--json", action="store_true", help="as JSON")
 
@@ -210,7 +217,14 @@ examples:
     token = actions.add_parser("token", help="print what --join takes on another machine")
     _add_data_dir(token)
 
-    ranges = commands.add_parser("range", help="the key ranges: list, split")
+    ranges = commands.add_parser(
+        "range",
+        help="the key ranges: list, split",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  o3storage range list
+  o3storage range split photos 2026/07/          keys from 2026/07/ on get a range of their own""",
+    )
     actions = ranges.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="where each begins and ends, and who leads it")
     listing.add_argument("--json", action="store_true", help="as JSON")
@@ -220,7 +234,16 @@ examples:
     split.add_argument("key", metavar="KEY", help="the first key of the new range")
     _add_endpoint(split)
 
-    key = commands.add_parser("key", help="make, list and remove access keys")
+    key = commands.add_parser(
+        "key",
+        help="make, list and remove access keys",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  o3storage key create --owner alice
+  o3storage key list --owner alice
+  o3storage key remove KEYID
+  o3storage key rotate-root                      the one before stops working at once""",
+    )
     actions = key.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="a new key; its secret is shown once")
     create.add_argument("--owner", required=True, help="whose buckets the key opens")
@@ -248,6 +271,11 @@ examples:
         help="check every stored byte of a stopped store",
         description="Reads everything in the data directory and checks it. Exit 0 when all is "
         "good, 1 when something is not. Nothing is changed without --repair.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  o3storage verify --data-dir /srv/o3
+  o3storage verify --data-dir /srv/o3 --repair
+  o3storage verify --data-dir /srv/o3 --return-disk     its fault was found and mended""",
     )
     _add_data_dir(verify)
     verify.add_argument(
@@ -280,7 +308,11 @@ examples:
         "bench",
         help="measure any S3 endpoint",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""The same command measures a peer:
+        epilog="""examples:
+  o3storage bench put --size 4K --connections 64
+  o3storage bench get --size 64M --connections 4 --seconds 30 --json
+
+The same command measures a peer:
   o3storage bench mixed --endpoint http://127.0.0.1:9000 --key-id K --secret-file F""",
     )
     bench.add_argument(
@@ -325,10 +357,20 @@ examples:
     return parser
 
 
+_OTHER_WORDS = {
+    "start": "`o3storage serve` runs the store; a service manager keeps it in the background",
+    "stop": "Ctrl-C, or SIGTERM to the process of `o3storage serve`, stops the store",
+    "gc": "space is freed in the background, there is nothing to call; see `o3storage status`",
+}
+"""What other stores call it, and what to do here."""
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse `sys.argv[1:]`; without a command, `serve` is meant."""
     parser = build_parser()
     first = arguments[0] if arguments else ""
+    if first in _OTHER_WORDS:
+        parser.error(f"there is no command {first}: {_OTHER_WORDS[first]}")
     if first == "--version":
         arguments = ["version"]
     elif not first or (first.startswith("-") and first not in {"-h", "--help"}):

@@ -32,6 +32,29 @@ class Source(Protocol):
 READ_AHEAD_FRAMES = 2
 """Frames read and unsealed beyond the one being sent: hides the disk; 768 KiB for each reader."""
 
+CROWDED_BODIES = 128
+"""Bodies of several frames on their way out, above which each keeps less of itself in memory: their
+clients may be slow, and there may be as many as connections. Below, they take 128 MiB at most."""
+
+CROWDED_READS = 32
+"""Frames of a crowd that are read and unsealed at a time: more would only wait in memory for the
+two threads that compute."""
+
+
+class Crowd:
+    """How many bodies of several frames a node is sending."""
+
+    __slots__ = ("bodies", "turn")
+
+    def __init__(self) -> None:
+        self.bodies = 0
+        self.turn = asyncio.Semaphore(CROWDED_READS)
+        """Held by who reads a frame of a dense crowd; never while a client is waited for."""
+
+    @property
+    def is_dense(self) -> bool:
+        return self.bodies > CROWDED_BODIES
+
 
 def frame_count(ref: StreamRef) -> int:
     return max(1, -(-ref.size_bytes // FRAME_BYTES))
@@ -142,9 +165,11 @@ async def read_stream(
     offset: int,
     length: int,
     repair: Source | None = None,
+    crowd: Crowd | None = None,
 ) -> AsyncGenerator[Buffer, None]:
     """Plaintext bytes [offset, offset + length), cut at the end of the body, in pieces of at most
-    a frame, each verified before it is yielded. The stream is pinned while the iterator lives.
+    a frame, each verified before it is yielded. The stream is pinned while the iterator lives; it
+    counts in `crowd`, and does not read ahead where that is dense.
 
     Raises BodyMissing, BodyDamaged, Unavailable; a piece that was yielded is right whatever
     follows."""
@@ -156,8 +181,10 @@ async def read_stream(
     stream = ref.stream
     store.pin(stream)
     ahead: deque[asyncio.Future[bytes]] = deque()
+    crowd = crowd or Crowd()
+    crowd.bodies += 1
     try:
-        if number == final:
+        if number == final and not crowd.is_dense:
             # One frame: no task, no read-ahead.
             plain = await _read_frame(store, jobs, sealer, ref, number, repair)
             base = number * FRAME_BYTES
@@ -166,7 +193,15 @@ async def read_stream(
         reader = FrameReader(store, stream)
         next_number = number
         while number <= final:
-            while next_number <= final and len(ahead) <= READ_AHEAD_FRAMES:
+            base = number * FRAME_BYTES
+            if crowd.is_dense and not ahead:
+                async with crowd.turn:
+                    plain = await _read_frame(store, jobs, sealer, ref, number, repair)
+                yield _cut(plain, max(offset - base, 0), min(end - base, len(plain)))
+                number += 1
+                next_number = number
+                continue
+            while next_number <= final and len(ahead) <= READ_AHEAD_FRAMES and not crowd.is_dense:
                 opened = _open_now(reader, jobs, sealer, ref, next_number)
                 ahead.append(
                     opened
@@ -181,7 +216,6 @@ async def read_stream(
                 # Which of its checks failed, and what is to be done, is found out there.
                 plain = await _read_frame(store, jobs, sealer, ref, number, repair)
             ahead.popleft()
-            base = number * FRAME_BYTES
             yield _cut(plain, max(offset - base, 0), min(end - base, len(plain)))
             number += 1
     finally:
@@ -190,6 +224,7 @@ async def read_stream(
         if ahead:
             # Their reads end before the pin goes.
             await asyncio.gather(*ahead, return_exceptions=True)
+        crowd.bodies -= 1
         store.unpin(stream)
 
 

@@ -9,17 +9,20 @@ which waits for the disk and asks other replicas.
 
 Invariants
 - A frame is sent only after its record's BLAKE3 and its seal were checked, as in `read_stream`.
-- The first frame is a buffer: a body that is gone or damaged is found before its head is sent.
+- The first frame is read: a body that is gone or damaged is found before its head is sent.
+- Where many bodies are sent at a time, none keeps more than REST_BYTES while its client is slow:
+  what the socket had no room for is read, checked and unsealed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from o3storage._native import FileHandle
-from o3storage.cluster._bodies import frame_count, frame_size, read_stream
+from o3storage.cluster._bodies import Crowd, frame_count, frame_size, read_stream
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.crypto import FRAME_BYTES, TAG_BYTES, FramePlace, StreamRef, StreamSealer
 from o3storage.runtime.disk import Buffer
@@ -36,6 +39,9 @@ not wait long; each job costs two wake-ups of threads."""
 READ_FRAMES = 16
 """Frames that are read ahead of the client behind one that the page cache did not have: what is not
 there mostly comes in stretches."""
+
+REST_BYTES = 16 * 1024
+"""What a body keeps for a slow client, of many: enough that the transport tells when it went."""
 
 
 class DirectPiece:
@@ -63,14 +69,22 @@ class DirectPiece:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def send(self, socket: FileHandle, start: int) -> Awaitable[tuple[int, bytes]]:
+    async def send(self, socket: FileHandle, start: int) -> tuple[int, bytes]:
         """See `http.DirectPiece.send`; `start` is 0 or what earlier calls took."""
-        first = self._ends.index(start) + 1 if start else 0
         body = self._body
+        first = bisect_right(self._ends, start)
+        frames = self._frames[first:]
+        begun = start - self._ends[first - 1] if first else start
+        if begun:
+            number, offset, record_bytes, low, high = frames[0]
+            frames[0] = number, offset, record_bytes, low + begun, high
         job = body.sealer.send_records_job(
-            self._file, socket, self._frames[first:], PREFIX_BYTES, frame_count(body.ref) - 1
+            self._file, socket, frames, PREFIX_BYTES, frame_count(body.ref) - 1
         )
-        return body.jobs.run(job)
+        taken, rest = await body.jobs.run(job)
+        if len(rest) > REST_BYTES and body.crowd.is_dense:
+            return taken - len(rest) + REST_BYTES, rest[:REST_BYTES]
+        return taken, rest
 
     def read(self, start: int) -> AsyncGenerator[Buffer, None]:
         """See `http.DirectPiece.read`."""
@@ -81,16 +95,23 @@ class DirectPiece:
 class _Body:
     """What it takes to read one stream."""
 
-    __slots__ = ("jobs", "ref", "repair", "sealer", "store")
+    __slots__ = ("crowd", "jobs", "ref", "repair", "sealer", "store")
 
-    def __init__(
-        self, store: Store, jobs: Jobs, sealer: StreamSealer, ref: StreamRef, repair: Repair | None
+    def __init__(  # noqa: PLR0917
+        self,
+        store: Store,
+        jobs: Jobs,
+        sealer: StreamSealer,
+        ref: StreamRef,
+        repair: Repair | None,
+        crowd: Crowd,
     ) -> None:
         self.store = store
         self.jobs = jobs
         self.sealer = sealer
         self.ref = ref
         self.repair = repair
+        self.crowd = crowd
 
     def read(self, offset: int, length: int) -> AsyncGenerator[Buffer, None]:
         return read_stream(
@@ -101,6 +122,7 @@ class _Body:
             offset=offset,
             length=length,
             repair=self.repair,
+            crowd=self.crowd,
         )
 
     def piece(self, reader: FrameReader, at: int, end: int) -> DirectPiece | None:
@@ -137,20 +159,26 @@ async def send_stream(
     offset: int,
     length: int,
     repair: Repair | None = None,
+    crowd: Crowd | None = None,
 ) -> AsyncIterator[Buffer | DirectPiece]:
     """As `read_stream`, with pieces among the buffers that the caller sends, or reads, before it
     asks for the next. Raises what `read_stream` raises."""
     end = min(offset + length, ref.size_bytes)
     if offset < 0 or offset >= end:
         return
-    body = _Body(store, jobs, sealer, ref, repair)
+    crowd = crowd or Crowd()
+    body = _Body(store, jobs, sealer, ref, repair, crowd)
     store.pin(ref.stream)
+    crowd.bodies += 1
     try:
-        at = min(end, (offset // FRAME_BYTES + 1) * FRAME_BYTES)
-        async with aclosing(body.read(offset, at - offset)) as first:
-            async for buffer in first:
-                yield buffer
         reader = FrameReader(store, ref.stream)
+        at = min(end, (offset // FRAME_BYTES + 1) * FRAME_BYTES)
+        async with aclosing(body.read(offset, at - offset)) as buffers:
+            first: list[Buffer | DirectPiece] = [buffer async for buffer in buffers]
+        if crowd.is_dense and (again := body.piece(reader, offset, at)) is not None:
+            first = [again]
+        while first:
+            yield first.pop()
         while at < end:
             piece = body.piece(reader, at, end)
             if piece is not None:
@@ -164,4 +192,5 @@ async def send_stream(
                             yield buffer
                 at = stop
     finally:
+        crowd.bodies -= 1
         store.unpin(ref.stream)

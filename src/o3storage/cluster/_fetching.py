@@ -13,6 +13,7 @@ Invariant: frames count as here only when their placement is synced in the log.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,6 +44,8 @@ CALL_S = 10.0
 RETRY_S = 0.25
 """Nobody had the frames, or the disk is full: looked at again after this, and longer each time."""
 MAX_RETRY_S = 5.0
+LOOKS_PER_TURN = 256
+"""Wants looked at in one turn of the loop."""
 
 _REQUEST = struct.Struct(">IQ16sIH")
 _FRAME = struct.Struct(">II")
@@ -94,7 +97,9 @@ class Fetcher:
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        for turn in itertools.count(1):
+            if turn % LOOKS_PER_TURN == 0:
+                await asyncio.sleep(0)  # (nobody may want any of them any more)
             while not self._queue:
                 waiter: asyncio.Future[None] = loop.create_future()
                 self._wake.append(waiter)
@@ -102,6 +107,10 @@ class Fetcher:
             team, index, wanted = self._queue.popleft()
             pause_s = RETRY_S
             while team.wants(index, wanted):
+                if not team.may_fetch(index):
+                    self._queue.append((team, index, wanted))
+                    await asyncio.sleep(RETRY_S)
+                    break
                 if await self._fetch(team, wanted) or await team.needless(index):
                     team.fetched(index, wanted)
                     break

@@ -23,7 +23,6 @@ from o3storage.storage import (
 )
 
 ADDS = 1
-MAX_BATCH_PROPOSALS = 0xFFFF
 MAX_RIDING_FRAMES = 4
 """Small frames with one proposal: a body of one frame today."""
 

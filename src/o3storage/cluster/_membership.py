@@ -680,10 +680,6 @@ class Membership:
         secret = self.options.secret
         return secret.token(self.own_addresses()) if secret and self.bound else None
 
-    def own_facts(self) -> dict[str, Any]:
-        """What other nodes show of this one."""
-        return _facts.own(self)
-
     async def gather_facts(self) -> dict[int, dict[str, Any]]:
         """What every node that can be reached says of itself, by id."""
         return await _facts.gather(self)

@@ -43,8 +43,9 @@ async def look_for_loss(store: Store) -> None:
 async def note_passed(store: Store, group: int, old: Span, new: Span) -> None:
     """A snapshot is about to bring `group` from the keys of `old` to those of `new`: ranges of
     the keys between were cut off while this node was away. Raises StoreError, BadBlock."""
+    assert new.high is not None and (old.high is None or new.high < old.high)
     known = await store.noted(_passed(group))
-    given_up = Span(new.high or b"", Span.decode(known).high if known is not None else old.high)
+    given_up = Span(new.high, Span.decode(known).high if known is not None else old.high)
     await store.note(_passed(group), given_up.encode())
 
 

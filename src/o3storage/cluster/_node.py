@@ -117,6 +117,7 @@ class Node:
         """Use `open`."""
         self.store = store
         self.jobs = jobs
+        self._crowd = _bodies.Crowd()
         self.clock = clock
         self.entropy = entropy
         self.id = node_id(keys)
@@ -144,6 +145,7 @@ class Node:
                 self._replicas,
                 ranges=self._ranges,
                 bodies=machine.bodies,
+                run=run,
             )
         self.ranges = RangeKeeper(self, self._ranges, self._replicas)
         self._elsewhere = Elsewhere(self)
@@ -645,7 +647,7 @@ class Node:
                     if other is not None:
                         other.expect_read(count)
                 await replica.barrier(count)
-                if other is not None:
+                if other is not None and count is not None and not other.reads_after(count):
                     # It was asked in the same turn: most likely it is answered by now.
                     await other.barrier(count)
             if query.group is not None or self._ranges.group_of(query.route) == replica.group:
@@ -787,6 +789,7 @@ class Node:
             offset=offset,
             length=size,
             repair=self.replication.repair if self.replication is not None else None,
+            crowd=self._crowd,
         )
 
     def _away(self, owner: tuple[int, bytes] | None) -> int:
@@ -810,6 +813,7 @@ class Node:
             offset=offset,
             length=length,
             repair=self.replication.repair if self.replication is not None else None,
+            crowd=self._crowd,
         )
 
     async def hold(

@@ -116,9 +116,10 @@ async def open_core(store: Store, group: int, node: int) -> tuple[Core, list[Ent
                 carries.append(entry)
         at = found[-1].index + 1
     hard = state.hard_state
+    alone = all(c.sole_voter(node) for c in (configuration, *(found for _, found in later)))
     core = Core(
         node,
-        log=log_of(store, group),
+        log=log_of(store, group, alone=alone),
         hard_state=HardState(hard.term, hard.vote, hard.commit),
         applied=applied,
         configuration=configuration,
@@ -129,14 +130,17 @@ async def open_core(store: Store, group: int, node: int) -> tuple[Core, list[Ent
     return core, carries
 
 
-def log_of(store: Store, group: int) -> Log:
-    """What the core has to know of the log: its terms by runs, and its holes."""
+def log_of(store: Store, group: int, *, alone: bool = False) -> Log:
+    """What the core has to know of the log: its terms by runs, and its holes. `alone`: nobody else
+    votes in the group."""
     state = store.log_state(group)
     floor = state.first_index - 1
-    # Holes in what is applied concern only what other nodes may ask for.
+    # Holes in what is applied concern only what other nodes may ask for. But of the last entry the
+    # term decides votes, and whether what a leader sends follows on it: that one is asked back.
+    spared = min(state.applied_index, state.last_index if alone else state.last_index - 1)
     for low, high in state.missing:
-        if low <= state.applied_index:
-            floor = max(floor, min(high, state.applied_index))
+        if low <= spared:
+            floor = max(floor, min(high, spared))
     holes = [(max(low, floor + 1), high) for low, high in state.missing if high > floor]
     last = max([state.last_index, floor, *(high for _, high in holes)])
 

@@ -68,6 +68,7 @@ MAX_CLOSED_STREAMS = 256
 STREAM_BYTES = 16
 
 _STREAM = struct.Struct(">QQ16s")
+_COUNTED_STREAM = struct.Struct(">QQ16sI")
 _OPEN_VALUE = struct.Struct(">BQQ")
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
@@ -164,11 +165,16 @@ def carried(data: bytes) -> Carried | None:
     """The frames that a command entry names, if it is a CARRY. Raises ValueError."""
     if data[:3] != b"\xff\x01\x03":
         return None
-    flags = _exactly(data, 3, 1)[0]
-    at = 6 + _u16(data, 4)
-    session, _, stream = _STREAM.unpack(_exactly(data, at, _STREAM.size))
-    at += _STREAM.size
-    frames = int.from_bytes(_exactly(data, at, 4), "big") if flags & COUNTED else 0
+    try:
+        flags = data[3]
+        at = 6 + (data[4] << 8 | data[5])
+        if flags & COUNTED:
+            session, _, stream, frames = _COUNTED_STREAM.unpack_from(data, at)
+        else:
+            session, _, stream = _STREAM.unpack_from(data, at)
+            frames = 0
+    except (IndexError, struct.error):
+        raise ValueError("cluster command is cut short") from None
     return Carried(stream, frames, bool(flags & OPEN_ON_ERROR), session)
 
 

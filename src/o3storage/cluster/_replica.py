@@ -25,6 +25,8 @@ from o3storage.cluster._reading import (
 from o3storage.cluster._team import Batch, Team
 from o3storage.raft.core import (
     Accepted,
+    Append,
+    AppendResponse,
     Apply,
     ChangeConfiguration,
     Core,
@@ -32,6 +34,7 @@ from o3storage.raft.core import (
     Entry,
     Fetch,
     Fetched,
+    HoleAnswer,
     Input,
     Message,
     Output,
@@ -65,8 +68,6 @@ from o3storage.storage import (
 if TYPE_CHECKING:
     from o3storage.cluster._replication import Replication
 
-FETCH_BYTES = 64 << 10
-"""Entries read back at a time for a follower: with small objects of 4 KiB beside them, 1 MiB."""
 APPEND_BYTES = 1 << 20
 """Proposals of one append: what one batch of the log holds."""
 MAX_WAITING = 32_768
@@ -77,6 +78,9 @@ CHANGE_S, CHANGE_LOOK_S = 30.0, 0.05
 CLOSE_S, CLOSE_TRIES = 1.0, 20
 """What is proposed to others is waited for so long when the node stops."""
 NO_SPACE = "the disk is full: delete something, or give it more space"
+
+_BRINGING = (Append, HoleAnswer)
+"""Messages with entries."""
 
 
 class Replica(Applying):
@@ -122,6 +126,7 @@ class Replica(Applying):
         self._full = False
         self._batch: Batch | None = None
         self._token = 0
+        self._replication = replication
         self._proposing = 0
         self._changes: dict[int, Refusal | None] = {}
         # writes and messages under way
@@ -359,6 +364,8 @@ class Replica(Applying):
             self._carry_out(self.core.step(event))
 
     def next_token(self) -> int:
+        if self._replication is not None:
+            return self._replication.next_token()
         self._token += 1
         return self._token
 
@@ -488,8 +495,15 @@ class Replica(Applying):
         if not done or self.fault:
             return
         gated = self._gated
+        ready: list[Message] = []
         while gated and gated[0].after_ticket <= done:
-            self._send(gated.popleft().message)
+            message = gated.popleft().message
+            if ready and answers_also(message, ready[-1]):
+                ready[-1] = message
+            else:
+                ready.append(message)
+        for message in ready:
+            self._send(message)
         self._carry_out(self.core.step(Persisted(done)))
 
     def _send(self, message: Message) -> None:
@@ -497,13 +511,14 @@ class Replica(Applying):
         self.team.send(message)
 
     def _fetch(self, output: Fetch) -> None:
+        if self.team is not None:
+            self.team.filling.want(output)
+            return
+
         async def fetch() -> None:
-            max_bytes = output.max_bytes
-            if self.team is not None:
-                max_bytes = min(max_bytes, FETCH_BYTES)
-            found = await entries_of(self._store, self.group, output.low, output.high, max_bytes)
-            if self.team is not None:
-                found = await self.team.with_frames(found, output.max_bytes)
+            found = await entries_of(
+                self._store, self.group, output.low, output.high, output.max_bytes
+            )
             self.step(Fetched(output.peer, found, output.hole))
 
         self._loop.create_task(fetch(), name=f"fetch entries of range {self.group}")
@@ -512,7 +527,8 @@ class Replica(Applying):
         """A message of another node's core, with the frames that ride with its entries."""
         if self.fault or self.team is None:
             return
-        self.team.before(message, frames)
+        if type(message) in _BRINGING:
+            self.team.before(message, frames)
         self._carry_out(self.core.step(message))
         self.team.settle()
 
@@ -554,7 +570,10 @@ class Replica(Applying):
             reads = self.team.reads
             count = reads.count() if count is None else count
             index = reads.begun_after(count)
-            await self.barrier_applied(await reads.index(count) if index is None else index)
+            if index is None:
+                index = await reads.index(count)
+            if self.applied < index:
+                await self.barrier_applied(index)
             return
         self._token += 1
         future: asyncio.Future[int] = self._loop.create_future()
@@ -650,3 +669,19 @@ class Replica(Applying):
             "lost_entries": self.lost_entries,
             "fault": self.fault,
         }
+
+
+def answers_also(later: Message, earlier: Message) -> bool:
+    """Whether the later of two answers says all that the earlier one does: appends that one sync
+    made durable need one answer."""
+    return (
+        type(later) is AppendResponse
+        and type(earlier) is AppendResponse
+        and later.to == earlier.to
+        and later.term == earlier.term
+        and not later.rejected
+        and not earlier.rejected
+        and later.match >= earlier.match
+        and later.data >= earlier.data
+        and later.round >= earlier.round
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from o3storage.cluster import _kinds
 from o3storage.cluster._barriers import Questions
+from o3storage.cluster._catch_up_pace import CatchUpPace
 from o3storage.cluster._data import BodyReceiver
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Fetcher
@@ -97,6 +98,11 @@ class RidingFrames:
             self._bytes -= len(frames.pop(oldest).data)
 
 
+_TOKENS_OF_RUN = 1 << 40
+_RUNS = 1 << 23
+"""A token has 63 bits: the run's, then those that count."""
+
+
 class Replication:
     """One node's side. `start` once the replicas are open."""
 
@@ -110,9 +116,12 @@ class Replication:
         *,
         ranges: RangeTable,
         bodies: Callable[[bytes, bytes], Sequence[bytes]],
+        run: int,
     ) -> None:
         """`replicas` by group: the node's own table, which may grow. `ranges`: their spans.
-        `bodies(key, value)`: packed references of the bodies that a row names."""
+        `bodies(key, value)`: packed references of the bodies that a row names. `run`: a random
+        number of this run of the node."""
+        self._token = run % _RUNS * _TOKENS_OF_RUN
         self.ranges = ranges
         self.spans = ranges.row_spans
         self.bodies = bodies
@@ -121,6 +130,7 @@ class Replication:
         self.store = store
         self.riding = RidingFrames()
         self.fetcher = Fetcher(self)
+        self.catch_up = CatchUpPace()
         self.repair = Repair(self)
         self.replicas = replicas
         self.questions = Questions()
@@ -137,6 +147,13 @@ class Replication:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+
+    def next_token(self) -> int:
+        """Never given out before, by this run of the node or one before it, to this replica or one
+        that it stands in for: an answer that comes late is not taken for one to a later question.
+        """
+        self._token += 1
+        return self._token
 
     def start(self) -> None:
         self.peers.serve(_kinds.PROPOSE, self._serve_propose)
@@ -208,6 +225,7 @@ class Replication:
         for replica in list(self.replicas.values()):
             if replica.team is not None:
                 replica.step(PeerLost(node))
+        self.catch_up.gone(node)
         for listener in self.down_listeners:
             listener(node)
 

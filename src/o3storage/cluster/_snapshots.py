@@ -267,7 +267,8 @@ class Snapshots:
         replica = self._replica
         old, core = replica.span, replica.core
         certain = replica.applied > 0 and not core.uncertain and not core.log.holes
-        if certain and old is not None and old.high != span.high:
+        high = span.high
+        if certain and old is not None and high is not None and old.holds(high):
             await note_passed(self._node.store, replica.group, old, span)
 
     # --- life

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _records
@@ -22,6 +22,7 @@ from o3storage.cluster._audit import look_through
 from o3storage.cluster._barriers import REFUSE_TICKS, Barriers
 from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Wanted, in_order
+from o3storage.cluster._filling import Filling
 from o3storage.cluster._forwarding import Answer, Status, decode_answer, encode_batch
 from o3storage.cluster._peer_types import Code, PeerError
 from o3storage.cluster._reading import READ_FAULTS
@@ -59,8 +60,6 @@ CLEAN_LOOKS = 5
 """So many looks without anything missing, and the disk need not remember that there was."""
 MESSAGE_BYTES = 1 << 20
 """Entries and frames of one Append on the wire; a larger one is sent as several."""
-FRAMES_PER_TURN = 64
-"""Small frames read for a follower in one turn of the loop: a millisecond or two."""
 MAX_FORWARDING = 32_768
 """Proposals under way to the leader, as many as a leader lets wait."""
 MAX_BATCH = 4096
@@ -68,6 +67,9 @@ MAX_BATCH = 4096
 RECENT_OUTCOMES = 4096
 """Outcomes remembered while the leader's answers are on their way: an entry may be applied here
 before this node hears that it was its own."""
+LAGS_ENTRIES = 4096
+"""Who lacks more than so much that is committed hears first what became of it: frames that were
+released meanwhile need not be fetched."""
 NOTHING_WAS_DONE = (Code.UNKNOWN_KIND, Code.NOT_ALLOWED, Code.BUSY)
 
 
@@ -119,9 +121,14 @@ class Team:
         """Entries above the commit index whose frames are not durable here, ascending."""
         self.debt: dict[int, Wanted] = {}
         """Committed entries whose frames are missing: repair debt."""
+        self._lacked: dict[bytes, int] = {}
+        """Where the streams of gaps and debt stand there; perhaps of others too."""
+        self.lags = False
+        """The leader's last Append left out much that is committed."""
         self.complete = True
         """All that is applied here was looked through for missing frames."""
         self.snapshots = Snapshots(replica, node)
+        self.filling = Filling(replica, node)
         self._marked = False
         """This disk remembers that something may be missing, should it start again."""
         self._clean_ticks = 0
@@ -133,6 +140,9 @@ class Team:
         self._loop = asyncio.get_running_loop()
         self._told = (0, 0)
         self._arrived: dict[bytes, SealedFrame] = {}
+        """What came with the message that is being taken, by stream; empty between messages."""
+        self._rode: dict[int, SealedFrame] = {}
+        """The same for entries that are new here, by index."""
         self._now = 0
         self._lost_ticks = 0
         # proposals
@@ -318,6 +328,7 @@ class Team:
         self._owed -= 1
         wanted = Wanted(stream, frames, 0, self._replica.applied)
         self.debt[self._owed] = wanted
+        self._lacked[stream] = self._owed
         self._node.fetcher.want(self, self._owed, wanted)
         self.settle()
 
@@ -363,16 +374,7 @@ class Team:
     def _part(message: Append, prev_index: int, prev_term: int, entries: list[Entry]) -> Append:
         if len(entries) == len(message.entries):
             return message
-        return Append(
-            message.sender,
-            message.to,
-            message.term,
-            prev_index,
-            prev_term,
-            entries,
-            message.commit,
-            message.round,
-        )
+        return replace(message, prev_index=prev_index, prev_term=prev_term, entries=entries)
 
     def _riding(self, entry: Entry) -> SealedFrame | None:
         """The small frame of an entry, if it is at hand; else the receiver fetches it."""
@@ -393,7 +395,11 @@ class Team:
                     self._note(entry)
             self._tell()
             return
-        if type(message) is not Append or not message.entries or message.term < core.term:
+        if type(message) is not Append or message.term < core.term:
+            return
+        last = message.prev_index + len(message.entries)
+        self.lags = message.commit > last + LAGS_ENTRIES
+        if not message.entries:
             return
         restoring = core.incoming is not None and core.incoming.restoring
         known = min(core.commit, log.ceiling)
@@ -416,32 +422,32 @@ class Team:
         frame = self._arrived.get(carried.stream)
         if frame is not None and carried.rides and frame.number == 0:
             entry.riding_bytes = len(frame.data)
+            self._rode[index] = frame
         elif not self._node.holds_now(carried.stream, carried.frames):
             wanted = Wanted(carried.stream, carried.frames, carried.session, index)
             out_of_order = bool(self.gaps) and next(reversed(self.gaps)) > index
             self.gaps[index] = wanted
             if out_of_order:
                 self.gaps = dict(sorted(self.gaps.items()))
+            self._lacked[carried.stream] = index
             self.mark_incomplete()
             self._node.fetcher.want(self, index, wanted)
 
     def frames_for(self, entries: Sequence[Entry]) -> list[SealedFrame]:
         """What the message that is being taken brought for these entries."""
-        arrived = self._arrived
-        found: list[SealedFrame] = []
-        if arrived:
-            for entry in entries:
-                if entry.riding_bytes:
-                    carried = _records.carried(entry.data)
-                    frame = arrived.pop(carried.stream, None) if carried is not None else None
-                    if frame is not None:
-                        found.append(frame)
-        return found
+        rode = self._rode
+        if not rode:
+            return []
+        return [rode.pop(entry.index) for entry in entries if entry.index in rode]
 
     def settle(self) -> None:
         """After a step: entries that were cut away, or committed, count differently."""
-        if not self.gaps and not self.debt and self._told == (0, 0):
-            return
+        if self._arrived:
+            self._arrived, self._rode = {}, {}
+        if not self.gaps and not self.debt:
+            self._lacked.clear()
+            if self._told == (0, 0):
+                return
         core = self._core
         while self.gaps:
             last = next(reversed(self.gaps))
@@ -476,6 +482,11 @@ class Team:
         except READ_FAULTS:
             return False
 
+    def may_fetch(self, index: int) -> bool:
+        """False: the frames of that entry are better fetched later, see LAGS_ENTRIES."""
+        leader = self._core.leader
+        return not (self.lags and index in self.debt and leader not in (NOBODY, self._core.id))
+
     def wants(self, index: int, wanted: Wanted) -> bool:
         return self.gaps.get(index) == wanted or self.debt.get(index) == wanted
 
@@ -483,32 +494,6 @@ class Team:
         """Entries of the log above what is applied, at the start."""
         for entry in entries:
             self._note(entry)
-
-    async def with_frames(self, entries: Sequence[Entry], max_bytes: int) -> list[Entry]:
-        """Entries read back from the log for a follower, at least one and then as many as with
-        their small frames are `max_bytes`; those are at hand on return, as far as they are still
-        here. (More would push each other out again, and go without.)"""
-        found: list[Entry] = []
-        size = 0
-        for number, entry in enumerate(entries, start=1):
-            if size >= max_bytes:
-                break
-            if number % FRAMES_PER_TURN == 0:
-                await asyncio.sleep(0)
-            riding_bytes = 0
-            carried = _records.carried(entry.data) if _records.carries(entry) else None
-            if carried is not None and carried.rides:
-                frame = self._node.riding.get(carried.stream)
-                if frame is None:
-                    frame = self._node.read_riding_now(carried.stream)
-                if frame is None:
-                    frame = await self._node.read_riding(carried.stream)
-                if frame is not None:
-                    self._node.riding.put(frame)
-                    riding_bytes = len(frame.data)
-            found.append(Entry(entry.index, entry.term, entry.kind, entry.data, riding_bytes))
-            size += len(entry.data) + riding_bytes
-        return found
 
     # --- proposals
 
@@ -664,6 +649,8 @@ class Team:
         """An entry was applied here; perhaps one that this node proposed without knowing yet."""
         if outcome.released:
             self._node.note_released(outcome.released)
+            if self.debt:
+                self._forgive(outcome.released)
         if outcome.error is not None and (self.gaps or self.debt):
             # What was refused needs no frames; the core hears of it at the next tick.
             self.gaps.pop(index, None)
@@ -674,6 +661,15 @@ class Team:
             if len(recent) > RECENT_OUTCOMES:
                 del recent[next(iter(recent))]
 
+    def _forgive(self, released: Sequence[bytes]) -> None:
+        """Nobody needs these streams' frames from here on; the core hears of it at the next tick.
+        (Who missed much finds most of what was overwritten meanwhile missing at the others too.)"""
+        for stream in released:
+            index = self._lacked.pop(stream, 0)
+            wanted = self.debt.get(index)
+            if wanted is not None and wanted.stream == stream:
+                del self.debt[index]
+
     # --- the end
 
     def fail(self, reason: str) -> None:
@@ -682,6 +678,7 @@ class Team:
 
     async def close(self) -> None:
         """No batch is under way any more."""
+        await self.filling.close()
         await self.snapshots.close()
         tasks = list(self._tasks)
         if self._audit is not None:

@@ -303,12 +303,6 @@ def decode_hello(body: memoryview) -> Hello:
     )
 
 
-def common_version(hello: Hello, lowest: int, highest: int) -> int:
-    """The highest version that both speak, 0 if there is none."""
-    version = min(hello.highest, highest)
-    return version if version >= max(hello.lowest, lowest) else 0
-
-
 # --- messages: type u8, group u32, term u64, fields; then entries, then frames
 
 _VOTE_REQUEST = struct.Struct(">BIQQQB")
@@ -325,7 +319,7 @@ _READ_RESPONSE = struct.Struct(">BIQQQ")
 _HOLE_QUERY = struct.Struct(">BIQQQ")
 _HOLE_ANSWER = struct.Struct(">BIQQBII")
 _UNCERTAIN = 1 << 63
-"""In the token of a ReadRequest: the sender's word does not count. Tokens count up from 1."""
+"""In the token of a ReadRequest: the sender's word does not count."""
 _ENTRY = struct.Struct(">QQBI")
 """index, term, kind, size; the data follows"""
 _FRAME = struct.Struct(">16sIBI")

@@ -69,6 +69,9 @@ class Answer:
     def _write_waits(self) -> bool:
         return self._drained is not None
 
+    def _unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
+
     def _written_bytes(self) -> int:
         """Bytes that the client's side has taken."""
         return self._sent_bytes - self._transport.get_write_buffer_size()
@@ -255,6 +258,8 @@ class Answer:
             return
         transport = self._transport
         transport.set_write_buffer_limits(high=0)
+        if self._writing_paused:
+            await self._wait_until_drained()
         at = 0
         while at < len(piece) and not transport.get_write_buffer_size():
             if transport.is_closing():

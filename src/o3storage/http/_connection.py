@@ -33,7 +33,12 @@ from o3storage.http._errors import (
     HttpError,
 )
 from o3storage.http._head import Head, parse_head
-from o3storage.http._limits import RECEIVE_BYTES, UNREAD_BYTES, WRITE_HIGH_BYTES
+from o3storage.http._limits import (
+    FAST_RATE_BYTES_PER_S,
+    RECEIVE_BYTES,
+    UNREAD_BYTES,
+    WRITE_HIGH_BYTES,
+)
 from o3storage.http._messages import Address, Request, Response
 from o3storage.http._wire import CONTINUE
 
@@ -373,7 +378,9 @@ class Connection(Answer, asyncio.BufferedProtocol):
                 self._rate(passed_s, self._written_bytes())
             elif self._body is not None and self._body._waiting():
                 self._rate(passed_s, self._received_bytes)
-        elif (state != OPEN or self._writing_paused) and self._transport.get_write_buffer_size():
+        elif (
+            state != OPEN or self._writing_paused or self._server.crowded
+        ) and self._unsent_bytes():
             # The last answer is not out: the time to read it, or to ask on, has not begun.
             limits = self._server.limits
             self._deadline_s = now_s + (limits.idle_timeout_s if state == OPEN else limits.linger_s)
@@ -390,11 +397,14 @@ class Connection(Answer, asyncio.BufferedProtocol):
     def _rate(self, passed_s: float, total_bytes: int) -> None:
         """Time in which we waited for the client, against the bytes it moved meanwhile."""
         limits = self._server.limits
+        least, window_s = limits.min_rate_bytes_per_s, limits.rate_window_s
+        if self._server.crowded and (self._state != BUSY or self._write_waits()):
+            least, window_s = FAST_RATE_BYTES_PER_S, limits.crowded_window_s
         self._rate_waited_s += passed_s
-        if self._rate_waited_s < limits.rate_window_s:
+        if self._rate_waited_s < window_s:
             return
         moved = total_bytes - self._rate_bytes
-        slow = moved < limits.min_rate_bytes_per_s * self._rate_waited_s
+        slow = moved < least * self._rate_waited_s
         self._rate_bytes = total_bytes
         self._rate_waited_s = 0.0
         if not slow:

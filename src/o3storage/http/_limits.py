@@ -60,6 +60,13 @@ UNREAD_BYTES = 16 * KIB
 WRITE_HIGH_BYTES = 256 * KIB
 """Unsent output at which a response waits for the client."""
 
+MAX_UNSENT_BYTES = 128 * MIB
+"""Unsent output of all connections, above which those of clients slower than FAST_RATE_BYTES_PER_S
+over CROWDED_WINDOW_S are cut: a list of objects may be some MiB, and is made before it is sent."""
+
+CROWDED_WINDOW_S = 5.0
+"""Long enough for a lost segment or two, short enough that little more is made meanwhile."""
+
 SMALL_BLOCK_BYTES = 16 * KIB
 """First block of a body: most objects are smaller, and 4,096 idle uploads then own 64 MiB."""
 
@@ -103,6 +110,8 @@ class Limits:
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S
     min_rate_bytes_per_s: float = MIN_RATE_BYTES_PER_S
     rate_window_s: float = RATE_WINDOW_S
+    max_unsent_bytes: int = MAX_UNSENT_BYTES
+    crowded_window_s: float = CROWDED_WINDOW_S
     drain_bytes: int = DRAIN_BYTES
     linger_s: float = LINGER_S
     tick_s: float = TICK_S

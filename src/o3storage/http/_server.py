@@ -75,6 +75,8 @@ class Server:
         self.stats = ServerStats()
         self.draining = False
         self._patient = True
+        self.crowded = False
+        """Too much is unsent: slow clients are not waited for."""
         self.direct = 0
         """Pieces of bodies that jobs are sending now."""
         self.addresses: list[Address] = []
@@ -189,6 +191,8 @@ class Server:
         self.common_lines = f"Date: {date}\r\n{self._server_line}"
         passed_s = now_s - self._last_tick_s
         self._last_tick_s = now_s
+        unsent = sum([connection._unsent_bytes() for connection in self._connections])
+        self.crowded = unsent > self.limits.max_unsent_bytes
         for connection in list(self._connections):
             connection._tick(now_s, passed_s)
         self._ticker = self.loop.call_later(self.limits.tick_s, self._tick)

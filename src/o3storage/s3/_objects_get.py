@@ -73,12 +73,11 @@ async def _head(ctx: Context) -> Response:
 
 async def _select(ctx: Context) -> tuple[VersionInfo, int, list[Header], int, int]:
     """(version, status, headers, offset, length) of what the request asks for."""
-    version = await ctx.query(
-        head_version(ctx.bucket.bucket_id, ctx.key, ctx.version_param())
-        if ctx.params
-        else head_version(ctx.bucket.bucket_id, ctx.key)
-    )
-    headers = object_headers(ctx.bucket, version)
+    bucket = ctx.bucket
+    named = ctx.version_param() if ctx.params else None
+    only_null = not bucket.versioning
+    version = await ctx.query(head_version(bucket.bucket_id, ctx.key, named, only_null=only_null))
+    headers = object_headers(bucket, version)
     if ctx.params:
         replaced = overrides(ctx.params, anonymous=ctx.identity.anonymous)
         if replaced:

@@ -14,7 +14,6 @@ from o3storage.s3._errors import S3Error
 
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~"
 _PATH_SAFE: Final = _UNRESERVED + b"/"
-_QUERY_SAFE: Final = _UNRESERVED + b"=&"
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 MAX_QUERY_PARAMETERS: Final = 100

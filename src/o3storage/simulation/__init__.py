@@ -14,8 +14,9 @@ from ._faults import DiskSpeed, Fault, FaultKind
 from ._history import MARKER, History, Kind, Operation, Page, Result
 from ._image import SECTOR_BYTES, DiskImage
 from ._jobs import SimJobs
+from ._link import Blocked, SimLink
 from ._loop import OWNER, SimDeadlockError, SimLoop, SimTimeoutError, run
-from ._network import Blocked, Quality, SimLink, SimNet, SimNetwork
+from ._network import Quality, SimNet, SimNetwork
 from ._recorder import DEFAULT_SUBSETS, CrashState, Recorder
 from ._report import Report as SeedReport
 from ._world import World, simulate

@@ -13,8 +13,9 @@ from o3storage.runtime.disk import DiskError
 from o3storage.storage import StoreError
 
 from ._faults import Fault, FaultKind
+from ._link import Blocked
 from ._machine import CAPACITY_BYTES, Machine
-from ._network import Blocked, Quality, SimNet
+from ._network import Quality, SimNet
 from ._workload import BUCKETS, KEYS, Client
 
 if TYPE_CHECKING:

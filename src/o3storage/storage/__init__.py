@@ -16,6 +16,9 @@ from o3storage.storage._offline import (
     RecordSummary,
     VolumeSummary,
 )
+from o3storage.storage._pace import MAX_SHARE as MAX_PACE_SHARE
+from o3storage.storage._pace import MIN_SHARE as MIN_PACE_SHARE
+from o3storage.storage._pace import Pace
 from o3storage.storage._records import PREFIX_BYTES
 from o3storage.storage._rows import NOTE_TABLE
 from o3storage.storage._scrub import BadFrame
@@ -53,7 +56,9 @@ __all__ = [
     "FRAME_PLAIN_BYTES",
     "MAX_APPEND_BYTES",
     "MAX_ENTRY_BYTES",
+    "MAX_PACE_SHARE",
     "MAX_PIECE_BYTES",
+    "MIN_PACE_SHARE",
     "NOTE_TABLE",
     "PREFIX_BYTES",
     "SEAL_TAG_BYTES",
@@ -74,6 +79,7 @@ __all__ = [
     "LogState",
     "Miss",
     "OfflineStore",
+    "Pace",
     "Problem",
     "RecordDetail",
     "RecordSummary",

@@ -74,7 +74,6 @@ _ROW = struct.Struct("<HI")
 _STATE_ROW = struct.Struct("<QHI")
 _COUNTS = struct.Struct("<II")
 _GROUP_BODY = struct.Struct("<QQ")
-_GROUP_TERM = struct.Struct("<IIQ")
 _DELETED = 0xFFFFFFFF
 """Value length that stands for a deleted row."""
 

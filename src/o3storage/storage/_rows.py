@@ -37,11 +37,9 @@ RESTATED_KEY = b"\x07"
 FIRST_CATALOG_BYTE = 0x10
 """Rows of the catalog start at this table byte."""
 
-PLACEMENT_KEY_BYTES = 1 + STREAM_ID_BYTES + 4
 PLACEMENT_PREFIX_BYTES = 1 + STREAM_ID_BYTES
 _INVERT = 0xFFFFFFFF
 _RUN = struct.Struct("<IQHII")
-RUN_BYTES = _RUN.size
 MAX_RUN_FRAMES = 0xFFFF
 _FRAME_0 = _INVERT.to_bytes(4, "big")
 

@@ -130,7 +130,7 @@ class Log:
                 self._starts.append(entry.index)
                 self._terms.append(entry.term)
                 last_term = entry.term
-            size += len(entry.data) + ENTRY_OVERHEAD_BYTES
+            size += len(entry.data) + entry.riding_bytes + ENTRY_OVERHEAD_BYTES
         tail.extend(entries)
         self.tail_bytes += size
         self.last = entries[-1].index
@@ -145,7 +145,8 @@ class Log:
         keep = len(self.tail)
         while keep and self.tail[keep - 1].index >= index:
             keep -= 1
-            self.tail_bytes -= len(self.tail[keep].data) + ENTRY_OVERHEAD_BYTES
+            gone = self.tail[keep]
+            self.tail_bytes -= len(gone.data) + gone.riding_bytes + ENTRY_OVERHEAD_BYTES
         del self.tail[keep:]
         self.holes = [(low, min(high, index - 1)) for low, high in self.holes if low < index]
         self.last = index - 1
@@ -213,7 +214,7 @@ class Log:
             return
         count = min(index - tail[0].index + 1, len(tail))
         for entry in tail[:count]:
-            self.tail_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+            self.tail_bytes -= len(entry.data) + entry.riding_bytes + ENTRY_OVERHEAD_BYTES
         del tail[:count]
 
     def compact(self, index: int) -> None:

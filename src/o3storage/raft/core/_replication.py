@@ -268,12 +268,16 @@ def _rejected(state: State, message: AppendResponse, progress: Progress) -> None
         if message.rejected_index != progress.next - 1:
             return
         # Skip all terms that cannot agree in one round trip (5.3).
+        before = progress.next
         agree, _ = state.log.find_at_most(message.hint_index, message.hint_term)
         at = min(message.rejected_index, agree + 1)
         progress.next = max(at, progress.match + 1)
         if message.hint_index < state.log.floor:
             progress.next = max(message.hint_index, progress.match) + 1
-        progress.paused = False
+        # (Who refuses what cannot go further back is asked again at the pace of heartbeats.)
+        progress.paused = progress.next >= before
+        if progress.paused:
+            return
     else:
         return
     send_to(state, message.sender, progress)

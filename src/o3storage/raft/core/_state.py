@@ -34,8 +34,9 @@ class Options:
     max_inflight_messages: int = 64
     """Appends under way to one follower; bounds what a slow one keeps in memory."""
     max_inflight_bytes: int = 8 << 20
-    tail_bytes: int = 8 << 20
-    """Whole entries kept in memory for followers; older ones are fetched from the log."""
+    tail_bytes: int = 16 << 20
+    """Whole entries kept in memory for followers, the frames that ride with them counted, which the
+    driver keeps; older ones are fetched from the log."""
     quiesce_ticks: int = 50
     """A group with nothing to do for so long stops its heartbeats. 0: never."""
     caught_up_entries: int = 256
