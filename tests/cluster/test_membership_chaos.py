@@ -122,6 +122,7 @@ class Chaos:
         places = [p for p in self.running() if p.id in live]
         return all(
             p.membership.records == member.records
+            and g in p.node._replicas  # (it may have left, and come back soon)
             and p.node._replicas[g].applied == places[0].node._replicas[g].applied
             and not p.node._replicas[g].core.configuration.joint
             for p in places

@@ -105,6 +105,9 @@ class ModelStore:
         self.reads.append(key)
         return Miss.MISS if self.misses else self.rows.get(key)
 
+    async def noted(self, name: bytes) -> bytes | None:
+        return None
+
     async def get(self, key: bytes, at: Any = None) -> bytes | None:
         await asyncio.sleep(0)
         return self.rows.get(key)

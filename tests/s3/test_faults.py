@@ -110,7 +110,7 @@ def test_a_damaged_body_is_an_error_never_wrong_bytes(
     def damaged(_ref: object) -> bytes:
         raise BodyDamaged("frame 0 is damaged")
 
-    async def damaged_stream(_ref: object, _offset: int, _length: int) -> AsyncIterator[bytes]:
+    async def damaged_stream(*_: object) -> AsyncIterator[bytes]:
         raise BodyDamaged("frame 0 is damaged")
         yield b""
 
@@ -122,7 +122,7 @@ def test_a_damaged_body_is_an_error_never_wrong_bytes(
         assert "damaged" in (answer.text("Message") or "")
 
     # Behind the first frame the answer is under way: the HTTP layer cuts the connection.
-    async def damaged_later(_ref: object, _offset: int, _length: int) -> AsyncIterator[bytes]:
+    async def damaged_later(*_: object) -> AsyncIterator[bytes]:
         yield b"x" * FRAME
         raise BodyDamaged("frame 1 is damaged")
 

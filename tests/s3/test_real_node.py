@@ -218,7 +218,7 @@ def test_an_answer_under_way_keeps_its_parts_though_the_object_goes(
         await real.node.submit(DeleteObject(bucket.bucket_id, bucket.epoch, b"k", now_ns, OWNER))
         assert await Housekeeping(real.node, real.clock).round()
 
-    def reading(ref: Any, offset: int, length: int) -> Any:
+    def reading(ref: Any, offset: int, length: int, owner: Any = None) -> Any:
         nonlocal calls
         calls += 1
         at = calls
@@ -226,7 +226,7 @@ def test_an_answer_under_way_keeps_its_parts_though_the_object_goes(
         async def pieces() -> Any:
             if at == 2:
                 await remove()
-            async for piece in inner(ref, offset, length):
+            async for piece in inner(ref, offset, length, owner):
                 yield piece
 
         return pieces()
