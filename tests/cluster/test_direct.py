@@ -97,6 +97,36 @@ def test_the_same_bytes_of_any_range(body: Body) -> None:
     assert total  # or nothing of this was tested
 
 
+def test_a_volume_that_is_closed_between_two_sendings_is_read_on(body: Body) -> None:
+    async def main() -> tuple[bytes, int]:
+        files = body.store._disk_store._frames.core
+        ours, theirs = socket.socketpair()
+        came, missed = bytearray(), 0
+        with ours, theirs:
+            theirs.setblocking(False)
+            async for piece in body.store.node.send_stream(body.ref, 0, SIZE):
+                if isinstance(piece, bytes | bytearray | memoryview):
+                    came.extend(piece)
+                    continue
+                at = 0
+                while at < len(piece):
+                    taken, rest = await piece.send(dup_socket(ours.fileno()), at)
+                    if not taken:
+                        missed += 1
+                        async for part in piece.read(at):
+                            came.extend(part)
+                        break
+                    came.extend(theirs.recv(1 << 20) if taken > len(rest) else b"")
+                    came.extend(rest)
+                    at += taken
+                    await files.close_files()
+        return bytes(came), missed
+
+    came, missed = body.store.runner.run(main())
+    assert came == body.data
+    assert missed
+
+
 def test_of_many_bodies_none_keeps_much_for_a_slow_client(
     body: Body, monkeypatch: pytest.MonkeyPatch
 ) -> None:

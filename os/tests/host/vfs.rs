@@ -75,6 +75,25 @@ fn rename_replaces_and_refuses_its_own_inside() {
 }
 
 #[test]
+fn a_removed_directory_takes_no_names() {
+    let mut tree = tree();
+    let nodes = tree.usage();
+    tree.mkdir(ROOT, "/tmp/d", 0o755).unwrap();
+    tree.symlink(ROOT, "/tmp/f", "x").unwrap();
+    let d = tree.lookup(ROOT, "/tmp/d", true).unwrap();
+    tree.retain(d);
+    tree.rmdir(ROOT, "/tmp/d").unwrap();
+    assert_eq!(tree.create(d, "a", true, 0o644), Err(Error::ENOENT));
+    assert_eq!(tree.mkdir(d, "a", 0o755), Err(Error::ENOENT));
+    assert_eq!(tree.symlink(d, "a", "x"), Err(Error::ENOENT));
+    assert_eq!(tree.link(d, "/tmp/f", "a"), Err(Error::ENOENT));
+    assert_eq!(tree.rename(d, "/tmp/f", "a"), Err(Error::ENOENT));
+    tree.unlink(ROOT, "/tmp/f").unwrap();
+    tree.release(d);
+    assert_eq!(tree.usage(), nodes);
+}
+
+#[test]
 fn what_is_not_opened_for_changes_is_read_only() {
     let mut tree = tree();
     tree.make_path("/usr/lib").unwrap();

@@ -256,6 +256,10 @@ static void folders(void)
     T(truncate(path[1], 5));
     T(truncate(path[6], 5));
     T(rmdir(path[1]));
+    T(openat(3, "late", O_CREAT | O_WRONLY, 0600));
+    T(mkdirat(3, "late", 0700));
+    T(symlinkat("x", 3, "late"));
+    T(linkat(AT_FDCWD, path[3], 3, "late", 0));
     T(unlink(path[3]));
     T(close(3));
     char name[300];

@@ -26,7 +26,7 @@ PAUSE_S = 0.005
 RETRY_S = 5.0
 """After a refusal."""
 CLOSE_STREAMS = 32
-"""Streams released by one command."""
+"""Streams released by one command, which stays below 1 MiB with the longest keys."""
 LOOK_S = 60.0
 """How often a range's leader looks for streams of other nodes' runs that ended."""
 CALL_S = 5.0

@@ -71,6 +71,10 @@ class DirectPiece:
 
     async def send(self, socket: FileHandle, start: int) -> tuple[int, bytes]:
         """See `http.DirectPiece.send`; `start` is 0 or what earlier calls took."""
+        if self._file.closed:
+            # The volume was compacted away, or others were opened, while a slow client took what
+            # came before.
+            return 0, b""
         body = self._body
         first = bisect_right(self._ends, start)
         frames = self._frames[first:]

@@ -61,10 +61,6 @@ COUNTED = 4
 TABLE_CLUSTER = 0xFE
 TABLE_OPEN_STREAM = 0xFD
 
-MAX_SET_ROWS = 1000
-MAX_CLOSED_STREAMS = 256
-"""A CLOSE command stays below 1 MiB with the longest keys."""
-
 STREAM_BYTES = 16
 
 _STREAM = struct.Struct(">QQ16s")

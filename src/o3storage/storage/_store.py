@@ -17,11 +17,11 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from o3storage.runtime.clock import Clock, Entropy
-from o3storage.runtime.disk import Buffer, Disk, DiskError
+from o3storage.runtime.disk import Buffer, Disk
 from o3storage.runtime.jobs import Jobs
 from o3storage.storage import _open
 from o3storage.storage._bulk import BulkWriter, StreamWriter
-from o3storage.storage._compaction import Compactor, free_wanted
+from o3storage.storage._compaction import Compactor
 from o3storage.storage._core import Core
 from o3storage.storage._entries import read_entries
 from o3storage.storage._flush import Flusher
@@ -37,14 +37,14 @@ from o3storage.storage._replay import Replay
 from o3storage.storage._rows import (
     FIRST_CATALOG_BYTE,
     NOTE_TABLE,
-    SCRUB_KEY,
     Row,
     RowChange,
 )
-from o3storage.storage._scrub import BadFrame, ScrubState, scrub
+from o3storage.storage._scrub import BadFrame, scrub
 from o3storage.storage._set_aside import set_aside
-from o3storage.storage._space import REFRESH_S, SpaceAccount
+from o3storage.storage._space import SpaceAccount
 from o3storage.storage._span_repair import SpanRepair
+from o3storage.storage._tending import Tender
 from o3storage.storage._types import (
     MAX_APPEND_BYTES,
     MAX_ENTRY_BYTES,
@@ -67,12 +67,8 @@ from o3storage.storage._volume import VolumeKind
 from o3storage.storage.index import BadBlock, IndexFailure, Miss, Snapshot
 
 INDEX_DIR = "index"
-COMPACT_EVERY_S = 5.0
-"""How often volumes are looked at for garbage."""
 MAX_MENDS = 16
 """Damaged blocks that an open waits for: it looks at a handful of rows."""
-TICK_S = 0.25
-"""How often the background looks whether a flush is due."""
 
 
 class Store:
@@ -92,10 +88,17 @@ class Store:
         self._spans = SpanRepair(core, log, self._frames, self._compactor)
         self._frames.on_bad_block = self._spans.wanted
         self._installer = Installer(core, log)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tender = Tender(
+            core,
+            log=log,
+            bulk=bulk,
+            frames=self._frames,
+            flusher=self._flusher,
+            compactor=self._compactor,
+            space=self._space,
+            spans=self._spans,
+        )
         self._closed = False
-        self._scrubbed = ScrubState()
-        self._bad_listeners: list[Callable[[BadFrame], None]] = []
 
     # --- life
 
@@ -167,9 +170,7 @@ class Store:
         if not core.options.background:
             await store._frames.reap_left_over()
         else:
-            loop = asyncio.get_running_loop()
-            for work in (store._tend(), store._tend_volumes()):
-                store._tasks.append(loop.create_task(work))
+            store._tender.start()
         return store
 
     async def _redo_install(self) -> None:
@@ -189,11 +190,7 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._tender.close()
         core = self._core
         await self._spans.close()
         if not core.out_of_service:
@@ -209,67 +206,9 @@ class Store:
         await core.index.close()
         await core.close_files()
 
-    async def _tend(self) -> None:
-        """The background: look at the space, flush when it is due."""
-        since = REFRESH_S
-        while not self._core.out_of_service:
-            since += TICK_S
-            if since >= REFRESH_S:
-                since = 0.0
-                await self._space.refresh()
-            if self._flusher.due():
-                with contextlib.suppress(StoreError, IndexFailure):
-                    await self._flusher.flush()
-            await asyncio.sleep(TICK_S)
-
-    async def _tend_volumes(self) -> None:
-        """The background: compact what is mostly garbage, scrub the rest, round after round."""
-        core = self._core
-        with contextlib.suppress(StoreError, DiskError):
-            await self._frames.reap_left_over()
-        await self._load_scrub()
-        while not core.out_of_service:
-            await asyncio.sleep(COMPACT_EVERY_S)
-            try:
-                freed = 1
-                while freed:
-                    freed = await self.compact()
-                if self._scrubbed.due(core.clock.wall_ns(), core.options.scrub_every_s):
-                    await self._go_on_scrubbing()
-            except (StoreError, DiskError):
-                continue  # full: later; out of service: the loop ends
-            except BadBlock as bad:
-                self._spans.wanted(bad)
-
-    async def _load_scrub(self) -> None:
-        found: bytes | None = None
-        with contextlib.suppress(BadBlock):  # (then it begins anew)
-            found = await self._core.index.get(SCRUB_KEY)
-        if found is not None:
-            self._scrubbed = ScrubState.decode(found)
-            return
-        self._scrubbed = ScrubState(0, self._core.clock.wall_ns())
-        self._log.note_scrub(self._scrubbed.encode())
-
-    async def _go_on_scrubbing(self) -> None:
-        """The pass that an earlier run began, or a new one."""
-
-        def at(volume: int) -> None:
-            self._scrubbed.next_volume = volume
-            self._log.note_scrub(self._scrubbed.encode())
-
-        def bad(found: BadFrame) -> None:
-            for listener in self._bad_listeners:
-                listener(found)
-
-        await scrub(self._core, bad, start=self._scrubbed.next_volume, on_volume=at)
-        if not self._core.out_of_service:
-            self._scrubbed = ScrubState(0, self._core.clock.wall_ns())
-            self._log.note_scrub(self._scrubbed.encode())
-
     def on_bad_frame(self, listener: Callable[[BadFrame], None]) -> None:
         """`listener` hears of what the background's scrub finds bad."""
-        self._bad_listeners.append(listener)
+        self._tender.bad_listeners.append(listener)
 
     def on_out_of_service(self, listener: Callable[[StoreOutOfService], None]) -> None:
         """`listener` is called once, on the loop, when a write or sync of this disk failed: give
@@ -674,21 +613,7 @@ class Store:
         """One volume, if one is worth it; returns the bytes freed.
         Raises StoreFull, StoreOutOfService."""
         self._check_open()
-        wanted = free_wanted(self._space)
-        volume = self._compactor.candidate(ratio=0.2 if wanted else None)
-        if volume is None and wanted and self._flusher.would_free():
-            # Small objects lie in the log: what was deleted of them is let go by a flush.
-            await self._flusher.flush()
-            volume = self._compactor.candidate(ratio=0.2)
-        if volume is None:
-            if wanted and self._compactor.is_worth_it(self._bulk.volume, 0.2):
-                self._bulk.retire()
-            return 0
-        try:
-            return await self._compactor.compact(volume)
-        except DiskError as error:
-            volume.keep = True
-            raise StoreFull(f"{volume.path} cannot be read for compaction: {error}") from error
+        return await self._tender.compact()
 
     async def set_aside(self, volumes: Sequence[int], directory: str) -> list[str]:
         """Move what is good out of volumes with bad records, and their files to `directory`; lines

@@ -261,8 +261,11 @@ impl Tree {
         Ok((parent, name))
     }
 
+    /// A directory that was removed but is still open takes no names: nothing would lead to them.
     fn check_writable(&self, directory: NodeId) -> Result<()> {
-        self.node(directory)?.writable.then_some(()).ok_or(Error::EROFS)
+        let node = self.node(directory)?;
+        refuse!(node.links == 0, ENOENT);
+        node.writable.then_some(()).ok_or(Error::EROFS)
     }
 
     /// Opens a directory for changes, making it where it is missing.
@@ -397,15 +400,11 @@ impl Tree {
 
     /// Keeps a node while a descriptor names it.
     pub fn retain(&mut self, id: NodeId) {
-        if let Ok(node) = self.node_mut(id) {
-            node.opens += 1;
-        }
+        let _ = self.node_mut(id).map(|node| node.opens += 1);
     }
 
     pub fn release(&mut self, id: NodeId) {
-        if let Ok(node) = self.node_mut(id) {
-            node.opens -= 1;
-        }
+        let _ = self.node_mut(id).map(|node| node.opens -= 1);
         self.collect(id);
     }
 
