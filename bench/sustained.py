@@ -16,6 +16,8 @@ garbage collections while it measures, and its timers are late by up to 1 ms (ep
 
 Every TIMELINE_S a line tells what was seen, so that an episode can be matched with its cause.
 Beside the load a process of its own measures what one small durable write takes on the raw disk.
+Afterwards the same client asks a dict behind the same HTTP front for as much: what the machine and
+the client leave of the goal.
 """
 
 from __future__ import annotations
@@ -33,11 +35,12 @@ from pathlib import Path
 from o3storage.cli._bench import Load, percentile
 from o3storage.cli._client import Client
 from o3storage.cli._text import Progress, parse_size, table
-from o3storage.server import read_running
+from o3storage.server import read_root_key, read_running
 
 from ._disk import WRITE_BYTES, DiskProbe
 from ._result import Result
 from ._store import TICKS_PER_S, cpu_s, peak_rss_mib, running_store
+from .half_database import reference_front
 
 SECONDS = 600.0
 WARM_SECONDS = 120.0
@@ -57,6 +60,8 @@ SCRAPE_S = 5.0
 TIMELINE_S = 30.0
 PROBES_PER_S = 10.0
 """Raw writes beside the load: few enough to be no load themselves."""
+REFERENCE_S = 20.0
+"""The same loop against a dict."""
 PROBE_ALONE_S = 10.0
 """The same at the rate of the load's batches, with the server idle."""
 TABLE_S = 0.5
@@ -66,16 +71,19 @@ GOAL_STALL_MS = 20.0
 
 
 class Mixed(Load):
-    """A load of `MIX`; `latencies` by operation."""
+    """A load of `mix`; `took` by operation. With `endpoint`, the id of a key and the file of its
+    secret: of that server."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, mix: tuple[str, ...] = MIX, *signed: str) -> None:
+        endpoint, key_id, secret_file = signed or (None, None, None)
         options = argparse.Namespace(
-            data_dir=str(data_dir), endpoint=None, bucket="bench", operation="mixed",
-            connections=CONNECTIONS, seconds=0.0, objects=OBJECTS, ca_file=None, key_id=None,
-            secret_file=None,
+            data_dir=str(data_dir), endpoint=endpoint, bucket="bench", operation="mixed",
+            connections=CONNECTIONS, seconds=0.0, objects=OBJECTS, ca_file=None, key_id=key_id,
+            secret_file=secret_file,
         )  # fmt: skip
         super().__init__(options, parse_size("4K"))
-        self.took: dict[str, list[float]] = {name: [] for name in dict.fromkeys(MIX)}
+        self.mix = mix
+        self.took: dict[str, list[float]] = {name: [] for name in dict.fromkeys(mix)}
         """What `open` measured so far."""
         self.crowded = 0
         """Requests of `open` that found no connection free."""
@@ -93,7 +101,7 @@ class Mixed(Load):
             client = self.client()
             while time.perf_counter() < end:
                 # As in `open`: keys are spread, and each operation meets all of them.
-                await self.one(client, MIX[number % len(MIX)], number * 7_919)
+                await self.one(client, self.mix[number % len(self.mix)], number * 7_919)
                 number += CONNECTIONS
                 count += 1
                 if time.perf_counter() < began + burst_s:
@@ -130,13 +138,13 @@ class Mixed(Load):
                 if given is None:
                     break
                 number, due = given
-                operation = MIX[number % len(MIX)]
+                operation = self.mix[number % len(self.mix)]
                 # 7,919 is prime: keys are spread, and each operation meets all of them.
                 await self.one(client, operation, number * 7_919)
                 took[operation].append(time.perf_counter() - due)
             await client.close()
 
-        clients = await asyncio.gather(*[opened() for _ in range(connections)])
+        clients = [await opened() for _ in range(connections)]
         workers = [asyncio.ensure_future(worker(client)) for client in clients]
         await asyncio.sleep(0)
         began = time.perf_counter()
@@ -280,6 +288,31 @@ class Timeline:
         )
 
 
+async def reference(data_dir: Path, rate: float) -> None:
+    """What the machine and this client leave of the goal: the same open loop of GETs, as many each
+    second, from a dict behind the same HTTP front, which has neither a disk nor work to put off."""
+    key = read_root_key(data_dir)
+    assert key is not None
+    secret_file = data_dir.parent / "reference.secret"
+    secret_file.write_text(key.secret)
+    with reference_front("memory", key.key_id, key.secret) as endpoint:
+        load = Mixed(data_dir, ("get",), endpoint, key.key_id, str(secret_file))
+        with open(os.devnull, "w") as quiet:
+            await load.prepare(Progress("", 1, quiet))
+        gc.collect()
+        gc.disable()
+        took = await load.open(rate, REFERENCE_S)
+        gc.enable()
+    assert not load.errors(), load.errors()
+    ordered = sorted(took["get"])
+    p50, p99 = (percentile(ordered, part) * 1e3 for part in (0.5, 0.99))
+    print(
+        f"as many GETs each second from a dict behind the same front: p50 {p50:.2f}, p99 {p99:.2f} "
+        f"ms, which is {p99 / p50:.1f} times",
+        flush=True,
+    )
+
+
 def _disk(times_s: list[float]) -> str:
     if not times_s:
         return "not measured"
@@ -369,6 +402,7 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
         f"longest step of the loop in each {SCRAPE_S:.0f} s, the worst of them in ms (and for how "
         f"many ms of these {SCRAPE_S:.0f} s its thread was ready and had no core): {longest}"
     )
+    await reference(data_dir, rate)
     rows = []
     results = []
     for operation, latencies in took.items():

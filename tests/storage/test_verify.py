@@ -98,6 +98,29 @@ def test_a_killed_store_is_clean_too():
     run(main(), 2)
 
 
+def test_what_a_kill_left_unsynced_outlives_the_power_cut_after_it():
+    async def main():
+        disk = SimDisk(7)
+        store = await opened(disk, bulk_allocate_bytes=4096)  # no more than the record takes
+        await store.append(1, hard(1, 1, 0), [entry(1)])
+        written = store._bulk.written_bytes
+        await store.open_stream(stream_id(903)).write(frame(903, 0, 20_000))
+        while store._bulk.written_bytes == written:
+            await asyncio.sleep(0.01)
+        (path,) = files(disk, ".bulk")
+        disk = disk.kill()
+        await (await opened(disk)).close()
+        node = disk.image.lookup(path)
+
+        def keep(change, sector):
+            return getattr(change, "inode", None) is not node or sector % 2 == 0
+
+        report = await verify(disk.crash(choose=keep), **parts())
+        assert report.clean, report.problems
+
+    run(main(), 7)
+
+
 @pytest.mark.parametrize("suffix", [".log", ".bulk"])
 def test_every_flipped_bit_in_a_record_is_found(suffix):
     async def main():

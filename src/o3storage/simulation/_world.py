@@ -86,6 +86,10 @@ SCALES = {
 """By the number of nodes."""
 
 
+class StaleReadError(AssertionError):
+    """What was acknowledged is not there, before there is a history to check."""
+
+
 class World:
     """`main` is the whole run; `report` is its result."""
 
@@ -225,6 +229,8 @@ class World:
             while answer.status == 503 and self.clustered and self.loop.time() < deadline_s:
                 await asyncio.sleep(0.2)
                 answer = await self.send("setup", call)
+            if answer.status == 404:  # of a bucket whose making was acknowledged
+                raise StaleReadError(f"{call.method} {call.path} after it was made: {answer}")
             assert answer.status == 200, answer
 
     async def _strike_all(self) -> None:
@@ -588,6 +594,8 @@ def simulate(
         return run(main(), seed, limit_s=LIMIT_S)
     except (SimDeadlockError, SimTimeoutError) as error:
         worlds[0].violation("liveness", str(error))
+    except StaleReadError as error:
+        worlds[0].violation("P4", str(error))
     except asyncio.CancelledError as error:
         worlds[0].violation("P6", f"the node cannot be started again: {error}")
     except Exception as error:

@@ -28,6 +28,7 @@ from o3storage.storage._volume import (
     VOLUME_DIR,
     VolumeHeader,
     VolumeKind,
+    align,
     decode_header,
     parse_name,
     volume_path,
@@ -246,11 +247,15 @@ async def cut_bulk(core: Core, mark: Mark) -> None:
         count = mark.volumes.get(volume.volume)
         if volume.kind is not VolumeKind.BULK or (count is not None and count.size_bytes):
             continue
-        end = await bulk_end(core, volume, await synced_end(core, volume))
-        if end < volume.size_bytes:
+        synced = await synced_end(core, volume)
+        end = await bulk_end(core, volume, synced)
+        if end < volume.size_bytes or end > align(synced):
             file = await core.disk.open(volume.path, OpenMode.WRITE)
             try:
-                await file.truncate(end)
+                if end < volume.size_bytes:
+                    await file.truncate(end)
+                # A record behind what was synced may stand in the page cache alone, where a
+                # process that was killed left it: the next power cut would take it.
                 await file.sync()
             except DiskError as error:
                 raise core.fault(error) from error

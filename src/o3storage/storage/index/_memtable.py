@@ -65,9 +65,6 @@ class Memtable:
     def rows(self) -> int:
         return len(self.head) + sum(run.rows for run in self.runs)
 
-    def is_empty(self) -> bool:
-        return not self.head and not self.runs
-
     def write(self, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Raises ValueError before anything changed."""
         if len(rows) > MAX_BATCH_ROWS:

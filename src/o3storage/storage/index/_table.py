@@ -13,8 +13,6 @@ from ._types import BadBlock
 
 HEADER_BYTES = 128
 FOOTER_BYTES = 64
-RECORD_OVERHEAD_BYTES = 56
-"""Header, tag and BLAKE3 of a record."""
 MAX_META_BYTES = 96 << 20
 """Filter, block index and properties of the largest table that the native module writes."""
 
