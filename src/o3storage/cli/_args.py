@@ -219,20 +219,32 @@ examples:
 
     ranges = commands.add_parser(
         "range",
-        help="the key ranges: list, split",
+        help="the key ranges: list, split, move",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""examples:
+        epilog="""NODE is an address of `node list`, or the beginning of its id.
+
+examples:
   o3storage range list
-  o3storage range split photos 2026/07/          keys from 2026/07/ on get a range of their own""",
+  o3storage range split photos 2026/07/          keys from 2026/07/ on get a range of their own
+  o3storage range move 2 192.168.1.10 192.168.1.14
+  o3storage range stay 2                         take that back before it is done""",
     )
     actions = ranges.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="where each begins and ends, and who leads it")
+    listing = actions.add_parser("list", help="where each begins and ends, and who holds it")
     listing.add_argument("--json", action="store_true", help="as JSON")
     _add_endpoint(listing)
     split = actions.add_parser("split", help="cut the range that holds a key, at that key")
     split.add_argument("bucket", metavar="BUCKET")
     split.add_argument("key", metavar="KEY", help="the first key of the new range")
     _add_endpoint(split)
+    move = actions.add_parser("move", help="bring a replica of a range from one node to another")
+    move.add_argument("range", metavar="RANGE", type=int, help="its number in `range list`")
+    move.add_argument("source", metavar="FROM", help="the node that holds it")
+    move.add_argument("target", metavar="TO", help="the node that is to hold it")
+    _add_endpoint(move)
+    stay = actions.add_parser("stay", help="take back a move that is not done")
+    stay.add_argument("range", metavar="RANGE", type=int, help="its number in `range list`")
+    _add_endpoint(stay)
 
     key = commands.add_parser(
         "key",

@@ -1,4 +1,5 @@
-"""`range`: where the key ranges begin and end, and cutting one in two."""
+"""`range`: where the key ranges begin and end, who holds them, cutting one in two and moving a
+replica."""
 
 from __future__ import annotations
 
@@ -12,11 +13,23 @@ from ._text import size_text, table
 
 
 def ranges(options: argparse.Namespace) -> int:
-    """List the ranges, or cut one."""
+    """List the ranges, cut one, or move a replica of one."""
     admin = Admin(options)
     if options.action == "list":
         found = asyncio.run(admin.call("GET", "/ranges"))
         print(json.dumps(found, indent=2) if options.json else ranges_text(found))
+        return 0
+    if options.action in {"move", "stay"}:
+        asked = {"stay": True}
+        if options.action == "move":
+            asked = {"from": options.source, "to": options.target}
+        asyncio.run(admin.call("POST", f"/ranges/{options.range}", body=asked))
+        print(
+            f"range {options.range} moves from {options.source} to {options.target}; it is done "
+            "when `o3storage range list` shows it there"
+            if options.action == "move"
+            else f"range {options.range} stays where it is"
+        )
         return 0
     body = {"bucket": options.bucket, "key": options.key}
     made = asyncio.run(admin.call("POST", "/ranges", body=body))
@@ -33,12 +46,25 @@ def ranges_text(found: dict[str, Any]) -> str:
             _bound(entry["end"], "(the end)"),
             "elsewhere" if entry["size_bytes"] is None else size_text(entry["size_bytes"]),
             (entry["leader"] or "none")[:8],
-            f"{len(entry['voters'])}+{len(entry['learners'])}",
+            _holders(entry, found["nodes"]),
         ]
         for entry in found["ranges"]
     ]
-    headings = ["range", "first key", "up to, not with", "size", "leader", "voters+learners"]
+    headings = ["range", "first key", "up to, not with", "size", "leader", "held by"]
     return table(headings, rows)
+
+
+def _holders(entry: dict[str, Any], nodes: dict[str, str]) -> str:
+    """Addresses; who has no vote (yet) in parentheses; a move behind them."""
+
+    def name(node: str) -> str:
+        return nodes.get(node, node[:8])
+
+    held = [name(node) for node in entry["voters"]]
+    held += [f"({name(node)})" for node in entry["learners"]]
+    move = entry["moves"]
+    moving = f"; moves {name(move['from'])} -> {name(move['to'])}" if move is not None else ""
+    return (" ".join(held) or "not told yet") + moving
 
 
 def _bound(bound: dict[str, Any] | None, without: str) -> str:

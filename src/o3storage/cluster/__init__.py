@@ -22,7 +22,8 @@ from o3storage.cluster._errors import (
 from o3storage.cluster._join import parse_peers
 from o3storage.cluster._join import show as show_address
 from o3storage.cluster._membership import ClusterOptions, Membership
-from o3storage.cluster._node import Node, Query, node_id
+from o3storage.cluster._node import Node, node_id
+from o3storage.cluster._queries import Query
 from o3storage.cluster._range_rows import SplitRefused
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
 from o3storage.cluster._reading import MISS

@@ -18,7 +18,8 @@ from o3storage.raft.core import NOBODY, ReadIndex, Role
 from o3storage.storage import Miss
 
 if TYPE_CHECKING:
-    from o3storage.cluster._node import Node, Query
+    from o3storage.cluster._node import Node
+    from o3storage.cluster._queries import Query
     from o3storage.cluster._replica import Replica
 
 T_co = TypeVar("T_co", covariant=True)

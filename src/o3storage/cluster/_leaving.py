@@ -14,6 +14,7 @@ that it was cut off. The second note goes in the batch that installs a snapshot 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from o3storage.cluster import _records
@@ -21,7 +22,7 @@ from o3storage.cluster._range_rows import Span
 from o3storage.cluster._reading import READ_FAULTS, left_note
 from o3storage.crypto import StreamRef
 from o3storage.runtime import Logger
-from o3storage.storage import StoreOutOfService
+from o3storage.storage import Store, StoreOutOfService
 
 if TYPE_CHECKING:
     from o3storage.cluster._node import Node
@@ -72,6 +73,34 @@ async def leave(
             await asyncio.sleep(RETRY_S)
         else:
             _log.info("range.left", range=group)
+            return
+
+
+async def has_rows(store: Store, spans: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Raises StoreError, BadBlock."""
+    for low, high in spans:
+        if await store.scan(low, high, 1):
+            return True
+    return False
+
+
+async def sweep(node: Node, table: RangeTable, group: int, span: Span) -> None:
+    """Erase what lies in the span of a range that never came here: it was cut off one whose replica
+    here missed that, and got a snapshot of the lower keys. Nothing was promised of these rows; a
+    start after a crash finds what is left."""
+    spans = table.row_spans(group, span)
+    while True:
+        try:
+            for low, high in spans:
+                await _release_bodies(node, low, high)
+            await node.store.erase(group, spans, [])
+        except StoreOutOfService:
+            return
+        except READ_FAULTS as error:
+            _log.debug("range.not_erased", range=group, reason=str(error))
+            await asyncio.sleep(RETRY_S)
+        else:
+            _log.info("range.swept", range=group)
             return
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from o3storage.cluster import _facts, _join, _kinds, _members_file, _node_records
+from o3storage.cluster import _facts, _join, _kinds, _members_file, _node_records, _spreading
 from o3storage.cluster._admission import Gate
 from o3storage.cluster._errors import (
     ClusterError,
@@ -32,7 +32,6 @@ from o3storage.cluster._node import number_of
 from o3storage.cluster._node_records import (
     FIRST_VERSION,
     MAX_NODE_ROWS,
-    PLACES_VERSION,
     SHRINK,
     Announcement,
     NodeRecord,
@@ -74,9 +73,6 @@ MAX_FOREIGN = 16
 CAUGHT_UP_ENTRIES = 256
 """A replica this close to the end of the log counts as caught up (raft/core Options)."""
 
-EVERY_NODE_HOLDS_ALL = True
-"""Every node holds a replica of every range, those beyond the replication factor as learners
-(`ClusterOptions.everywhere`). A node that holds none has others asked (`_elsewhere`)."""
 OTHER_CLUSTER = re.compile(r"belongs to cluster ([0-9a-f]{2,64}),")
 """What a node of another cluster answers (`Membership.admit`)."""
 
@@ -107,7 +103,9 @@ class ClusterOptions:
     url: str = ""
     replicas: int = REPLICAS
     system_replicas: int = SYSTEM_REPLICAS
-    everywhere: bool = EVERY_NODE_HOLDS_ALL
+    everywhere: bool = False
+    """Every node holds a replica of every range, those beyond `replicas` as learners; off: no range
+    has more than `replicas`, and a node that holds none has others asked (`_elsewhere`)."""
     say: Callable[[str], None] = field(default=_ignore)
     joinable: bool = True
     """Off while this node is not ready to let others in."""
@@ -152,7 +150,7 @@ class Membership:
         self.known_hosts: dict[str, None] = {}
         """Where members of this cluster were last known to be."""
         self._store: Store
-        self._ranges: RangeKeeper
+        self.ranges: RangeKeeper
         self.replicas_here: dict[int, Replica] = {}
         """The node's own, by group; empty until `attach`."""
         self._moved: dict[int, Address] = {}
@@ -329,7 +327,7 @@ class Membership:
         self._store = node.store
         self._epochs = node._epochs
         self.replicas_here = node._replicas
-        self._ranges = node.ranges
+        self.ranges = node.ranges
 
     async def received(self) -> None:
         """Return when range 0 is here, with this node in it."""
@@ -547,9 +545,10 @@ class Membership:
                 leader=self.node,
                 caught_up=self._caught_up(replica),
                 replicas=self.options.system_replicas if system else self.options.replicas,
-                everywhere=system or self.options.everywhere or self.version < PLACES_VERSION,
+                everywhere=system or _spreading.all_hold_all(self, nodes),
                 group=group,
                 busy=self._busy() if system else None,
+                move=self.ranges.moves.get(group),
             )
             if change is None:
                 continue
@@ -590,6 +589,7 @@ class Membership:
             if record.state is NodeState.LEAVING and not self._is_needed(record.node):
                 await self._remove(record.node)
                 return
+        await _spreading.begin(self, live)
 
     def _busy(self) -> dict[int, None]:
         """Nodes that leave and still belong to key ranges. (Only by way of range 0 do they hear
@@ -600,7 +600,7 @@ class Membership:
     def _is_needed(self, node: int, *, but_system: bool = False) -> bool:
         """Whether some range still counts the node among its members, as far as is known here;
         `but_system`: whether a key range does."""
-        ranges = self._ranges
+        ranges = self.ranges
         for group in dict.fromkeys([*ranges.elsewhere(), *ranges.directory]):
             if ranges.is_here(group):
                 continue
@@ -696,7 +696,7 @@ class Membership:
     def why_no_writes(self) -> str | None:
         """What of the cluster is in the way of writes here, or None."""
         for group, replica in self.replicas_here.items():
-            if group != SYSTEM_GROUP and not self._ranges.is_here(group):
+            if group != SYSTEM_GROUP and not self.ranges.is_here(group):
                 continue
             if replica.core.leader == NOBODY and replica.team is not None:
                 return replica.team.why()
@@ -707,9 +707,9 @@ class Membership:
         found = {g: r.core.configuration for g, r in self.replicas_here.items()}
         if not found:
             return 0
-        for group in self._ranges.elsewhere():
-            if group in self._ranges.holders:
-                found[group] = self._ranges.holders[group].configuration
+        for group in self.ranges.elsewhere():
+            if group in self.ranges.holders:
+                found[group] = self.ranges.holders[group].configuration
         return sum(len(configuration.members()) for configuration in found.values())
 
     def up(self, node: int) -> bool:

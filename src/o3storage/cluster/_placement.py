@@ -8,6 +8,8 @@ for all and nobody has to be asked.
 - Voters never become fewer than the replication factor unless the operator said so (`--shrink`): a
   node that is drained or leaves keeps its vote until another one can take it.
 - No two replicas of a range are on one host, unless there is no other way to keep their number.
+- A replica that moves is one that its node may not keep and another must take.
+- Who is no member any more goes only when all who stay have caught up.
 - Leadership is handed over before the leader leaves.
 
 Balancing by load, and groups of erasure-coded frames, will be further rules of this function.
@@ -16,8 +18,9 @@ Balancing by load, and groups of erasure-coded frames, will be further rules of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from o3storage.cluster._moves import Move
 from o3storage.cluster._node_records import SHRINK, NodeRecord, NodeState
 from o3storage.raft.core import MAX_LEARNERS, Configuration
 
@@ -53,21 +56,33 @@ def next_change(
     everywhere: bool = False,
     group: int = 0,
     busy: Mapping[int, None] | None = None,
+    move: Move | None = None,
 ) -> Change | None:
     """What `leader` should change next in its group, or None.
 
     `caught_up`: the other members, and whether each is heard from, holds nearly all entries and
     owes no frames. `everywhere`: every node holds a replica (range 0). `group`: spreads the choice
     among equals. `busy`: nodes that leave, but must go on hearing of it: they hold, and perhaps
-    lead, other ranges yet."""
+    lead, other ranges yet. `move`: of one replica of this range, if it is to move."""
     if configuration.joint or not configuration.votes(leader):
         return None
     known = [record for record in nodes if record.state is not NodeState.REMOVED]
     known.sort(key=lambda record: _rank(record.node, group))
+    first = 0
+    if move is not None and move.source in configuration.members():
+        first = move.target
+        known = [_kept_from(record, move) for record in known]
+        known.sort(key=lambda record: record.node != move.target)
     chosen = _voters(known, configuration, leader, caught_up, replicas)
     learners = _learners(
-        known, chosen, configuration, replicas, everywhere=everywhere, busy=busy or {}
+        known, chosen, configuration, replicas, everywhere=everywhere, busy=busy or {}, first=first
     )
+    if not all(caught_up.get(node) for node in chosen if node != leader):
+        # Their copies may be needed yet.
+        states = {record.node: record.state for record in known}
+        spare = [n for n in configuration.members() if n not in chosen and n not in learners]
+        kept = [n for n in spare if states.get(n, NodeState.LEAVING) is not NodeState.LEAVING]
+        learners = tuple(sorted((*learners, *kept)))
     if chosen == configuration.voters and learners == configuration.learners:
         return None
     if leader not in chosen:
@@ -76,6 +91,12 @@ def next_change(
         if heir:
             return Change(configuration.voters, configuration.learners, heir)
     return Change(chosen, learners)
+
+
+def _kept_from(record: NodeRecord, move: Move) -> NodeRecord:
+    if record.node != move.source or record.state is not NodeState.MEMBER:
+        return record
+    return replace(record, state=NodeState.DRAINING, flags=0)
 
 
 def _rank(node: int, group: int) -> int:
@@ -139,6 +160,7 @@ def _learners(
     *,
     everywhere: bool,
     busy: Mapping[int, None],
+    first: int,
 ) -> tuple[int, ...]:
     if everywhere:
         wanted = [
@@ -152,6 +174,8 @@ def _learners(
     members = configuration.members()
     choice = _Choice(replicas)
     choice.take(record for record in stay if record.node in voters)
+    choice.take(record for record in stay if record.node == first)
     choice.take(record for record in stay if record.node in members)
     choice.take(stay)
+    choice.take(stay, share_host=True)
     return tuple(sorted(node for node in choice.nodes if node not in voters))

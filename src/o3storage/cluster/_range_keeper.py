@@ -24,8 +24,16 @@ import contextlib
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from o3storage.cluster._errors import ClusterError, Unavailable
-from o3storage.cluster._leaving import has_left, leave
+from o3storage.cluster._errors import ClusterError, MembershipRefused, Unavailable
+from o3storage.cluster._leaving import has_left, has_rows, leave, sweep
+from o3storage.cluster._moves import (
+    MOVES_HIGH,
+    MOVES_LOW,
+    Move,
+    encode_move,
+    has_ended,
+    move_key,
+)
 from o3storage.cluster._newcomer import look_for_loss
 from o3storage.cluster._node_records import (
     FIRST_VERSION,
@@ -62,6 +70,7 @@ from o3storage.cluster._range_rows import (
 from o3storage.cluster._range_sizes import RangeSizes
 from o3storage.cluster._ranges import NOWHERE, RangeTable
 from o3storage.cluster._reading import READ_FAULTS, left_note
+from o3storage.cluster._team import MOVED_AWAY
 from o3storage.raft.core import NOBODY, Configuration, Role, Tick
 from o3storage.runtime import Logger
 from o3storage.storage import StoreError, StoreOutOfService
@@ -78,6 +87,11 @@ RETRY_S = 0.5
 FIRST_LEADER_S = 0.3
 """The parent's leader leads the child too, as soon as the others have it: heartbeats tell them of
 the SPLIT every 0.2 s."""
+ERASE_AT_ONCE = 2
+"""Ranges: when many leave a node, requests come first."""
+LEAVE_S = 3.0
+"""A replica that range 0 does not list goes after so long. A leader tells range 0 of new members
+within PUBLISH_S, and them at once."""
 MOST_TICKS = 64
 """More than any election timeout."""
 
@@ -92,6 +106,8 @@ class RangeKeeper:
         """What range 0 says, as applied here."""
         self.holders: dict[int, Holders] = {}
         """Who has the ranges, likewise; of some perhaps nothing yet."""
+        self.moves: dict[int, Move] = {}
+        """Replicas that are to move, likewise."""
         self.sizes = RangeSizes(node, table, replicas)
         self._node = node
         self._table = table
@@ -100,10 +116,15 @@ class RangeKeeper:
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self._left: dict[int, Span] = {}
         """Found at the start: these are still to be erased."""
+        self._unlisted: dict[int, tuple[Holders, float]] = {}
+        """Ranges with a replica here that range 0 does not list, by what, and since when."""
         self._stays = True
         """This node is not leaving: what a node that leaves still has is the operator's."""
         self._gone: dict[int, None] = {}
         """Ranges that left this disk, as far as nothing of them has come back."""
+        self._swept: dict[int, Span] = {}
+        """Ranges that are elsewhere, and of which this disk has no row for certain."""
+        self._erasers = asyncio.Semaphore(ERASE_AT_ONCE)
         self._publisher: asyncio.Task[None] | None = None
         self._spare = 0
         """A number that range 0 gave, of a range that did not come to be; 0: none."""
@@ -163,7 +184,7 @@ class RangeKeeper:
         for group, span in left.items():
             self._leave(group, span, None)
         if replication is not None:
-            replication.on_ranges = self._node.look_at_records
+            replication.on_ranges = self._narrowed
             loop = asyncio.get_running_loop()
             self._publisher = loop.create_task(self._publish(), name="publisher of ranges")
         self.sizes.start()
@@ -180,6 +201,11 @@ class RangeKeeper:
 
     # --- ranges that appear
 
+    def _narrowed(self) -> None:
+        """A snapshot took the place of a range here; its keys may be fewer than before."""
+        self._swept.clear()
+        self._node.look_at_records()
+
     def on_split(self, group: int, split: Split) -> None:
         """An entry that was applied here cut the range `group`."""
         self._table.put((group, split.lower), (split.child, split.upper))
@@ -192,6 +218,8 @@ class RangeKeeper:
         self.directory = {group_of_directory_key(key): Span.decode(v) for key, v in rows}
         rows = await store.scan(HOLDERS_LOW, HOLDERS_HIGH, MAX_RANGES)
         self.holders = {group_of_directory_key(key): Holders.decode(v) for key, v in rows}
+        rows = await store.scan(MOVES_LOW, MOVES_HIGH, MAX_RANGES)
+        self.moves = {group_of_directory_key(key): Move.decode(v) for key, v in rows}
         own = await store.get(node_key(self._node.id))
         if own is not None:
             state = NodeRecord.decode(self._node.id, own).state
@@ -226,15 +254,23 @@ class RangeKeeper:
 
     def _leave(self, group: int, span: Span, replica: Replica | None) -> None:
         self._gone[group] = None
+        self._erase(group, leave(self._node, self._table, group, span, replica))
 
+    def _erase(self, group: int, erasing: Coroutine[Any, Any, None]) -> None:
         def ended(_: asyncio.Task[None]) -> None:
             del self._leaving[group]
             if not self._closed:
                 self._table.remove(group)
                 self._node.look_at_records()
 
-        work = leave(self._node, self._table, group, span, replica)
-        task = asyncio.get_running_loop().create_task(work, name=f"range {group} leaves")
+        async def work() -> None:
+            try:
+                async with self._erasers:
+                    await erasing
+            finally:
+                erasing.close()
+
+        task = asyncio.get_running_loop().create_task(work(), name=f"range {group} leaves")
         self._leaving[group] = task
         task.add_done_callback(ended)
 
@@ -253,17 +289,62 @@ class RangeKeeper:
             return False
         return self._node.id not in holders.configuration.members()
 
+    def _left_for_good(self) -> list[int]:
+        """Ranges whose replicas here are to go. What range 0 says may be a moment old: who has just
+        become a member and has not heard of it yet is given time to."""
+        now_s = asyncio.get_running_loop().time()
+        unlisted: dict[int, tuple[Holders, float]] = {}
+        for group in self._replicas:
+            if self._has_left(group):
+                holders = self.holders[group]
+                before = self._unlisted.get(group)
+                same = before is not None and before[0] == holders
+                unlisted[group] = before if before is not None and same else (holders, now_s)
+        self._unlisted = unlisted
+        return [g for g, (_, since_s) in unlisted.items() if now_s - since_s >= LEAVE_S]
+
     def look_away(self) -> None:
         """Which ranges other nodes are to be asked for, as far as is known; and what of this disk
         is nobody's any more."""
-        for group in [group for group in self._replicas if self._has_left(group)]:
+        for group in self._left_for_good():
             replica = self._replicas.pop(group)
             replica.fail("this node has no replica of the range any more")
             self._leave(group, self._table.span(group), replica)
         known = {FIRST_KEY_GROUP: EVERYTHING, **self.directory} if self.holders else {}
         known = {group: span for group, span in known.items() if group in self.holders}
         away = {group: None for group in self._table.here() if self._is_away(group)}
+        before = self._table.elsewhere
         self._table.learn(known, away)
+        for group in self._table.elsewhere:
+            if group not in before and group in self._replicas:
+                self._replicas[group].refuse_readers(MOVED_AWAY)
+
+    async def _sweep(self) -> None:
+        """Rows that lie in ranges of others are erased: see `_leaving.sweep`. Raises StoreError,
+        BadBlock."""
+        for group in [group for group in self._table.elsewhere if group not in self._swept]:
+            span = self._table.span_anywhere(group)
+            if not self._is_free(group, span):
+                continue
+            if not await has_rows(self._node.store, self._table.row_spans(group, span)):
+                self._swept[group] = span
+            elif group in self._table.elsewhere and self._is_free(group, span):
+                self._table.put((group, span))
+                self._erase(group, sweep(self._node, self._table, group, span))
+                self.look_away()
+
+    def _is_free(self, group: int, span: Span) -> bool:
+        """Whether nothing here has to do with the range or its keys."""
+        busy = group in self._replicas or group in self._opening or group in self._leaving
+        holders = self.holders.get(group)
+        return (
+            not busy
+            and self._stays
+            and holders is not None
+            and not holders.configuration.joint
+            and self._node.id not in holders.configuration.members()
+            and self._table.free_for(group, span)
+        )
 
     def elsewhere(self) -> list[int]:
         """Ranges that other nodes are asked for."""
@@ -290,6 +371,7 @@ class RangeKeeper:
             return
         task = asyncio.get_running_loop().create_task(work, name=f"range {group} begins")
         self._opening[group] = task
+        self._swept.pop(group, None)
         task.add_done_callback(lambda _: self._opening.pop(group, None))
 
     async def _open_replica(self, group: int) -> Replica | None:
@@ -349,7 +431,9 @@ class RangeKeeper:
                         continue
                     await self._tell(group)
                     await self._tell_holders(group)
-            except ClusterError as error:
+                    await self._end_move(group)
+                await self._sweep()
+            except (ClusterError, StoreError, *READ_FAULTS) as error:
                 _log.debug("ranges.later", reason=str(error))
 
     async def _tell(self, group: int) -> None:
@@ -386,6 +470,45 @@ class RangeKeeper:
         if index <= replica.applied and replica.applied >= core.term_start:
             told = Holders(index, core.configuration)
             await self._node.commit(b"", encode_holders(group, told))
+
+    # --- moving
+
+    async def _end_move(self, group: int) -> None:
+        """Tell range 0 that a move is done, or cannot be, if this node leads the range. Raises
+        ClusterError."""
+        move, known = self.moves.get(group), self.holders.get(group)
+        replica = self._replicas.get(group)
+        if move is None or known is None or replica is None or not replica.leads:
+            return
+        if known.entry_index != replica.core.configuration_index:
+            return  # it is told first
+        value = await self._node.store.get(node_key(move.target))
+        target = NodeRecord.decode(move.target, value) if value is not None else None
+        if has_ended(move, known, target):
+            await self._node.commit(b"", encode_move(group, move, wanted=False))
+            _log.info("range.moved", range=group, target=f"{move.target:016x}")
+
+    async def move(self, group: int, source: int, target: int) -> None:
+        """Have the replica of the range move from one node to another: begun, when this returns.
+        Raises MembershipRefused, Unavailable (also uncertain)."""
+        if self._node.cluster_version < PLACES_VERSION:
+            raise MembershipRefused(
+                "some node runs a release that does not know of replicas that move: install this "
+                "one on all nodes (`o3storage node list` shows the releases), then try again"
+            )
+        await self._propose(b"", encode_move(group, Move(source, target), wanted=True))
+        self._node.look_at_records()
+
+    async def stay(self, group: int) -> None:
+        """Take back a move that has not ended. Raises MembershipRefused, Unavailable."""
+        await self._node.catch_up_system()
+        value = await self._node.store.get(move_key(group))
+        ended = value is not None and await self._propose(
+            b"", encode_move(group, Move.decode(value), wanted=False)
+        )
+        if not ended:
+            raise MembershipRefused(f"range {group} is not moving")
+        self._node.look_at_records()
 
     # --- cutting
 
@@ -453,6 +576,7 @@ class RangeKeeper:
                     "voters": list(members.voters),
                     "learners": list(members.learners),
                     "here": replica is not None and replica.applied > 0,
+                    "move": self.moves.get(group),
                     "size_bytes": None if away else self.sizes.measure(group),
                 }
             )

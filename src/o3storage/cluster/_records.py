@@ -31,7 +31,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from o3storage.cluster import _node_records, _range_rows
+from o3storage.cluster import _moves, _node_records, _range_rows
 from o3storage.cluster._node_records import (
     CLUSTER_ID_KEY,
     epoch_key,
@@ -270,6 +270,7 @@ _KINDS = {
     CLOSE: _apply_close,
     **_range_rows.KINDS,
     **_node_records.KINDS,
+    **_moves.KINDS,
 }
 
 

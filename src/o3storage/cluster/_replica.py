@@ -610,6 +610,12 @@ class Replica(Applying):
                 future.set_exception(Unavailable(reason))
         self.behind = still
 
+    def refuse_readers(self, reason: str) -> None:
+        """Who waits to read here is told why it cannot: nothing was done."""
+        if self.team is not None:
+            self.team.reads.fail(reason)
+            self.expire_behind(self.team.now + 1, reason)
+
     # --- faults
 
     def fail(self, reason: str) -> None:

@@ -234,10 +234,13 @@ class Replication:
     async def propose_to(self, leader: int, payload: bytes, timeout_s: float) -> bytes:
         return await self.peers.call(leader, _kinds.PROPOSE, payload, timeout_s=timeout_s)
 
-    async def _serve_propose(self, _: int, body: memoryview) -> bytes:
+    async def _serve_propose(self, sender: int, body: memoryview) -> bytes:
         group, payloads, framed, adds = decode_batch(body)
         replica = self.replicas.get(group)
         if replica is None or self._closed or not replica.leads:
+            return encode_answer(Answer(Status.NOT_LEADER))
+        if sender not in replica.core.configuration.members():
+            # It would wait for outcomes that nobody sends it: it is to ask a member.
             return encode_answer(Answer(Status.NOT_LEADER))
         try:
             low, term = replica.propose(Batch(payloads, list(framed), adds))

@@ -70,6 +70,7 @@ before this node hears that it was its own."""
 LAGS_ENTRIES = 4096
 """Who lacks more than so much that is committed hears first what became of it: frames that were
 released meanwhile need not be fetched."""
+MOVED_AWAY = "this node has no replica of the range any more; try again"
 NOTHING_WAS_DONE = (Code.UNKNOWN_KIND, Code.NOT_ALLOWED, Code.BUSY)
 
 
@@ -610,6 +611,8 @@ class Team:
                 return
             if left_s <= 0:
                 raise Unavailable(self.why())
+            if replica.group in node.ranges.elsewhere:
+                raise Unavailable(MOVED_AWAY)
             if leader not in (NOBODY, self._core.id) and node.peers.is_up(leader):
                 payload = payload or encode_batch(replica.group, batch)
                 answer = await self._ask_leader(leader, payload, left_s)

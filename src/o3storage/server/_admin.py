@@ -9,6 +9,8 @@
     POST   /nodes/NODE {"action", "shrink"}    drain, remove, replace, stay
     GET    /ranges            the key ranges
     POST   /ranges {"bucket", "key"}           cut the one that holds the key there
+    POST   /ranges/NUMBER {"from", "to"}       move a replica from one node to another
+    POST   /ranges/NUMBER {"stay": true}       take that back
 
 Requests are signed like S3's and only the root owner may make them.
 """
@@ -90,6 +92,8 @@ async def _route(app: Application, method: str, path: str, request: Request, bod
         return await _ranges.listing(app)
     if path == "/ranges" and method == "POST":
         return await _ranges.split(app, body)
+    if path.startswith("/ranges/") and method == "POST":
+        return await _ranges.move(app, unquote(path.removeprefix("/ranges/")), body)
     if path.startswith("/keys/") and method == "DELETE":
         return await _remove_key(app, unquote(path.removeprefix("/keys/")))
     raise AdminError(404, f"the admin API has no {method} {PREFIX}{path}")

@@ -33,8 +33,8 @@ async def listing(app: Application) -> dict[str, Any]:
             if number not in groups or groups[number]["term"] < group["term"]:
                 groups[number] = {**group, "leader": entry["node"]}
     found["groups"] = [_with_quorum(app, groups[number]) for number in sorted(groups)]
-    here = [group["group"] for group in app.node.status()["groups"]]
-    leaderless = [group for group in here if group not in groups]
+    known = dict.fromkeys([0, *app.node.key_ranges()])
+    leaderless = [group for group in known if group not in groups]
     found["without_leader"] = leaderless
     return found
 

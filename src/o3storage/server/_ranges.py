@@ -13,19 +13,25 @@ from o3storage.catalog import (
     list_buckets,
     split_bound,
 )
+from o3storage.cluster import show_address
 
 from ._credentials import ROOT_OWNER
 from ._errors import AdminError
+from ._nodes import find
 
 if TYPE_CHECKING:
     from ._app import Application
+
+MAX_NUMBER_CHARS = 9
+"""Of a range: far more than there may be."""
 
 
 async def listing(app: Application) -> dict[str, Any]:
     """The ranges that this node knows, in order of their keys. A bound is a bucket and a key in it
     ("" for the bucket's beginning); null for the beginning or the end of all. Sizes are estimates,
     in bytes of rows, null where this node has no replica; above the limit the range's leader cuts
-    it. Raises Unavailable."""
+    it. `moves`: from which node to which one replica is on its way, or null. Raises
+    Unavailable."""
     page: BucketsPage = await app.node.query(list_buckets(ROOT_OWNER))
     names = {bucket.bucket_id: bucket.name for bucket in page.buckets}
     found = [
@@ -38,10 +44,23 @@ async def listing(app: Application) -> dict[str, Any]:
             "leader": f"{entry['leader']:016x}" if entry["leader"] else None,
             "voters": [f"{node:016x}" for node in entry["voters"]],
             "learners": [f"{node:016x}" for node in entry["learners"]],
+            "moves": _moving(entry["move"]),
         }
         for entry in app.node.ranges.status()
     ]
-    return {"ranges": found, "limit_bytes": app.node.ranges.sizes.limit_bytes}
+    nodes = {
+        f"{record.node:016x}": show_address(record.announced.addresses[0])
+        for record in app.membership.live()
+        if record.announced.addresses
+    }
+    limit = app.node.ranges.sizes.limit_bytes
+    return {"ranges": found, "nodes": nodes, "limit_bytes": limit}
+
+
+def _moving(move: tuple[int, int] | None) -> dict[str, str] | None:
+    if move is None:
+        return None
+    return {"from": f"{move[0]:016x}", "to": f"{move[1]:016x}"}
 
 
 def summary(app: Application) -> str:
@@ -82,3 +101,30 @@ async def split(app: Application, body: bytes) -> dict[str, Any]:
         raise AdminError(404, f"there is no bucket {name}") from None
     route = app.node.machine.stream_route(bucket.bucket_id, key)
     return {"range": await app.node.ranges.split(route[1:])}
+
+
+async def move(app: Application, number: str, body: bytes) -> dict[str, Any]:
+    """Begin to move a replica of the range from the node {"from"} to the node {"to"}, or with
+    {"stay": true} take the move back. Raises AdminError, MembershipRefused, Unavailable."""
+    try:
+        asked = json.loads(body)
+        stay = asked.get("stay", False)
+        source, target = asked.get("from"), asked.get("to")
+    except (ValueError, AttributeError):
+        raise AdminError(400, 'the body must be JSON like {"from": "a", "to": "b"}') from None
+    if not number.isascii() or not number.isdigit() or len(number) > MAX_NUMBER_CHARS:
+        raise AdminError(404, f"a range has a number; {number} is none")
+    group = int(number)
+    if group == 0:
+        raise AdminError(409, "range 0 is on every node: it does not move")
+    ranges = app.node.ranges
+    if stay is True:
+        await ranges.stay(group)
+        return {"range": group, "moves": None}
+    if not isinstance(source, str) or not isinstance(target, str) or stay is not False:
+        raise AdminError(400, 'the body must be JSON like {"from": "a", "to": "b"}')
+    one, other = find(app, source), find(app, target)
+    if one == other:
+        raise AdminError(400, f"{source} and {target} are one node")
+    await ranges.move(group, one, other)
+    return {"range": group, "moves": _moving((one, other))}

@@ -81,6 +81,17 @@ def holds(node: Node, group: int) -> bool:
     return group == 0 or node.ranges.is_here(group)
 
 
+def unfinished(node: Node) -> str:
+    """What moves yet, or is erased, or is there and ought not to be; "" if nothing."""
+    if node.ranges.moves:
+        return f"range {next(iter(node.ranges.moves))} moves"
+    for group, replica in node._replicas.items():
+        if not holds(node, group) and replica.applied:
+            return f"range {group} is to leave"
+    leaving = next(iter(node.ranges._leaving), 0)
+    return f"range {leaving} leaves" if leaving else ""
+
+
 def difference(one: Rows, other: Rows) -> str:
     """Where two replicas differ; "" where they do not."""
     keys = [key for key in sorted({**one, **other}) if one.get(key) != other.get(key)]

@@ -42,7 +42,16 @@ from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
 from ._machine import Machine
 from ._network import SimNet, SimNetwork
 from ._operator import Operator, operates
-from ._replicas import Rows, difference, holds, mend_frames, missing_bodies, parts_of
+from ._replicas import (
+    NOBODYS,
+    Rows,
+    difference,
+    holds,
+    mend_frames,
+    missing_bodies,
+    parts_of,
+    unfinished,
+)
 from ._report import GaveUp, Report
 from ._requests import Answer, Call, Signer, build, perform
 from ._safety import SafetyLog, watch_safety
@@ -341,6 +350,8 @@ class World:
             if machine.life is None:
                 return f"n{machine.number} is down"
             node = machine.life.opened.node
+            if self.sparse and (why := unfinished(node)):
+                return f"n{machine.number}: {why}"
             for group in node.status()["groups"]:
                 if not holds(node, group["group"]):
                     continue
@@ -392,6 +403,10 @@ class World:
         found: list[str] = []
         for number, part in enumerate(parts):
             for group, rows in part.items():
+                if group == NOBODYS:
+                    left = difference({}, rows)
+                    found.append(f"n{number + 1} has rows of ranges that left it: {left}")
+                    continue
                 other = first.setdefault(group, number)
                 text = difference(parts[other][group], rows)
                 if text:
@@ -570,21 +585,23 @@ def simulate(
     nodes: int = 1,
     keep_trace: bool = False,
     harsh: bool = False,
-    sparse: bool = False,
+    sparse: bool | None = None,
 ) -> Report:
     """Run one seed with 1, 3 or 5 nodes. The report has every violation; with `keep_trace` also
     what happened. `harsh` clusters have writes that go astray and much rot, too: what there are
-    open findings of. `sparse`: key ranges have three replicas, however many nodes there are. Raises
-    ValueError for another number of nodes."""
+    open findings of. `sparse`: key ranges have three replicas, however many nodes there are (the
+    default where there are more); else every node votes in all. Raises ValueError for another
+    number of nodes."""
     if nodes not in SCALES:
         raise ValueError(f"{nodes} nodes: a run has one of {', '.join(map(str, SCALES))}")
     log.configure(level="error", fd=-1)
     worlds: list[World] = []
+    few = nodes > SPARSE_REPLICAS if sparse is None else sparse
 
     async def main() -> Report:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
-        world = World(seed, nodes=nodes, keep_trace=keep_trace, harsh=harsh, sparse=sparse)
+        world = World(seed, nodes=nodes, keep_trace=keep_trace, harsh=harsh, sparse=few)
         loop.set_exception_handler(world.safety.unhandled)
         worlds.append(world)
         world.main_task = asyncio.current_task()
