@@ -19,7 +19,7 @@ from tests.cluster.support import OWNER, Rig, rig
 
 
 def app(r: Rig) -> Any:
-    return SimpleNamespace(node=r.node)
+    return SimpleNamespace(node=r.node, membership=SimpleNamespace(live=list))
 
 
 def asked(**fields: Any) -> bytes:

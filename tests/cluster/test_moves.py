@@ -1,0 +1,354 @@
+"""Replicas that are to move: the command, the choice, and whole nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from o3storage.cluster import MembershipRefused
+from o3storage.cluster import _node_records as nodes
+from o3storage.cluster._membership import Membership
+from o3storage.cluster._moves import MOVE, Move, encode_move, has_ended, move_key, spread
+from o3storage.cluster._node_records import Announcement, NodeRecord, NodeState
+from o3storage.cluster._placement import next_change
+from o3storage.cluster._range_rows import Holders, encode_holders
+from o3storage.raft.core import Configuration
+from o3storage.simulation import run
+from tests.cluster.member_rig import Place, Places, patiently
+from tests.cluster.support import body_of
+from tests.cluster.test_elsewhere import SETTINGS, away, holders, settled, start
+from tests.cluster.test_leaving_ranges import moved
+from tests.cluster.test_node_records import Rows
+
+
+def node(number: int, state: NodeState = NodeState.MEMBER, host: str = "") -> NodeRecord:
+    key = bytes((number,)) * 32
+    return NodeRecord(number, key, key, number, state, 0, Announcement(host=host))
+
+
+def held(*members: int, joint: bool = False, index: int = 5) -> Holders:
+    return Holders(index, Configuration(members, (1,) if joint else ()))
+
+
+def rows_of(*records: NodeRecord, **ranges: Holders) -> Rows:
+    rows = Rows()
+    for record in records:
+        rows[nodes.node_key(record.node)] = record.encode()
+    for name, told in ranges.items():
+        rows.apply(encode_holders(int(name[1:]), told))
+    return rows
+
+
+# --- the command
+
+
+def test_a_move_is_begun_once_and_ended_by_its_own_name() -> None:
+    rows = rows_of(*map(node, range(1, 6)), r2=held(1, 2, 3))
+    assert rows.apply(encode_move(2, Move(1, 4), wanted=True)).result is True
+    assert Move.decode(rows[move_key(2)]) == Move(1, 4)
+    assert rows.apply(encode_move(2, Move(1, 4), wanted=True)).result is True
+    again = rows.apply(encode_move(2, Move(2, 5), wanted=True))
+    assert isinstance(again.error, MembershipRefused) and "range stay 2" in str(again.error)
+    assert rows.apply(encode_move(2, Move(2, 5), wanted=False)).result is False
+    assert Move.decode(rows[move_key(2)]) == Move(1, 4)
+    assert rows.apply(encode_move(2, Move(1, 4), wanted=False)).result is True
+    assert move_key(2) not in rows
+    assert rows.apply(encode_move(2, Move(1, 4), wanted=False)).result is False
+
+
+@pytest.mark.parametrize(
+    ("group", "move", "why"),
+    [
+        (7, Move(1, 4), "no key range 7"),
+        (3, Move(1, 4), "changing just now"),
+        (2, Move(4, 5), "holds no replica"),
+        (2, Move(1, 2), "already"),
+        (2, Move(1, 9), "no node of the cluster"),
+        (2, Move(1, 6), "draining"),
+        (2, Move(1, 7), "same machine, m"),
+    ],
+)
+def test_what_cannot_move_is_refused_with_the_reason(group: int, move: Move, why: str) -> None:
+    drained = node(6, NodeState.DRAINING)
+    records = [node(1), node(2), node(3, host="m"), node(4), node(5), drained, node(7, host="m")]
+    rows = rows_of(*records, r2=held(1, 2, 3), r3=held(1, 2, 3, joint=True))
+    outcome = rows.apply(encode_move(group, move, wanted=True))
+    assert isinstance(outcome.error, MembershipRefused) and why in str(outcome.error)
+    assert move_key(group) not in rows
+    # To the machine that it leaves it may go.
+    assert rows.apply(encode_move(2, Move(3, 7), wanted=True)).result is True
+
+
+@pytest.mark.parametrize("data", [b"", bytes(20), bytes(22)])
+def test_half_a_move_is_nobodys(data: bytes) -> None:
+    with pytest.raises(ValueError, match="malformed"):
+        Rows().apply(bytes((0xFF, 1, MOVE)) + data)
+    with pytest.raises(ValueError, match="wrong size"):
+        Move.decode(data)
+
+
+def test_a_move_ends_when_it_is_done_or_cannot_be() -> None:
+    move, target = Move(1, 4), node(4)
+    assert not has_ended(move, held(1, 2, 3), target)
+    assert not has_ended(move, held(2, 3, 4, joint=True), target)
+    assert has_ended(move, held(2, 3, 4), target)
+    learner = Holders(5, Configuration((2, 3), (), (4,)))
+    assert not has_ended(move, learner, target)
+    assert has_ended(move, held(1, 2, 3), node(4, NodeState.LEAVING))
+    assert has_ended(move, held(1, 2, 3), None)
+    assert has_ended(move, held(2, 3, 5), target), "the source left by itself"
+
+
+# --- what is chosen
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(4, 8),
+    st.lists(st.permutations(range(1, 9)), min_size=1, max_size=9),
+    st.lists(st.sampled_from("abc"), min_size=8, max_size=8),
+    st.booleans(),
+)
+def test_numbers_come_together_one_move_at_a_time(
+    count: int, orders: list[list[int]], hosts: list[str], shared: bool
+) -> None:
+    records = [node(n, host=hosts[n - 1] if shared else "") for n in range(1, count + 1)]
+    host = {record.node: record.host for record in records}
+    ranges = {}
+    for number, order in enumerate(orders, start=1):
+        chosen: list[int] = []
+        for n in order:
+            if n <= count and len(chosen) < 3 and host[n] not in [host[c] for c in chosen]:
+                chosen.append(n)
+        ranges[number] = held(*sorted(chosen))
+    for _ in range(3 * len(orders) * count):
+        found = spread(records, ranges)
+        if found is None:
+            break
+        group, move = found
+        members = ranges[group].configuration.members()
+        assert move.source in members and move.target not in members
+        members = tuple(sorted(move.target if n == move.source else n for n in members))
+        assert len({host[n] for n in members}) == len(members)
+        ranges[group] = held(*members)
+    else:
+        raise AssertionError("it never comes to rest")
+    numbers = [
+        sum(n in h.configuration.members() for h in ranges.values()) for n in range(1, count + 1)
+    ]
+    if not shared:
+        assert max(numbers) - min(numbers) <= 1
+
+
+def test_nothing_is_spread_while_members_change_and_nothing_to_who_leaves() -> None:
+    ranges = {1: held(1, 2, 3), 2: held(1, 2, 3)}
+    assert spread([*map(node, range(1, 5))], ranges) == (1, Move(1, 4))
+    assert spread([*map(node, range(1, 4)), node(4, NodeState.DRAINING)], ranges) is None
+    assert spread([*map(node, range(1, 5))], {**ranges, 3: held(1, 2, 3, joint=True)}) is None
+
+
+@pytest.mark.parametrize("source", [1, 2, 3])
+def test_the_leader_makes_the_move_in_steps(source: int) -> None:
+    """A learner, then one joint change, then the source goes, never less than three voters."""
+    records = [node(n) for n in range(1, 7)]
+    move = Move(source, 5)
+    now, leader = Configuration((1, 2, 3)), 1
+    seen = []
+    for _ in range(8):
+        up = {n: True for n in now.members() if n != leader}
+        change = next_change(
+            records, now, leader=leader, caught_up=up, replicas=3, group=9, move=move
+        )
+        if change is None:
+            break
+        if change.transfer_to:
+            assert leader == source
+            leader = change.transfer_to
+            continue
+        assert len(change.voters) == 3
+        now = Configuration(change.voters, (), change.learners)
+        seen.append((5 in now.learners, 5 in now.voters))
+    wanted = tuple(sorted({1, 2, 3, 5} - {source}))
+    assert now == Configuration(wanted) and seen == [(True, False), (False, True)]
+    # And what was done stays, without the move.
+    up = dict.fromkeys(wanted, True)
+    assert next_change(records, now, leader=leader, caught_up=up, replicas=3, group=9) is None
+
+
+def test_who_is_spare_goes_only_when_all_others_are_whole() -> None:
+    records = [node(n) for n in range(1, 6)]
+    now = Configuration((1, 2, 3), (), (4, 5))
+    for up in ({2: True, 3: False}, {2: True}, {}):
+        assert next_change(records, now, leader=1, caught_up=up, replicas=3) is None
+    change = next_change(records, now, leader=1, caught_up={2: True, 3: True}, replicas=3)
+    assert change is not None and change.learners == ()
+
+
+# --- whole nodes
+
+
+async def fill(places: Places) -> tuple[Any, dict[bytes, bytes]]:
+    bucket = await patiently(places[1].bucket)
+    bodies = {b"small": body_of(1, 5000), b"large": body_of(2, 600_000)}
+    for key, body in bodies.items():
+        await patiently(lambda k=key, b=body: places[2].put(bucket, k, b))  # type: ignore[misc]
+    return bucket, bodies
+
+
+async def whole(places: Places, bucket: Any, bodies: dict[bytes, bytes]) -> None:
+    for place in places.all:
+        if place.clustered:
+            for key, body in bodies.items():
+                found = await patiently(lambda p=place, k=key: p.get(bucket, k))  # type: ignore[misc]
+                assert found == body
+
+
+def leader_of(places: Places, group: int = 1) -> Place:
+    return next(p for p in holders(places, group) if p.node._replicas[group].leads)
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_a_replica_moves_by_command_and_the_source_keeps_nothing(leads: bool) -> None:
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket, bodies = await fill(places)
+            source = leader_of(places)
+            if not leads:
+                source = next(p for p in holders(places) if p is not source)
+            target, asked = away(places)
+            with pytest.raises(MembershipRefused, match="holds no replica"):
+                await patiently(lambda: asked.node.ranges.move(1, asked.id, target.id))
+            with pytest.raises(MembershipRefused, match="not moving"):
+                await patiently(lambda: asked.node.ranges.stay(1))
+            await patiently(lambda: asked.node.ranges.move(1, source.id, target.id))
+            await moved(places, source)
+            assert target.node.ranges.is_here(1) and len(holders(places)) == 3
+            await whole(places, bucket, bodies)
+            await places.until(lambda: not any(p.node.ranges.moves for p in places.all))
+
+    run(main(), 31 + leads)
+
+
+def test_a_move_goes_on_after_every_restart_and_can_be_taken_back() -> None:
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket, bodies = await fill(places)
+            target, other = away(places)
+            source = next(p for p in holders(places) if p is not places[1])
+            # Who is to take it is not there: the range goes on as it was.
+            await target.die()
+            await patiently(lambda: other.node.ranges.move(1, source.id, target.number_of()))
+            await asyncio.sleep(5)
+            assert len(holders(places)) == 3 and source in holders(places)
+            leader = leader_of(places)
+            await leader.die()
+            await asyncio.sleep(3)
+            await leader.up(next(p.host for p in places.all if p is not leader), **SETTINGS)
+            await target.up(other.host, **SETTINGS)
+            await moved(places, source)
+            assert target.node.ranges.is_here(1)
+            await whole(places, bucket, bodies)
+            # And one that is taken back.
+            await other.die()
+            await patiently(lambda: source.node.ranges.move(1, target.id, other.number_of()))
+            await asyncio.sleep(3)
+            await patiently(lambda: source.node.ranges.stay(1))
+            await other.up(source.host, **SETTINGS)
+            await settled(places, 1)
+            assert not other.node.ranges.is_here(1) and target.node.ranges.is_here(1)
+            await whole(places, bucket, bodies)
+
+    run(main(), 34)
+
+
+def test_ranges_that_are_cut_spread_over_all_nodes() -> None:
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket, bodies = await fill(places)
+            for key in (b"b", b"lc", b"n", b"x"):
+                route = places[1].node.machine.stream_route(bucket.bucket_id, key)
+                await patiently(lambda r=route: places[1].node.ranges.split(r[1:]))  # type: ignore[misc]
+
+            def spread_out() -> bool:
+                counts = [sum(p.node.ranges.is_here(g) for g in range(1, 6)) for p in places.all]
+                return counts == [3] * 5
+
+            await places.until(spread_out, 200.0)
+            await settled(places, *range(1, 6))
+            await asyncio.sleep(10)
+            assert spread_out(), "it stays so"
+            await whole(places, bucket, bodies)
+
+    run(main(), 35)
+
+
+def test_a_row_of_range_0_that_is_older_than_the_log_takes_nothing_away() -> None:
+    async def main() -> None:
+        async with Places(count=4) as places:
+            await start(places, 4)
+            bucket, bodies = await fill(places)
+            place = holders(places)[1]
+            keeper, replica = place.node.ranges, place.node._replicas[1]
+            index = replica.core.configuration_index
+            others = tuple(n for n in replica.core.configuration.voters if n != place.id)
+            keeper.holders[1] = Holders(index - 1, Configuration(others))
+            assert not keeper._has_left(1)
+            for _ in range(2):
+                keeper.look_away()
+                await asyncio.sleep(10)
+                keeper.holders[1] = Holders(index - 1, Configuration(others))
+            assert place.node._replicas[1] is replica and keeper.is_here(1)
+            # One that is as new is believed, but only after a while.
+            keeper.holders[1] = Holders(index, Configuration(others))
+            assert keeper._has_left(1)
+            keeper.look_away()
+            assert place.node._replicas[1] is replica
+            await whole(places, bucket, bodies)
+
+    run(main(), 36)
+
+
+def test_a_cluster_that_held_everything_everywhere_goes_over_when_all_know_how(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    version = [nodes.PLACES_VERSION - 1]
+
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await places.start(5)
+            everybody = [p.id for p in places.all]
+            await places.until(
+                lambda: all(
+                    sorted(p.node._replicas[1].core.configuration.members()) == sorted(everybody)
+                    for p in places.all
+                    if 1 in p.node._replicas
+                ),
+                60.0,
+            )
+            bucket, bodies = await fill(places)
+            assert len(holders(places)) == 5
+            with pytest.raises(MembershipRefused, match="install this one on all nodes"):
+                await places[1].node.ranges.move(1, everybody[0], everybody[1])
+            version[0] = nodes.PLACES_VERSION
+            await settled(places, 1)
+            await places.until(lambda: len(holders(places)) == 3, 60.0)
+            for place in away(places):
+                await moved(places, place)
+            await whole(places, bucket, bodies)
+
+    announcement = Membership.announcement
+
+    def older(self: Membership) -> Announcement:
+        said = announcement(self)
+        return Announcement(said.lowest, version[0], said.host, said.url, said.addresses)
+
+    monkeypatch.setattr(Membership, "announcement", older)
+    monkeypatch.setattr("o3storage.cluster._node.HIGHEST_VERSION", version[0])
+    run(main(), 37)
