@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from o3storage.cluster import MembershipRefused
+from o3storage.cluster import MembershipRefused, Unavailable
 from o3storage.cluster import _node_records as nodes
 from o3storage.cluster._membership import Membership
 from o3storage.cluster._moves import MOVE, Move, encode_move, has_ended, move_key, spread
@@ -352,3 +352,95 @@ def test_a_cluster_that_held_everything_everywhere_goes_over_when_all_know_how(
     monkeypatch.setattr(Membership, "announcement", older)
     monkeypatch.setattr("o3storage.cluster._node.HIGHEST_VERSION", version[0])
     run(main(), 37)
+
+
+def test_every_node_reads_and_writes_while_replicas_move() -> None:
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket = await patiently(places[1].bucket)
+            loop = asyncio.get_running_loop()
+            longest_s = [0.0]
+            refused: list[str] = []
+            done = [0]
+            over = asyncio.Event()
+
+            async def client(place: Place) -> None:
+                key, number, known = b"k%d" % place.number_of(), 0, b""
+                maybe: list[bytes] = []
+                while not over.is_set():
+                    number += 1
+                    value = b"%d" % number
+                    began_s = loop.time()
+                    try:
+                        await place.put(bucket, key, value)
+                        known, maybe = value, []
+                    except Unavailable as error:
+                        refused.append(f"put {place.host}: {error.reason}")
+                        maybe.append(value)
+                    longest_s[0] = max(longest_s[0], loop.time() - began_s)
+                    began_s = loop.time()
+                    try:
+                        found = await place.get(bucket, key)
+                        assert found in {known, *maybe} or (found is None and not known)
+                        done[0] += 1
+                    except Unavailable as error:
+                        refused.append(f"get {place.host}: {error.reason}")
+                    longest_s[0] = max(longest_s[0], loop.time() - began_s)
+                    await asyncio.sleep(0.01)
+
+            clients = [loop.create_task(client(place)) for place in places.all]
+            for _ in range(4):
+                source, target = leader_of(places), away(places)[0]
+                await patiently(lambda s=source, t=target: t.node.ranges.move(1, s.id, t.id))  # type: ignore[misc]
+                await places.until(lambda t=target: t.node.ranges.is_here(1), 60.0)  # type: ignore[misc]
+                await moved(places, source)
+            over.set()
+            await asyncio.gather(*clients)
+            assert longest_s[0] < 5.0, "a request is answered, or refused, within 5 s"
+            assert done[0] > 2000
+            # Only who asks in the very moment in which its node's replica goes may be refused.
+            assert len(refused) <= 2 * 4, refused
+
+    run(main(), 38)
+
+
+def test_rows_of_a_range_that_others_hold_are_swept_and_no_others() -> None:
+    """A member missed a cut, a snapshot gave it the lower keys, and the upper went to others."""
+
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket, bodies = await fill(places)
+            route = places[1].node.machine.stream_route(bucket.bucket_id, b"m")
+            await patiently(lambda: places[1].node.ranges.split(route[1:]))
+            await patiently(lambda: places[1].put(bucket, b"z", body_of(3, 400_000)))
+            bodies[b"z"] = body_of(3, 400_000)
+            await settled(places, 1, 2)
+            place = next(p for p in holders(places) if not p.node._replicas[2].leads)
+            target = next(p for p in away(places, 2) if p not in holders(places))
+            rows = await place.store.scan(b"\x20", b"\x30", 100)
+            upper = [row for row in rows if row[0] >= b"\x20" + route[1:]]
+            lower = [row for row in rows if row not in upper]
+            assert lower and upper
+            await patiently(lambda: place.node.ranges.move(2, place.id, target.id))
+            await moved_alone(places, place, 2)
+            assert await place.store.scan(b"\x20", b"\x30", 100) == lower
+            await place.store._log.write_rows(list(upper))
+            place.node.ranges._narrowed()
+            for _ in range(100):
+                if await place.store.scan(b"\x20", b"\x30", 100) == lower:
+                    break
+                await asyncio.sleep(0.1)
+            assert await place.store.scan(b"\x20", b"\x30", 100) == lower
+            await places.until(lambda: not place.node.ranges._leaving)
+            await whole(places, bucket, bodies)
+
+    run(main(), 39)
+
+
+async def moved_alone(places: Places, place: Place, group: int) -> None:
+    """As `moved`, of a node that holds another range."""
+    await places.until(lambda: group not in place.node._replicas, 60.0)
+    await places.until(lambda: not place.node.ranges._leaving, 60.0)
+    await settled(places, group)

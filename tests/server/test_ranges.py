@@ -10,10 +10,11 @@ import pytest
 
 from o3storage.cli._args import parse
 from o3storage.cli._range_commands import ranges_text
-from o3storage.cluster import SplitRefused
+from o3storage.cluster import MembershipRefused, SplitRefused
+from o3storage.runtime.network import Address
 from o3storage.server import ROOT_OWNER
 from o3storage.server._errors import AdminError
-from o3storage.server._ranges import listing, split
+from o3storage.server._ranges import listing, move, split
 from o3storage.simulation import run
 from tests.cluster.support import OWNER, Rig, rig
 
@@ -71,6 +72,76 @@ def test_what_names_no_place_is_refused(body: bytes, status: int) -> None:
             assert refused.value.status == status
 
     run(main(), 2)
+
+
+NODES = [
+    SimpleNamespace(node=n << 32, announced=SimpleNamespace(addresses=(Address(host, 8081),)))
+    for n, host in ((1, "10.0.0.1"), (2, "10.0.0.2"))
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "body", "error"),
+    [
+        ("1", b"", AdminError(400, "the body must be JSON")),
+        ("1", b"[]", AdminError(400, "the body must be JSON")),
+        ("1", asked(), AdminError(400, "the body must be JSON")),
+        ("1", asked(**{"from": "10.0.0.1"}), AdminError(400, "the body must be JSON")),
+        ("1", asked(stay="yes"), AdminError(400, "the body must be JSON")),
+        ("x", asked(stay=True), AdminError(404, "a range has a number; x is none")),
+        ("-1", asked(stay=True), AdminError(404, "a range has a number")),
+        ("1" * 10, asked(stay=True), AdminError(404, "a range has a number")),
+        ("0", asked(stay=True), AdminError(409, "range 0 is on every node")),
+        ("1", asked(stay=True), MembershipRefused("range 1 is not moving")),
+        (
+            "1",
+            asked(**{"from": "10.0.0.1", "to": "10.0.0.9"}),
+            AdminError(404, "no node is called 10.0.0.9"),
+        ),
+        (
+            "1",
+            asked(**{"from": "10.0.0.1", "to": "10.0.0.1:8081"}),
+            AdminError(400, "are one node"),
+        ),
+        (
+            "1",
+            asked(**{"from": "10.0.0.1", "to": "10.0.0.2"}),
+            MembershipRefused("there is no key range 1, or nobody has told who holds it"),
+        ),
+    ],
+)
+def test_a_move_that_cannot_be_is_refused_in_plain_words(
+    number: str, body: bytes, error: AdminError | MembershipRefused
+) -> None:
+    async def main() -> None:
+        async with rig() as r:
+            known = SimpleNamespace(node=r.node, membership=SimpleNamespace(live=lambda: NODES))
+            with pytest.raises(type(error)) as refused:
+                await move(known, number, body)  # type: ignore[arg-type]
+            assert str(error) in str(refused.value)
+            if isinstance(refused.value, AdminError) and isinstance(error, AdminError):
+                assert refused.value.status == error.status
+
+    run(main(), 3)
+
+
+def test_the_list_shows_who_holds_what_and_what_moves() -> None:
+    one = {"range": 1, "first": None, "end": None, "size_bytes": None, "leader": None}
+    held = {"voters": ["aa", "bb"], "learners": ["c" * 16], "moves": {"from": "aa", "to": "c" * 16}}
+    text = ranges_text({"ranges": [{**one, **held}], "nodes": {"aa": "10.0.0.1", "bb": "b:1"}})
+    assert "10.0.0.1 b:1 (cccccccc); moves 10.0.0.1 -> cccccccc" in text
+    assert "elsewhere" in text
+    nobody: dict[str, Any] = {"voters": [], "learners": [], "moves": None}
+    assert "not told yet" in ranges_text({"ranges": [{**one, **nobody}], "nodes": {}})
+
+
+def test_the_command_line_moves_a_replica_and_takes_it_back() -> None:
+    options = parse(["range", "move", "2", "10.0.0.1", "10.0.0.2"])
+    assert (options.range, options.source, options.target) == (2, "10.0.0.1", "10.0.0.2")
+    assert parse(["range", "stay", "2"]).range == 2
+    for wrong in (["move", "2", "a"], ["move", "x", "a", "b"], ["stay"], ["stay", "x"]):
+        with pytest.raises(SystemExit):
+            parse(["range", *wrong])
 
 
 def test_the_command_line_takes_a_bucket_and_a_key() -> None:

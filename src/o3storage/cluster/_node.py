@@ -370,7 +370,11 @@ class Node(Commands, Queries, OwnBodies):
             **(self.replication.status() if self.replication is not None else {}),
             "open_streams_to_collect": self._collector.waiting,
             "streams_collected": self._collector.collected,
-            "groups": [replica.status() for replica in self._replicas.values()],
+            "groups": [
+                replica.status()
+                for group, replica in self._replicas.items()
+                if replica.applied or group not in self._ranges.elsewhere
+            ],
         }
 
 
