@@ -17,7 +17,6 @@ from o3storage.storage._offline import (
     VolumeSummary,
 )
 from o3storage.storage._pace import MAX_SHARE as MAX_PACE_SHARE
-from o3storage.storage._pace import MIN_SHARE as MIN_PACE_SHARE
 from o3storage.storage._pace import Pace
 from o3storage.storage._records import PREFIX_BYTES
 from o3storage.storage._scrub import BadFrame
@@ -29,6 +28,7 @@ from o3storage.storage._types import (
     SEAL_TAG_BYTES,
     SMALL_FRAME_BYTES,
     EntriesGone,
+    EntriesUnread,
     Entry,
     EntryKind,
     FormatVersionUnknown,
@@ -57,7 +57,6 @@ __all__ = [
     "MAX_ENTRY_BYTES",
     "MAX_PACE_SHARE",
     "MAX_PIECE_BYTES",
-    "MIN_PACE_SHARE",
     "PREFIX_BYTES",
     "SEAL_TAG_BYTES",
     "SMALL_FRAME_BYTES",
@@ -65,6 +64,7 @@ __all__ = [
     "BadFrame",
     "DataDirLock",
     "EntriesGone",
+    "EntriesUnread",
     "Entry",
     "EntryKind",
     "FormatVersionUnknown",
