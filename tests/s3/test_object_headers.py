@@ -127,3 +127,17 @@ def test_control_characters_in_presigned_metadata_are_refused(store: Store) -> N
     assert (answer.status, answer.code) == (400, "InvalidArgument")
     assert store.put("/bucket/k?x-amz-meta-a=plain", b"x", presign_s=60).status == 200
     assert store.head("/bucket/k").headers["x-amz-meta-a"] == "plain"
+
+
+@pytest.mark.parametrize(
+    "name", ["a%0D%0ASet-Cookie%3A%20b", "%E6%97%A5", "a%20b", "a%3A", "%C3%A9", "a%00"]
+)
+@pytest.mark.s3(op="PutObject", headers=["x-amz-meta-*"], errors=["InvalidArgument"])
+def test_names_of_metadata_that_no_header_can_have_are_refused(store: Store, name: str) -> None:
+    """A version with such a name could be stored and never be answered."""
+    store.bucket()
+    answer = store.put(f"/bucket/k?x-amz-meta-{name}=1", b"x", presign_s=60)
+    assert (answer.status, answer.code) == (400, "InvalidArgument")
+    assert store.objects() == []
+    assert store.put("/bucket/k?x-amz-meta-a_b.c~d=1", b"x", presign_s=60).status == 200
+    assert store.head("/bucket/k").headers["x-amz-meta-a_b.c~d"] == "1"

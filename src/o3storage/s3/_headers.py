@@ -55,6 +55,7 @@ OVERRIDES: Final = {
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _ENCODED_WORD: Final = re.compile(r"=\?(utf-8|us-ascii|iso-8859-1)\?([bq])\?([^? ]*)\?=", re.I)
 _BETWEEN_WORDS: Final = re.compile(r"(\?=)[ \t]+(=\?)")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 
 META: Final = "x-amz-meta-"
 
@@ -95,12 +96,19 @@ def check_value(name: str, value: str) -> None:
 
 
 def user_metadata(headers: dict[str, str]) -> dict[str, str]:
-    """The x-amz-meta-* headers as text, prefix removed. Raises S3Error MetadataTooLarge."""
+    """The x-amz-meta-* headers as text, prefix removed. Raises S3Error MetadataTooLarge, and
+    InvalidArgument for what no answer could carry: a name that came in a presigned URL or in a form
+    can have any character in it."""
     found: dict[str, str] = {}
     size = 0
     for name, raw in headers.items():
         if not name.startswith(META):
             continue
+        if not _TOKEN.fullmatch(name):
+            raise S3Error(
+                "InvalidArgument",
+                "A name of user metadata holds a character that no header name can have.",
+            )
         check_value(name, raw)
         value = decode_metadata(raw)
         short = name[len(META) :]
