@@ -45,6 +45,20 @@ def test_content_headers_are_kept(store: Store) -> None:
 
 
 @pytest.mark.s3(
+    op=["PutObject", "GetObject"], headers=["content-disposition"], errors=["MetadataTooLarge"]
+)
+def test_content_headers_are_limited_together(store: Store) -> None:
+    store.bucket()
+    largest = "\xe9" * ((8000 - len("text/plain")) // 2)  # two bytes each
+    headers = {"content-type": "text/plain", "content-disposition": largest}
+    assert store.put("/bucket/k", b"x", headers).status == 200
+    shown = store.get("/bucket/k").headers["content-disposition"]
+    assert shown.encode("latin-1").decode() == largest
+    over = store.put("/bucket/k", b"x", {**headers, "expires": "0"})
+    assert (over.status, over.code) == (400, "MetadataTooLarge")
+
+
+@pytest.mark.s3(
     op=["PutObject", "HeadObject"], headers=["x-amz-meta-*"], errors=["MetadataTooLarge"]
 )
 def test_user_metadata(store: Store) -> None:
