@@ -59,6 +59,10 @@ def test_a_range_is_cut_and_both_parts_are_shown() -> None:
         (asked(bucket="photos", key=""), 400),
         (asked(bucket="photos", key="k" * 1025), 400),
         (asked(bucket=7, key="k"), 400),
+        (asked(bucket="photos", key=7), 400),
+        (asked(bucket="\ud800", key="k"), 400),
+        (asked(bucket="photos", key="\ud800"), 400),
+        (b"[" * 60_000, 400),
         (asked(bucket="none", key="k"), 404),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from o3storage.catalog import (
@@ -16,6 +15,7 @@ from o3storage.catalog import (
 
 from ._credentials import ROOT_OWNER
 from ._errors import AdminError
+from ._json_body import read_fields
 
 if TYPE_CHECKING:
     from ._app import Application
@@ -70,12 +70,9 @@ def _bound(bound: str | None, names: dict[int, str]) -> dict[str, Any] | None:
 async def split(app: Application, body: bytes) -> dict[str, Any]:
     """Cut the range that holds {"bucket", "key"} there. Raises AdminError, SplitRefused,
     Unavailable."""
-    try:
-        asked = json.loads(body)
-        name, key = asked["bucket"], asked["key"].encode()
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise AdminError(400, 'the body must be JSON like {"bucket": "b", "key": "k"}') from None
-    if not isinstance(name, str) or not 0 < len(key) <= MAX_KEY_BYTES:
+    asked = read_fields(body, ("bucket", "key"), '{"bucket": "b", "key": "k"}')
+    name, key = asked["bucket"], asked["key"].encode()
+    if not 0 < len(key) <= MAX_KEY_BYTES:
         raise AdminError(400, f"a key has 1 to {MAX_KEY_BYTES} bytes")
     try:
         bucket = await app.node.query(get_bucket(name))
