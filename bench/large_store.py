@@ -29,18 +29,19 @@ from tests.scale.load import BUCKET, load
 
 from o3storage.catalog import Catalog, get_bucket, head_version, prefix_length
 from o3storage.cli._bench import percentile
-from o3storage.cli._client import Client
-from o3storage.cli._text import Progress, table
+from o3storage.cli._client import Client, Credentials
+from o3storage.cli._text import table
 from o3storage.cluster import Node
 from o3storage.crypto import StreamRef
 from o3storage.runtime import JobPool, NativeJobs, SystemClock, SystemEntropy, tune_memory
-from o3storage.server import open_data_dir
+from o3storage.server import open_data_dir, read_root_key, read_running
 from o3storage.storage import Miss, Store
 
+from ._open_loop import CONNECTIONS, Workload
 from ._result import Result
 from ._store import cpu_s, peak_rss_mib, running_store
 from .index_vs_sqlite import BATCH, Meter, SqliteStore
-from .sustained import CONNECTIONS, Mixed
+from .sustained import MIX
 
 OBJECTS = 1_000_000
 GETS = 100_000
@@ -168,20 +169,24 @@ async def pages(client: Client, seconds: float) -> dict[str, list[float]]:
     return took
 
 
-async def lists(data_dir: Path, pid: int, seconds: float) -> list[Result]:
-    mixed = Mixed(data_dir)
-    with open(os.devnull, "w") as quiet:
-        await mixed.prepare(Progress("", 1, quiet))
-    peak, _ = await mixed.closed(min(PEAK_SECONDS, seconds))
-    mixed.samples.clear()
-    rate = SHARE_OF_PEAK * peak
+async def lists(data_dir: Path, pid: int, seconds: float, directory: Path) -> list[Result]:
+    found, key = read_running(data_dir), read_root_key(data_dir)
+    assert found is not None and key is not None
+    credentials = Credentials(key.key_id, key.secret)
+    mixed = Workload(directory, found.url, credentials, region=found.region)
+    await mixed.prepare()
+    peak = await mixed.run(MIX, min(PEAK_SECONDS, seconds))
+    assert not peak.errors, peak.errors
+    rate = SHARE_OF_PEAK * peak.requests() / peak.at_s
     gc.collect()
     gc.disable()
     cpu_before = cpu_s(pid)
-    took, _ = await asyncio.gather(pages(mixed.client(), seconds), mixed.open(rate, seconds))
+    took, beside = await asyncio.gather(
+        pages(mixed.client(), seconds), mixed.run(MIX, seconds, rate=rate)
+    )
     used_s = cpu_s(pid) - cpu_before
     gc.enable()
-    assert not mixed.errors(), mixed.errors()
+    assert not beside.errors, beside.errors
     print(
         f"pages, one at a time, beside {rate:,.0f} requests/s (half of the peak of {CONNECTIONS} "
         f"connections): server {used_s / seconds * 100:.0f} % of a core, peak memory "
@@ -189,10 +194,10 @@ async def lists(data_dir: Path, pid: int, seconds: float) -> list[Result]:
     )
     rows = []
     results = []
-    for kind, found in took.items():
-        ordered = sorted(found)
+    for kind, times in took.items():
+        ordered = sorted(times)
         p50, p99 = (percentile(ordered, f) * 1e3 for f in (0.5, 0.99))
-        rows.append([kind, f"{len(found):,}", f"{p50:.1f}", f"{p99:.1f}", f"{GOALS_MS[kind]:.0f}"])
+        rows.append([kind, f"{len(times):,}", f"{p50:.1f}", f"{p99:.1f}", f"{GOALS_MS[kind]:.0f}"])
         results.append(Result(f"large_store: page of 1,000 {kind}, p50", p50, GOALS_MS[kind], "ms"))
     print(table(["page of", "pages", "p50 ms", "p99 ms", "goal p50"], rows), flush=True)
     return results
@@ -202,8 +207,11 @@ def run(data_dir: Path, objects: int, gets: int, seconds: float) -> list[Result]
     if not data_dir.exists():
         asyncio.run(load(data_dir, objects, key_of=key_of, value_of=value_of))
     compare(data_dir, objects, gets)
-    with running_store(existing=data_dir) as (_, pid):
-        return asyncio.run(lists(data_dir, pid, seconds))
+    with (
+        running_store(existing=data_dir) as (_, pid),
+        tempfile.TemporaryDirectory(prefix="o3bench") as directory,
+    ):
+        return asyncio.run(lists(data_dir, pid, seconds, Path(directory)))
 
 
 def main(seconds: float | None = None) -> list[Result]:

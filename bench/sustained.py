@@ -10,34 +10,34 @@ Then an open loop: each request has a time at which it is due, and its latency c
 that a stall is seen by all that it delays. It has as many connections as it takes
 (OPEN_CONNECTIONS, opened beforehand): with 64 a sync that takes 60 ms would hold all of them, and
 GETs that are due would wait for a connection rather than for the store. How often none was free is
-printed. Everything is synced, sealed and verified as always. The longest steps of the event loop
-are the server's own metric, read every few seconds (reading it sets it back). This client makes no
-garbage collections while it measures, and its timers are late by up to 1 ms (epoll's clock).
+printed. Everything is synced, sealed and verified as always, and each body that is read is compared
+with what was written. The load comes from a program in C (`open_loop.c`): one in Python took most
+of the second core, and both cores were busy then. How late it sent a request, which counts as
+latency too, is printed. The longest steps of the event loop are the server's own metric, read every
+few seconds (reading it sets it back).
 
 Every TIMELINE_S a line tells what was seen, so that an episode can be matched with its cause.
 Beside the load a process of its own measures what one small durable write takes on the raw disk.
-Afterwards the same client asks a dict behind the same HTTP front for as much: what the machine and
-the client leave of the goal.
+Afterwards the same generator asks a dict behind the same HTTP front for as much: what the machine
+leaves of the goal.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import gc
 import os
-import resource
 import time
 import urllib.request
-from collections import deque
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from o3storage.cli._bench import Load, percentile
-from o3storage.cli._client import Client
-from o3storage.cli._text import Progress, parse_size, table
+from o3storage.cli._bench import percentile
+from o3storage.cli._client import Credentials
+from o3storage.cli._text import table
 from o3storage.server import read_root_key, read_running
 
 from ._disk import WRITE_BYTES, DiskProbe
+from ._open_loop import CONNECTIONS, OPEN_CONNECTIONS, Latencies, Report, Workload
 from ._result import Result
 from ._store import TICKS_PER_S, cpu_s, peak_rss_mib, running_store
 from .half_database import reference_front
@@ -49,11 +49,6 @@ PEAK_SECONDS = 120.0
 BURST_SECONDS = 10.0
 """The first part of it, which holds no background work."""
 SHARE_OF_PEAK = 0.7
-CONNECTIONS = 64
-"""Of the closed loop."""
-OPEN_CONNECTIONS = 512
-"""Of the open loop: a tenth of a second of requests."""
-OBJECTS = 10_000
 MIX = ("put", "get", "get", "head", "get", "put", "get", "head", "get", "get") * 5 + ("list",)
 """One PUT to five others, and a listing of 1,000 keys among fifty-one requests."""
 SCRAPE_S = 5.0
@@ -68,104 +63,6 @@ TABLE_S = 0.5
 """How often the index's directory is looked at: a table that goes was merged."""
 GOAL_P99_OVER_P50 = 5.0
 GOAL_STALL_MS = 20.0
-
-
-class Mixed(Load):
-    """A load of `mix`; `took` by operation. With `endpoint`, the id of a key and the file of its
-    secret: of that server."""
-
-    def __init__(self, data_dir: Path, mix: tuple[str, ...] = MIX, *signed: str) -> None:
-        endpoint, key_id, secret_file = signed or (None, None, None)
-        options = argparse.Namespace(
-            data_dir=str(data_dir), endpoint=endpoint, bucket="bench", operation="mixed",
-            connections=CONNECTIONS, seconds=0.0, objects=OBJECTS, ca_file=None, key_id=key_id,
-            secret_file=secret_file,
-        )  # fmt: skip
-        super().__init__(options, parse_size("4K"))
-        self.mix = mix
-        self.took: dict[str, list[float]] = {name: [] for name in dict.fromkeys(mix)}
-        """What `open` measured so far."""
-        self.crowded = 0
-        """Requests of `open` that found no connection free."""
-
-    async def closed(self, seconds: float) -> tuple[float, float]:
-        """Requests per second of a closed loop, and of its first BURST_SECONDS."""
-        began = time.perf_counter()
-        end = began + seconds
-        burst_s = min(BURST_SECONDS, seconds)
-        count = 0
-        early = 0
-
-        async def worker(number: int) -> None:
-            nonlocal count, early
-            client = self.client()
-            while time.perf_counter() < end:
-                # As in `open`: keys are spread, and each operation meets all of them.
-                await self.one(client, self.mix[number % len(self.mix)], number * 7_919)
-                number += CONNECTIONS
-                count += 1
-                if time.perf_counter() < began + burst_s:
-                    early = count
-            await client.close()
-
-        await asyncio.gather(*[worker(n) for n in range(CONNECTIONS)])
-        return count / seconds, early / burst_s
-
-    async def open(
-        self, rate: float, seconds: float, connections: int = OPEN_CONNECTIONS
-    ) -> dict[str, list[float]]:
-        """Latencies in seconds from the time at which each request was due."""
-        took = self.took
-        loop = asyncio.get_running_loop()
-        idle: deque[asyncio.Future[tuple[int, float] | None]] = deque()
-        overdue: deque[tuple[int, float]] = deque()
-        """Requests that found no connection free."""
-        ended = False
-
-        async def opened() -> Client:
-            client = self.client()
-            await client.request("HEAD", self.path(0), keep_body=False)
-            return client
-
-        async def worker(client: Client) -> None:
-            while overdue or not ended:
-                if overdue:
-                    given: tuple[int, float] | None = overdue.popleft()
-                else:
-                    job: asyncio.Future[tuple[int, float] | None] = loop.create_future()
-                    idle.append(job)
-                    given = await job
-                if given is None:
-                    break
-                number, due = given
-                operation = self.mix[number % len(self.mix)]
-                # 7,919 is prime: keys are spread, and each operation meets all of them.
-                await self.one(client, operation, number * 7_919)
-                took[operation].append(time.perf_counter() - due)
-            await client.close()
-
-        clients = [await opened() for _ in range(connections)]
-        workers = [asyncio.ensure_future(worker(client)) for client in clients]
-        await asyncio.sleep(0)
-        began = time.perf_counter()
-        for number in range(int(rate * seconds)):
-            due = began + number / rate
-            ahead = due - time.perf_counter()
-            if ahead > 0:
-                await asyncio.sleep(ahead)
-            if idle:
-                idle.popleft().set_result((number, due))
-            else:
-                overdue.append((number, due))
-                self.crowded += 1
-        ended = True
-        for job in idle:
-            job.set_result(None)
-        await asyncio.gather(*workers)
-        return took
-
-    def errors(self) -> dict[str, int]:
-        return {text: n for found in self.samples.values() for text, n in found.errors.items()}
 
 
 def loop_cpu_s(pid: int) -> float:
@@ -240,38 +137,31 @@ class Watch:
 class Timeline:
     """A line every TIMELINE_S: what was asked, what it took, and what ran beside it."""
 
-    def __init__(self, load: Mixed, watch: Watch, pid: int) -> None:
-        self._load = load
+    def __init__(self, watch: Watch, pid: int) -> None:
         self._watch = watch
         self._pid = pid
+        self._before = self._now()
 
-    async def run(self) -> None:
-        began = time.perf_counter()
-        seen = {name: len(times) for name, times in self._load.took.items()}
-        before = self._now()
-        while True:
-            await asyncio.sleep(TIMELINE_S)
-            now = self._now()
-            length_s, cpu, loop_cpu, waited, *counts = (
-                b - a for a, b in zip(before, now, strict=True)
-            )
-            before = now
-            parts = []
-            for name, times in self._load.took.items():
-                ordered = sorted(times[seen[name] :])
-                seen[name] = len(times)
-                if ordered:
-                    p50, p99 = (percentile(ordered, part) * 1e3 for part in (0.5, 0.99))
-                    parts.append(f"{name} {p50:.1f}/{p99:.0f}/{ordered[-1] * 1e3:.0f}")
-            batches, flushes, compactions, merged, slow = counts
-            print(
-                f"  {now[0] - began:4.0f} s: server {cpu / length_s * 100:.0f} %, loop "
-                f"{loop_cpu / length_s * 100:.0f} % and {waited / length_s * 100:.0f} % without a "
-                f"core; {batches:.0f} batches, {flushes:.0f} flushes, "
-                f"{compactions:.0f} compactions, {merged:.0f} tables merged, {slow:.0f} slow "
-                f"steps; p50/p99/max ms: {', '.join(parts)}",
-                flush=True,
-            )
+    def line(self, report: Report) -> None:
+        now = self._now()
+        length_s, cpu, loop_cpu, waited, *counts = (
+            b - a for a, b in zip(self._before, now, strict=True)
+        )
+        self._before = now
+        took = ", ".join(
+            f"{name} {found.ms(0.5):.1f}/{found.ms(0.99):.0f}/{found.max_ns / 1e6:.0f}"
+            for name, found in report.took.items()
+            if len(found)
+        )
+        batches, flushes, compactions, merged, slow = counts
+        print(
+            f"  {report.at_s:4.0f} s: server {cpu / length_s * 100:.0f} %, loop "
+            f"{loop_cpu / length_s * 100:.0f} % and {waited / length_s * 100:.0f} % without a "
+            f"core; {batches:.0f} batches, {flushes:.0f} flushes, "
+            f"{compactions:.0f} compactions, {merged:.0f} tables merged, {slow:.0f} slow "
+            f"steps; p50/p99/max ms: {took}",
+            flush=True,
+        )
 
     def _now(self) -> tuple[float, ...]:
         last = self._watch.last
@@ -288,24 +178,15 @@ class Timeline:
         )
 
 
-async def reference(data_dir: Path, rate: float) -> None:
-    """What the machine and this client leave of the goal: the same open loop of GETs, as many each
-    second, from a dict behind the same HTTP front, which has neither a disk nor work to put off."""
-    key = read_root_key(data_dir)
-    assert key is not None
-    secret_file = data_dir.parent / "reference.secret"
-    secret_file.write_text(key.secret)
+async def reference(directory: Path, key: Credentials, rate: float) -> None:
+    """What the machine leaves of the goal: the same open loop of GETs, as many each second, from a
+    dict behind the same HTTP front, which has neither a disk nor work to put off."""
     with reference_front("memory", key.key_id, key.secret) as endpoint:
-        load = Mixed(data_dir, ("get",), endpoint, key.key_id, str(secret_file))
-        with open(os.devnull, "w") as quiet:
-            await load.prepare(Progress("", 1, quiet))
-        gc.collect()
-        gc.disable()
-        took = await load.open(rate, REFERENCE_S)
-        gc.enable()
-    assert not load.errors(), load.errors()
-    ordered = sorted(took["get"])
-    p50, p99 = (percentile(ordered, part) * 1e3 for part in (0.5, 0.99))
+        load = Workload(directory, endpoint, key)
+        await load.prepare()
+        found = await load.run(("get",), REFERENCE_S, rate=rate)
+    assert not found.errors, found.errors
+    p50, p99 = (found.took["get"].ms(part) for part in (0.5, 0.99))
     print(
         f"as many GETs each second from a dict behind the same front: p50 {p50:.2f}, p99 {p99:.2f} "
         f"ms, which is {p99 / p50:.1f} times",
@@ -325,68 +206,77 @@ async def stopped(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
-    found = read_running(data_dir)
-    assert found is not None
-    load = Mixed(data_dir)
-    with open(os.devnull, "w") as quiet:
-        await load.prepare(Progress("", 1, quiet))
+async def peak(load: Workload, data_dir: Path, pid: int, url: str, seconds: float | None) -> float:
+    """Requests per second of a closed loop of MIX."""
     warm_s = min(WARM_SECONDS, seconds or WARM_SECONDS)
     peak_s = min(PEAK_SECONDS, seconds or PEAK_SECONDS)
-    _, burst = await load.closed(warm_s)
-    load.samples.clear()
-    watch = Watch(found.url, data_dir, pid)
+    burst: list[float] = []
+    warm = await load.run(
+        MIX,
+        warm_s,
+        period_s=BURST_SECONDS,
+        on_period=lambda report: burst.append(report.requests() / BURST_SECONDS),
+    )
+    assert not warm.errors, warm.errors
+    watch = Watch(url, data_dir, pid)
     watching = asyncio.create_task(watch.run())
     await asyncio.sleep(0.5)
-    peak, _ = await load.closed(peak_s)
+    loop_before = loop_cpu_s(pid)
+    found = await load.run(MIX, peak_s)
+    loop_s = loop_cpu_s(pid) - loop_before
     await stopped(watching)
     await watch.look()
-    puts = len(load.samples["put"].latencies_s)
+    assert not found.errors, found.errors
+    rate = found.requests() / found.at_s
     print(
-        f"peak {peak:,.0f} requests/s (closed loop, {CONNECTIONS} connections, {peak_s:.0f} s "
-        f"after {warm_s:.0f} s of the same; inside: {watch.inside(puts)}); the fresh store's first "
-        f"{min(BURST_SECONDS, warm_s):.0f} s: {burst:,.0f}/s",
+        f"peak {rate:,.0f} requests/s (closed loop, {CONNECTIONS} connections, {peak_s:.0f} s "
+        f"after {warm_s:.0f} s of the same; inside: {watch.inside(len(found.took['put']))}; loop's "
+        f"thread {loop_s / found.at_s * 100:.0f} % of a core, the generator "
+        f"{found.cpu_s / found.at_s * 100:.0f} %)"
+        + (f"; the fresh store's first {BURST_SECONDS:.0f} s: {burst[0]:,.0f}/s" if burst else ""),
         flush=True,
     )
-    load.samples.clear()
-    gc.collect()
-    gc.disable()
-    rate = SHARE_OF_PEAK * peak
+    return rate
+
+
+async def run(data_dir: Path, pid: int, seconds: float | None, directory: Path) -> list[Result]:
+    found, key = read_running(data_dir), read_root_key(data_dir)
+    assert found is not None and key is not None
+    credentials = Credentials(key.key_id, key.secret)
+    load = Workload(directory, found.url, credentials, region=found.region)
+    await load.prepare()
+    rate = SHARE_OF_PEAK * await peak(load, data_dir, pid, found.url, seconds)
     watch = Watch(found.url, data_dir, pid)
     watching = asyncio.create_task(watch.run())
     probe = DiskProbe(data_dir.parent, PROBES_PER_S)
     await probe.start()
     await asyncio.sleep(0.5)
-    timeline = asyncio.create_task(Timeline(load, watch, pid).run())
+    timeline = Timeline(watch, pid)
     cpu_before = cpu_s(pid)
     loop_before = loop_cpu_s(pid)
-    own_before = resource.getrusage(resource.RUSAGE_SELF)
-    began = time.perf_counter()
-    took = await load.open(rate, seconds or SECONDS)
-    length_s = time.perf_counter() - began
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    own_s = own.ru_utime + own.ru_stime - own_before.ru_utime - own_before.ru_stime
+    seen = await load.run(
+        MIX, seconds or SECONDS, rate=rate, period_s=TIMELINE_S, on_period=timeline.line
+    )
     server_s = cpu_s(pid) - cpu_before
     loop_s = loop_cpu_s(pid) - loop_before
-    await stopped(timeline)
     await stopped(watching)
     await watch.look()
     beside = await probe.stop()
-    gc.enable()
-    errors = load.errors()
-    assert not errors, errors
+    assert not seen.errors, seen.errors
 
+    length_s = seen.at_s
     print(
         f"then {rate:,.0f}/s for {length_s:.0f} s: server {server_s / length_s * 100:.0f} % of a "
-        f"core, its event loop's thread {loop_s / length_s * 100:.0f} %, this client "
-        f"{own_s / length_s * 100:.0f} %, server's peak memory {peak_rss_mib(pid):.0f} MiB"
+        f"core ({server_s / seen.requests() * 1e6:.0f} us a request), its event loop's thread "
+        f"{loop_s / length_s * 100:.0f} %, server's peak memory {peak_rss_mib(pid):.0f} MiB; the "
+        f"generator {seen.cpu_s / length_s * 100:.0f} %, late by p50 {seen.late.ms(0.5):.3f}, p99 "
+        f"{seen.late.ms(0.99):.2f}, max {seen.late.max_ns / 1e6:.1f} ms"
     )
     batches = watch.grown("o3_batches_total")
-    puts = len(load.samples["put"].latencies_s)
     print(
-        f"inside: {watch.inside(puts)}, {watch.grown('o3_batches_total'):,.0f} batches, "
+        f"inside: {watch.inside(len(seen.took['put']))}, {batches:,.0f} batches, "
         f"{watch.grown('o3_loop_slow_steps_total'):.0f} steps of the loop over 20 ms; "
-        f"{load.crowded:,} requests found none of {OPEN_CONNECTIONS} connections free"
+        f"{seen.crowded:,} requests found none of {OPEN_CONNECTIONS} connections free"
     )
     probe = DiskProbe(data_dir.parent, batches / length_s)
     await probe.start()
@@ -402,15 +292,18 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
         f"longest step of the loop in each {SCRAPE_S:.0f} s, the worst of them in ms (and for how "
         f"many ms of these {SCRAPE_S:.0f} s its thread was ready and had no core): {longest}"
     )
-    await reference(data_dir, rate)
+    await reference(directory, credentials, rate)
+    return goals(seen.took, watch)
+
+
+def goals(took: dict[str, Latencies], watch: Watch) -> list[Result]:
     rows = []
     results = []
-    for operation, latencies in took.items():
-        ordered = sorted(latencies)
-        p50, p99, p999 = (percentile(ordered, f) * 1e3 for f in (0.5, 0.99, 0.999))
+    for operation, found in took.items():
+        p50, p99, p999 = (found.ms(part) for part in (0.5, 0.99, 0.999))
         rows.append(
-            [operation, f"{len(ordered):,}"]
-            + [f"{value:.2f}" for value in (p50, p99, p999, ordered[-1] * 1e3, p99 / p50)]
+            [operation, f"{len(found):,}"]
+            + [f"{value:.2f}" for value in (p50, p99, p999, found.max_ns / 1e6, p99 / p50)]
         )
         results.append(Result(f"sustained: {operation} p99 / p50", p99 / p50, GOAL_P99_OVER_P50))
     print(table(["4 KiB", "requests", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "p99 / p50"], rows))
@@ -429,5 +322,5 @@ async def run(data_dir: Path, pid: int, seconds: float | None) -> list[Result]:
 
 
 def main(seconds: float | None = None) -> list[Result]:
-    with running_store() as (data_dir, pid):
-        return asyncio.run(run(data_dir, pid, seconds))
+    with running_store() as (data_dir, pid), TemporaryDirectory(prefix="o3bench") as directory:
+        return asyncio.run(run(data_dir, pid, seconds, Path(directory)))

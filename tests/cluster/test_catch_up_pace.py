@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from o3storage.cluster import _catch_up_pace as module
-from o3storage.cluster._catch_up_pace import LOOK_S, NEAR_ENTRIES, PER_S, CatchUpPace
+from o3storage.cluster._catch_up_pace import LEAST_SHARE, LOOK_S, NEAR_ENTRIES, PER_S, CatchUpPace
 from o3storage.simulation import run
-from o3storage.storage import MAX_PACE_SHARE, MIN_PACE_SHARE
+from o3storage.storage import MAX_PACE_SHARE
 
 
 def on_virtual_time(work: Any) -> Any:
@@ -29,7 +29,7 @@ async def lag(pace: CatchUpPace, entries: float, seconds: float, per_s: float) -
 def test_who_does_not_follow_the_line_gets_more_up_to_the_most() -> None:
     async def main() -> None:
         pace = CatchUpPace()
-        assert pace.pace.floor == MIN_PACE_SHARE
+        assert pace.pace.floor == LEAST_SHARE
         await lag(pace, 100_000, 8.0, PER_S / 2)
         assert pace.pace.floor == MAX_PACE_SHARE
         assert pace.pace.share == MAX_PACE_SHARE
@@ -52,7 +52,7 @@ def test_who_is_ahead_of_the_line_leaves_the_loop_to_others() -> None:
         left = await lag(pace, 100_000, 8.0, PER_S / 2)
         pace.gone(2)
         await lag(pace, left, 20.0, PER_S * 1.2)
-        assert pace.pace.floor == MIN_PACE_SHARE
+        assert pace.pace.floor == LEAST_SHARE
 
     on_virtual_time(main())
 
@@ -67,18 +67,18 @@ def test_a_line_ends_with_what_was_missing_and_with_the_member() -> None:
         pace.lacks(1, 2, 10_000)
         await asyncio.sleep(LOOK_S)
         pace.lacks(1, 2, 10_000 - PER_S)
-        assert pace.pace.floor == MIN_PACE_SHARE
+        assert pace.pace.floor == LEAST_SHARE
         await asyncio.sleep(60.0)
         pace.gone(3)
         pace.lacks(1, 2, 10_000)
-        assert pace.pace.floor > MIN_PACE_SHARE
+        assert pace.pace.floor > LEAST_SHARE
         await asyncio.sleep(60.0)
         pace.gone(2)
-        pace.pace.floor = MIN_PACE_SHARE
+        pace.pace.floor = LEAST_SHARE
         pace.lacks(1, 2, 10_000)
         await asyncio.sleep(LOOK_S)
         pace.lacks(1, 2, 10_000 - PER_S)
-        assert pace.pace.floor == MIN_PACE_SHARE
+        assert pace.pace.floor == LEAST_SHARE
 
     on_virtual_time(main())
 

@@ -11,6 +11,7 @@ import pytest
 from o3storage.cluster import _team
 from o3storage.cluster._kinds import FRAMES
 from o3storage.simulation import run
+from o3storage.storage import StoreError
 from tests.cluster.support import body_of
 from tests.cluster.team_support import NothingRides, equal, everywhere, team
 
@@ -39,6 +40,33 @@ def test_a_member_is_filled_by_turns_and_gets_all() -> None:
             assert away.node.replication.fetcher.fetched_frames == 0
 
     run(main(), 41)
+
+
+def test_a_log_that_cannot_be_read_does_not_leave_a_member_behind() -> None:
+    async def main() -> None:
+        async with team(seed=44) as group:
+            bucket = await group.members[0].bucket()
+            leader, away = group.leader(), group.follower()
+            forget_soon(leader)
+            await group.kill(away)
+            bodies = {b"key-%d" % n: body_of(n, 4000 + n) for n in range(300)}
+            await asyncio.gather(*(leader.put(bucket, k, v) for k, v in bodies.items()))
+            entries, failed = leader.store.entries, 0
+
+            def failing(*wanted: int) -> Any:
+                nonlocal failed
+                failed += 1
+                if failed == 1:
+                    raise StoreError("[Errno 5] Input/output error")
+                return entries(*wanted)
+
+            leader.store.entries = failing  # type: ignore[method-assign]
+            await group.restart(away)
+            await equal(group)
+            await everywhere(group, bucket, bodies)
+            assert failed
+
+    run(main(), 44)
 
 
 def test_who_a_range_waits_for_is_filled_at_once() -> None:

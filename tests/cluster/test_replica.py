@@ -10,11 +10,12 @@ import pytest
 from o3storage.cluster import StorageFull, Unavailable
 from o3storage.cluster._applying import APPLY_STEP
 from o3storage.cluster._replica import MAX_WAITING, Replica
-from o3storage.raft.core import Configuration, Persist
+from o3storage.raft.core import Configuration, Log, Persist
 from o3storage.runtime.state_machine import First, Get, Outcome, Scan
 from o3storage.simulation import run
 from o3storage.storage import (
     EntriesGone,
+    EntriesUnread,
     Entry,
     EntryKind,
     HardState,
@@ -533,6 +534,32 @@ def test_a_sole_voter_that_lost_acknowledged_entries_does_not_start() -> None:
             await start(store)
 
     asyncio.run(main())
+
+
+def test_entries_that_the_disk_fails_to_read_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        store = ModelStore()
+        replica = await start(store)
+        entries, calls = store.entries, 0
+
+        def failing(group: int, lo: int, hi: int, max_bytes: int) -> list[Entry]:
+            nonlocal calls
+            calls += 1
+            if calls <= 3:
+                raise EntriesUnread("group 1: entry 2: [Errno 5] Input/output error")
+            return entries(group, lo, hi, max_bytes)
+
+        store.entries = failing  # type: ignore[method-assign]
+        # What is released is not in the core's memory any more.
+        monkeypatch.setattr(Log, "slice", lambda *_: None)
+        futures = [replica.submit(b"a,"), replica.submit(b"b,")]
+        await asyncio.gather(*futures)
+        assert calls > 3 and not replica.fault
+        assert store.rows[b"\x20log"] == b"a,b,"
+
+    run(main(), 1)
 
 
 def test_reads_wait_for_what_was_committed_before() -> None:

@@ -64,6 +64,7 @@ SECRETS = [
     "Authorization: AWS4-HMAC-SHA256 deadbeef and more deadbeef",
     '{"password": "deadbeef", "a": 1}',
     "secret=deadbeef",
+    "x-amz-server-side-encryption-customer-key: deadbeef",
 ]
 
 

@@ -205,8 +205,16 @@ def test_bucket_tags(store: Store) -> None:
     fifty = [(f"k{n}", "v") for n in range(50)]
     assert store.put("/bucket?tagging", tagging(*fifty)).status == 204
     assert store.put("/bucket?tagging", tagging(*fifty, ("more", "v"))).code == "BadRequest"
+    # As long as they may be. A character beyond the first plane counts as two.
+    wide = chr(0x1D400)
+    for letter in ("\u6f22", wide):
+        units = len(letter.encode("utf-16-le")) // 2
+        largest = [
+            (f"{n:02d}{letter * (126 // units)}", letter * (256 // units)) for n in range(50)
+        ]
+        assert store.put("/bucket?tagging", tagging(*largest)).status == 204
     for tags in ([("a", "1"), ("a", "2")], [("", "1")], [("k" * 129, "v")], [("k", "v" * 257)],
-                 [("aws:x", "1")], [("a!", "1")]):  # fmt: skip
+                 [("aws:x", "1")], [("a!", "1")], [("k", wide * 129)]):  # fmt: skip
         assert store.put("/bucket?tagging", tagging(*tags)).code == "InvalidTag", tags
     for body in (b"<Tagging/>", b"<Tagging><TagSet><Tag><Key>a</Key></Tag></TagSet></Tagging>"):
         assert store.put("/bucket?tagging", body).code == "MalformedXML"

@@ -40,6 +40,8 @@ def test_conditional_reads(store: Store) -> None:
         ({"if-modified-since": forms[0]}, 304),
         ({"if-modified-since": forms[1]}, 304),
         ({"if-modified-since": "not a date"}, 200),
+        ({"if-modified-since": "Sat, 01 Jan 0000 00:00:00 GMT"}, 200),
+        ({"if-modified-since": "Fri, 30 Feb 2100 00:00:00 GMT"}, 200),
         ({"if-unmodified-since": modified}, 200),
         ({"if-unmodified-since": past}, 412),
         ({"if-unmodified-since": "not a date"}, 200),

@@ -84,10 +84,13 @@ def test_errors_are_told_per_key(store: Store) -> None:
         key("b") + "<Size>many</Size>",
         key("a") + f"<ETag>{etag}</ETag><Size>1</Size>",
         key("missing") + "<ETag>x</ETag>",
+        key("b") + f"<ETag>{chr(0x1F600) * 3000}</ETag>",
+        key("b") + "<LastModifiedTime>9999-12-31T00:00:00Z</LastModifiedTime>",
     )
     assert answer.texts("Error/Code") == [
         *("KeyTooLongError", "UserKeyMustBeSpecified", "NoSuchVersion", "PreconditionFailed"),
         *("PreconditionFailed", "PreconditionFailed", "InvalidArgument", "NoSuchKey"),
+        *("PreconditionFailed", "PreconditionFailed"),
     ]
     assert answer.texts("Error/VersionId") == ["malformed"]
     assert answer.texts("Deleted/Key") == ["a"]

@@ -457,7 +457,7 @@ def test_ten_thousand_parts(store: Store, small_parts: None) -> None:
         "x-amz-part-number-marker",
         "?versionId",
     ],
-    errors=["InvalidArgument", "NoSuchKey"],
+    errors=["InvalidArgument", "NoSuchKey", "PreconditionFailed"],
 )
 def test_object_attributes(store: Store, small_parts: None) -> None:
     store.bucket(versioning="Enabled")
@@ -496,3 +496,8 @@ def test_object_attributes(store: Store, small_parts: None) -> None:
     for headers in ({}, {"x-amz-object-attributes": "Colour"}):
         assert store.get("/bucket/k?attributes", headers).code == "InvalidArgument"
     assert store.get("/bucket/missing?attributes", every).code == "NoSuchKey"
+    etag = single.headers["etag"]
+    same = store.get("/bucket/single?attributes", {**every, "if-none-match": etag})
+    assert (same.status, same.headers["etag"], same.body) == (304, etag, b"")
+    changed = store.get("/bucket/single?attributes", {**every, "if-match": '"other"'})
+    assert (changed.status, changed.code) == (412, "PreconditionFailed")

@@ -45,6 +45,20 @@ def test_content_headers_are_kept(store: Store) -> None:
 
 
 @pytest.mark.s3(
+    op=["PutObject", "GetObject"], headers=["content-disposition"], errors=["MetadataTooLarge"]
+)
+def test_content_headers_are_limited_together(store: Store) -> None:
+    store.bucket()
+    largest = "\xe9" * ((8000 - len("text/plain")) // 2)  # two bytes each
+    headers = {"content-type": "text/plain", "content-disposition": largest}
+    assert store.put("/bucket/k", b"x", headers).status == 200
+    shown = store.get("/bucket/k").headers["content-disposition"]
+    assert shown.encode("latin-1").decode() == largest
+    over = store.put("/bucket/k", b"x", {**headers, "expires": "0"})
+    assert (over.status, over.code) == (400, "MetadataTooLarge")
+
+
+@pytest.mark.s3(
     op=["PutObject", "HeadObject"], headers=["x-amz-meta-*"], errors=["MetadataTooLarge"]
 )
 def test_user_metadata(store: Store) -> None:
@@ -127,3 +141,17 @@ def test_control_characters_in_presigned_metadata_are_refused(store: Store) -> N
     assert (answer.status, answer.code) == (400, "InvalidArgument")
     assert store.put("/bucket/k?x-amz-meta-a=plain", b"x", presign_s=60).status == 200
     assert store.head("/bucket/k").headers["x-amz-meta-a"] == "plain"
+
+
+@pytest.mark.parametrize(
+    "name", ["a%0D%0ASet-Cookie%3A%20b", "%E6%97%A5", "a%20b", "a%3A", "%C3%A9", "a%00"]
+)
+@pytest.mark.s3(op="PutObject", headers=["x-amz-meta-*"], errors=["InvalidArgument"])
+def test_names_of_metadata_that_no_header_can_have_are_refused(store: Store, name: str) -> None:
+    """A version with such a name could be stored and never be answered."""
+    store.bucket()
+    answer = store.put(f"/bucket/k?x-amz-meta-{name}=1", b"x", presign_s=60)
+    assert (answer.status, answer.code) == (400, "InvalidArgument")
+    assert store.objects() == []
+    assert store.put("/bucket/k?x-amz-meta-a_b.c~d=1", b"x", presign_s=60).status == 200
+    assert store.head("/bucket/k").headers["x-amz-meta-a_b.c~d"] == "1"

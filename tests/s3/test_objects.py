@@ -374,6 +374,15 @@ def test_conditional_delete(store: Store) -> None:
             {"x-amz-if-match-last-modified-time": "Thu, 01 Jan 1970 00:00:00 GMT"},
             "PreconditionFailed",
         ),
+        ({"if-match": f'"{"a" * 9000}"'}, "PreconditionFailed"),
+        (
+            {"x-amz-if-match-last-modified-time": "Fri, 31 Dec 9999 00:00:00 GMT"},
+            "PreconditionFailed",
+        ),
+        (
+            {"x-amz-if-match-last-modified-time": "Sun, 01 Jan 1950 00:00:00 GMT"},
+            "PreconditionFailed",
+        ),
         ({"x-amz-if-match-size": "four"}, "InvalidArgument"),
         ({"x-amz-if-match-last-modified-time": "yesterday"}, "InvalidArgument"),
         ({"if-none-match": "*"}, "NotImplemented"),

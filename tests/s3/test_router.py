@@ -265,6 +265,9 @@ def test_the_space_below_dash_is_no_bucket(store: Store) -> None:
         ("a%00b", "InvalidURI"),
         ("a%FFb", "InvalidURI"),
         ("a%ED%A0%80b", "InvalidURI"),
+        # Marks of listings: one that went on after such a key would not end.
+        ("a\U0010fffe", "InvalidURI"),
+        ("a\U0010ffff/b", "InvalidURI"),
         ("a%zz", "InvalidURI"),
         ("a%2", "InvalidURI"),
     ],

@@ -41,7 +41,10 @@ def test_what_names_none_or_several_is_refused(name: str, status: int) -> None:
     assert refused.value.status == status
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"x", b'{"action": "dance"}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b"x", b'{"action": "dance"}', b'{"action": ["drain"]}', b'{"a":' * 9_000],
+)
 def test_what_is_no_action_is_refused(body: bytes) -> None:
     with pytest.raises(AdminError) as refused:
         asyncio.run(act(TWO, "11112", body))

@@ -14,7 +14,7 @@ from o3storage.cluster import MembershipRefused, SplitRefused
 from o3storage.runtime.network import Address
 from o3storage.server import ROOT_OWNER
 from o3storage.server._errors import AdminError
-from o3storage.server._ranges import listing, move, split
+from o3storage.server._ranges import act, listing, split
 from o3storage.simulation import run
 from tests.cluster.support import OWNER, Rig, rig
 
@@ -60,6 +60,10 @@ def test_a_range_is_cut_and_both_parts_are_shown() -> None:
         (asked(bucket="photos", key=""), 400),
         (asked(bucket="photos", key="k" * 1025), 400),
         (asked(bucket=7, key="k"), 400),
+        (asked(bucket="photos", key=7), 400),
+        (asked(bucket="\ud800", key="k"), 400),
+        (asked(bucket="photos", key="\ud800"), 400),
+        (b"[" * 60_000, 400),
         (asked(bucket="none", key="k"), 404),
     ],
 )
@@ -86,26 +90,30 @@ NODES = [
         ("1", b"", AdminError(400, "the body must be JSON")),
         ("1", b"[]", AdminError(400, "the body must be JSON")),
         ("1", asked(), AdminError(400, "the body must be JSON")),
-        ("1", asked(**{"from": "10.0.0.1"}), AdminError(400, "the body must be JSON")),
-        ("1", asked(stay="yes"), AdminError(400, "the body must be JSON")),
-        ("x", asked(stay=True), AdminError(404, "a range has a number; x is none")),
-        ("-1", asked(stay=True), AdminError(404, "a range has a number")),
-        ("1" * 10, asked(stay=True), AdminError(404, "a range has a number")),
-        ("0", asked(stay=True), AdminError(409, "range 0 is on every node")),
-        ("1", asked(stay=True), MembershipRefused("range 1 is not moving")),
         (
             "1",
-            asked(**{"from": "10.0.0.1", "to": "10.0.0.9"}),
+            asked(action="move", **{"from": "10.0.0.1"}),
+            AdminError(400, "the body must be JSON"),
+        ),
+        ("1", asked(action="fly"), AdminError(400, "the action is move or stay")),
+        ("x", asked(action="stay"), AdminError(404, "a range has a number; x is none")),
+        ("-1", asked(action="stay"), AdminError(404, "a range has a number")),
+        ("1" * 10, asked(action="stay"), AdminError(404, "a range has a number")),
+        ("0", asked(action="stay"), AdminError(409, "range 0 is on every node")),
+        ("1", asked(action="stay"), MembershipRefused("range 1 is not moving")),
+        (
+            "1",
+            asked(action="move", **{"from": "10.0.0.1", "to": "10.0.0.9"}),
             AdminError(404, "no node is called 10.0.0.9"),
         ),
         (
             "1",
-            asked(**{"from": "10.0.0.1", "to": "10.0.0.1:8081"}),
+            asked(action="move", **{"from": "10.0.0.1", "to": "10.0.0.1:8081"}),
             AdminError(400, "are one node"),
         ),
         (
             "1",
-            asked(**{"from": "10.0.0.1", "to": "10.0.0.2"}),
+            asked(action="move", **{"from": "10.0.0.1", "to": "10.0.0.2"}),
             MembershipRefused("there is no key range 1, or nobody has told who holds it"),
         ),
     ],
@@ -117,7 +125,7 @@ def test_a_move_that_cannot_be_is_refused_in_plain_words(
         async with rig() as r:
             known = SimpleNamespace(node=r.node, membership=SimpleNamespace(live=lambda: NODES))
             with pytest.raises(type(error)) as refused:
-                await move(known, number, body)  # type: ignore[arg-type]
+                await act(known, number, body)  # type: ignore[arg-type]
             assert str(error) in str(refused.value)
             if isinstance(refused.value, AdminError) and isinstance(error, AdminError):
                 assert refused.value.status == error.status

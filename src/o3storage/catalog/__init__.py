@@ -74,6 +74,7 @@ from ._limits import (
     MAX_KEY_BYTES,
     MAX_PAGE,
     MAX_PARTS,
+    MAX_TIME_NS,
     STREAM_LIFE_NS,
     STREAM_REF_BYTES,
 )
@@ -123,6 +124,7 @@ from ._queries import (
     range_bucket_epoch,
 )
 from ._query import Query
+from ._read_lists import MARKS
 from ._split import add_counts, split_bound
 from ._types import (
     AbandonResult,
@@ -160,11 +162,13 @@ __all__ = [
     "BODY_SPANS",
     "BUCKET_SPAN",
     "FIRST_KEY_RANGE",
+    "MARKS",
     "MAX_DELETES_PER_COMMAND",
     "MAX_EXAMINED",
     "MAX_KEY_BYTES",
     "MAX_PAGE",
     "MAX_PARTS",
+    "MAX_TIME_NS",
     "NULL",
     "STREAM_LIFE_NS",
     "STREAM_REF_BYTES",

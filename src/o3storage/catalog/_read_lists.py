@@ -41,12 +41,16 @@ AFTER_KEY: Final = b"\x00\x01"
 INSIDE: Final = "\U0010ffff".encode()
 """Ends a marker that stands inside a common prefix which was not answered yet: a page may end
 there when 10,000 rows of delete markers were all it saw. Without it a marker inside a common
-prefix skips that prefix. The noncharacter U+10FFFF passes XML and URLs and is in no one's keys."""
+prefix skips that prefix. The noncharacter U+10FFFF passes XML and URLs."""
 
 FROM: Final = "\U0010fffe".encode()
 """Ends a marker that stands for a key itself, not for what follows it: a page ended where its range
 ends, and the next range begins at that key. Inside a common prefix it does not skip the prefix.
 U+10FFFE is a noncharacter like `INSIDE`."""
+
+MARKS: Final = (INSIDE, FROM)
+"""In nobody's keys, because the S3 layer refuses such keys: after one that ends in a mark a listing
+would go on before it, for ever."""
 
 BEHIND_KEY: Final = b"\xff" * 9
 """In place of a slot: above all versions of a key."""

@@ -20,9 +20,9 @@ def ranges(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2) if options.json else ranges_text(found))
         return 0
     if options.action in {"move", "stay"}:
-        asked = {"stay": True}
+        asked = {"action": options.action}
         if options.action == "move":
-            asked = {"from": options.source, "to": options.target}
+            asked |= {"from": options.source, "to": options.target}
         asyncio.run(admin.call("POST", f"/ranges/{options.range}", body=asked))
         print(
             f"range {options.range} moves from {options.source} to {options.target}; it is done "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, cast
 
 from o3storage.cluster import _range_rows, _records
 from o3storage.cluster._bounded import apply_within
@@ -26,7 +26,7 @@ from o3storage.cluster._reading import (
 from o3storage.cluster._team import Team
 from o3storage.raft.core import COMMAND, CONFIGURATION, Apply, Core, Entry, Input, Restored
 from o3storage.runtime.state_machine import Outcome, Read, StateMachine
-from o3storage.storage import Store, StoreError
+from o3storage.storage import EntriesGone, EntriesUnread, Store, StoreError
 
 APPLY_STEP = 64
 """Entries applied in one turn of the loop: a few milliseconds at most."""
@@ -285,10 +285,16 @@ class Applying:
 
     async def _read_entries(self) -> None:
         low = self.applied + len(self._queue) + 1
-        found = await entries_of(self._store, self.group, low, self._target, REPLAY_BYTES)
-        if not found:
-            raise ValueError(f"entry {low} of range {self.group} cannot be read")
-        self._queue.extend(found)
+        try:
+            found = self._store.entries(self.group, low, self._target + 1, REPLAY_BYTES)
+            if not isinstance(found, list):
+                found = await found
+        except EntriesUnread:
+            await asyncio.sleep(RETRY_S)  # and once more: nothing is lost, the range waits
+            return
+        except EntriesGone as error:
+            raise ValueError(f"an entry cannot be read: {error}") from error
+        self._queue.extend(cast("list[Entry]", found))
 
     def _diverges(self, entry: Entry | None, error: Exception) -> None:
         """Rather than go on in another way than the other replicas, stop."""

@@ -19,12 +19,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from o3storage.storage import MAX_PACE_SHARE, MIN_PACE_SHARE, Pace
+from o3storage.storage import MAX_PACE_SHARE, Pace
 
-PER_S = 2_500
-"""Entries that a member lacks less each second, while requests queue for the loop: what 100,000
-small objects missed in 40 s. Each costs some 160 us of CPU on both nodes together, so this is 0.4
-of a core beside what the requests themselves need."""
+PER_S = 2_200
+"""Entries that a member lacks less each second, while requests queue for the loop: 100,000 small
+objects in 45 s. Each costs some 160 us of CPU on both nodes together, so this is 0.35 of a core
+beside what the requests themselves need."""
+LEAST_SHARE = 0.03
+"""Of the loop's time, where that is enough for the line: with compaction's least share of 0.08 a
+member was filled nearly twice as fast as its line asks, and requests paid for it."""
 LOOK_S = 0.5
 """The floor is changed this often: it reaches MAX_PACE_SHARE from the least one within 6 s."""
 RAISE, LOWER = 1.25, 0.9
@@ -41,6 +44,7 @@ class CatchUpPace:
 
     def __init__(self) -> None:
         self.pace = Pace()
+        self.pace.floor = LEAST_SHARE
         self.turns = 0
         """Turns taken, for `Node.status`."""
         self._loop = asyncio.get_running_loop()
@@ -124,7 +128,7 @@ class CatchUpPace:
         if entries > lacked - PER_S * (now_s - began_s):
             pace.floor = min(MAX_PACE_SHARE, pace.floor * RAISE)
         else:
-            pace.floor = max(MIN_PACE_SHARE, pace.floor * LOWER)
+            pace.floor = max(LEAST_SHARE, pace.floor * LOWER)
         pace.share = max(pace.share, pace.floor)
 
     def _wake_one(self) -> None:

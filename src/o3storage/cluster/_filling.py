@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from o3storage.cluster import _records
-from o3storage.cluster._reading import entries_of
+from o3storage.cluster._reading import READ_FAULTS, entries_of
 from o3storage.raft.core import Entry, Fetch, Fetched
 
 if TYPE_CHECKING:
@@ -65,9 +65,12 @@ class Filling:
     async def _read(self, wanted: Fetch, *, paced: bool = False) -> None:
         replica = self._replica
         max_bytes = min(wanted.max_bytes, FETCH_BYTES)
-        found = await entries_of(
-            self._node.store, replica.group, wanted.low, wanted.high, max_bytes
-        )
+        try:
+            found = await entries_of(
+                self._node.store, replica.group, wanted.low, wanted.high, max_bytes
+            )
+        except READ_FAULTS:
+            found = []  # the core has to know, or it waits for them for ever
         found = await self.with_frames(found, wanted.max_bytes, paced=paced)
         replica.step(Fetched(wanted.peer, found, wanted.hole))
 

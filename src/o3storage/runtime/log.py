@@ -36,18 +36,20 @@ REDACTED = "[redacted]"
 
 _SECRET_NAME = re.compile(
     r"authorization|signature|secret|password|passwd|token|cookie|credential|private|"
-    r"master_?key|disk_?key|\bkek\b",
+    r"customer[-_]?key|master_?key|disk_?key|\bkek\b",
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(
-    r"((?:signature|security-token|credential|password|secret|token)\"?[=:]\s*\"?)[^\s&,;\"']+",
+    r"((?:signature|security-token|customer-key|credential|password|secret|token)\"?[=:]\s*\"?)"
+    r"[^\s&,;\"']+",
     re.IGNORECASE,
 )
 _AUTHORIZATION = re.compile(r"(authorization\"?[=:]\s*)[^\r\n]+", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """`text` without the values of signatures, tokens and authorization headers in it."""
+    """`text` without the values of signatures, tokens, customers' keys and authorization headers in
+    it."""
     return _SECRET_VALUE.sub(rf"\1{REDACTED}", _AUTHORIZATION.sub(rf"\1{REDACTED}", text))
 
 

@@ -10,7 +10,7 @@ from o3storage.s3._answers import count_param, number_param, xml
 from o3storage.s3._checksums import checksum_xml, part_checksum_xml
 from o3storage.s3._conditions import check_read
 from o3storage.s3._context import Context
-from o3storage.s3._errors import S3Error
+from o3storage.s3._errors import NotModified, S3Error
 from o3storage.s3._headers import version_header
 from o3storage.s3._times import http_date
 
@@ -27,8 +27,12 @@ async def get_object_attributes(ctx: Context) -> Response:
             details=(("ArgumentName", "x-amz-object-attributes"), ("ArgumentValue", text)),
         )
     version = await ctx.query(head_version(ctx.bucket.bucket_id, ctx.key, ctx.version_param()))
+    headers = [
+        ("Last-Modified", http_date(version.modified_ns)),
+        *version_header(ctx.bucket, version),
+    ]
     if check_read(ctx.headers, version):
-        raise S3Error("PreconditionFailed")
+        raise NotModified([*headers, ("ETag", f'"{version.etag}"')])
     parts = []
     if "ETag" in asked:
         parts.append(f"<ETag>{version.etag}</ETag>")
@@ -40,10 +44,6 @@ async def get_object_attributes(ctx: Context) -> Response:
         parts.append("<StorageClass>STANDARD</StorageClass>")
     if "ObjectSize" in asked:
         parts.append(f"<ObjectSize>{version.size_bytes}</ObjectSize>")
-    headers = [
-        ("Last-Modified", http_date(version.modified_ns)),
-        *version_header(ctx.bucket, version),
-    ]
     return xml("GetObjectAttributesResponse", "".join(parts), headers)
 
 

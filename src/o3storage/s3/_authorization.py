@@ -179,9 +179,12 @@ def _split_signed(text: str, code: str) -> tuple[str, ...]:
         or len(names) > MAX_SIGNED_HEADERS
         or len(set(names)) != len(names)
         or text != text.lower()
+        or not text.isascii()
     ):
         raise S3Error(
-            code, "SignedHeaders must name host, be in lower case, and name no header twice."
+            code,
+            "SignedHeaders must name host, be in lower case and US-ASCII, and name no header "
+            "twice.",
         )
     return names
 

@@ -6,11 +6,18 @@ If-Modified-Since; times compared in whole seconds) and the S3 API reference (co
 
 from __future__ import annotations
 
-from o3storage.catalog import VersionInfo, WriteCondition
+from o3storage.catalog import MAX_TIME_NS, VersionInfo, WriteCondition
 from o3storage.s3._errors import S3Error
 from o3storage.s3._times import parse_http_date, parse_iso
 
 _SECOND_NS = 1_000_000_000
+
+MAX_ETAG_CHARS = 48
+"""Of an ETag that a write is held to: an MD5 in hexadecimal with a number of parts has 38. What is
+longer matches none, cut or not, and a command has room for 255 bytes."""
+
+LATEST_S = MAX_TIME_NS // _SECOND_NS
+"""No version is younger, nor older than 1970: a time beyond either matches none."""
 
 
 def etag_list(text: str) -> list[str]:
@@ -128,7 +135,7 @@ def make_delete_condition(
             modified_s = parse_iso(modified)
         if modified_s is None:
             raise S3Error("InvalidArgument", "The last-modified time of the condition is no date.")
-        modified_ns = modified_s * _SECOND_NS
+        modified_ns = min(max(modified_s, 0), LATEST_S) * _SECOND_NS
     size_bytes = None
     if size is not None:
         if not size.isascii() or not size.isdigit() or len(size) > 18:
@@ -147,7 +154,7 @@ def _single(if_match: str | None) -> str | None:
         return text
     if "," in text:
         raise S3Error("NotImplemented", "If-Match of a write must be one ETag.")
-    return unquote_etag(text)
+    return unquote_etag(text)[:MAX_ETAG_CHARS]
 
 
 def check_before_body(condition: WriteCondition, current: VersionInfo | None) -> None:

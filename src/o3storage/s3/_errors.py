@@ -185,11 +185,11 @@ XML_CONTENT_TYPE: Final = "application/xml"
 class S3Error(Exception):
     """An answer with an S3 error code.
 
-    `details` are extra XML elements in order, `headers` extra response headers. `status` overrides
-    the code's own (needed for 304, which has no code in the document).
+    `details` are extra XML elements in order, `headers` extra response headers, `message` None is
+    the code's own.
     """
 
-    __slots__ = ("code", "details", "headers", "message", "resource", "status")
+    __slots__ = ("code", "details", "headers", "message", "status")
 
     def __init__(
         self,
@@ -198,7 +198,6 @@ class S3Error(Exception):
         *,
         details: tuple[tuple[str, str], ...] = (),
         headers: tuple[tuple[str, str], ...] = (),
-        resource: str | None = None,
     ) -> None:
         status, default = CODES[code]
         super().__init__(code)
@@ -207,7 +206,6 @@ class S3Error(Exception):
         self.message = message or default
         self.details = details
         self.headers = headers
-        self.resource = resource
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -233,6 +231,6 @@ def error_document(error: S3Error, *, resource: str, request_id: str, host_id: s
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message>{details}"
-        f"<Resource>{escape(error.resource or resource)}</Resource>"
+        f"<Resource>{escape(resource)}</Resource>"
         f"<RequestId>{request_id}</RequestId><HostId>{host_id}</HostId></Error>"
     ).encode()

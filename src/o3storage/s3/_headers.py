@@ -22,6 +22,10 @@ from o3storage.s3._times import http_date
 MAX_METADATA_BYTES: Final = 2048
 """Names and values of user metadata in UTF-8 (AWS)."""
 
+MAX_SYSTEM_HEADERS_BYTES: Final = 8000
+"""Values of the headers that a version keeps (AWS: 8 KB for all headers of a request). A row has
+room for twice that, which they take where each byte is beyond US-ASCII."""
+
 DEFAULT_CONTENT_TYPE: Final = "binary/octet-stream"
 
 STORED: Final = (
@@ -55,13 +59,16 @@ OVERRIDES: Final = {
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _ENCODED_WORD: Final = re.compile(r"=\?(utf-8|us-ascii|iso-8859-1)\?([bq])\?([^? ]*)\?=", re.I)
 _BETWEEN_WORDS: Final = re.compile(r"(\?=)[ \t]+(=\?)")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 
 META: Final = "x-amz-meta-"
 
 
 def stored_headers(headers: dict[str, str]) -> dict[str, str]:
-    """The system headers that a version keeps. Raises S3Error for control characters."""
+    """The system headers that a version keeps. Raises S3Error for control characters, and
+    MetadataTooLarge."""
     kept = {}
+    size = 0
     for name in STORED:
         value = headers.get(name)
         if value is None:
@@ -71,7 +78,14 @@ def stored_headers(headers: dict[str, str]) -> dict[str, str]:
             if not value:
                 continue
         check_value(name, value)
+        size += len(value)
         kept[name] = value
+    if size > MAX_SYSTEM_HEADERS_BYTES:
+        raise S3Error(
+            "MetadataTooLarge",
+            f"The values of {', '.join(kept)} are too large together.",
+            details=(("Size", str(size)), ("MaxSizeAllowed", str(MAX_SYSTEM_HEADERS_BYTES))),
+        )
     if not kept.get("content-type"):
         kept["content-type"] = DEFAULT_CONTENT_TYPE
     encryption = headers.get("x-amz-server-side-encryption")
@@ -95,12 +109,19 @@ def check_value(name: str, value: str) -> None:
 
 
 def user_metadata(headers: dict[str, str]) -> dict[str, str]:
-    """The x-amz-meta-* headers as text, prefix removed. Raises S3Error MetadataTooLarge."""
+    """The x-amz-meta-* headers as text, prefix removed. Raises S3Error MetadataTooLarge, and
+    InvalidArgument for what no answer could carry: a name that came in a presigned URL or in a form
+    can have any character in it."""
     found: dict[str, str] = {}
     size = 0
     for name, raw in headers.items():
         if not name.startswith(META):
             continue
+        if not _TOKEN.fullmatch(name):
+            raise S3Error(
+                "InvalidArgument",
+                "A name of user metadata holds a character that no header name can have.",
+            )
         check_value(name, raw)
         value = decode_metadata(raw)
         short = name[len(META) :]
@@ -216,7 +237,12 @@ MAX_OBJECT_TAGS: Final = 10
 MAX_BUCKET_TAGS: Final = 50
 MAX_TAG_KEY: Final = 128
 MAX_TAG_VALUE: Final = 256
-"""Characters (AWS, "Categorizing your storage using tags")."""
+"""Characters, those beyond the first plane counted as two (AWS, "Categorizing your storage using
+tags": they are counted in UTF-16). 50 tags then fit into a setting of 64 KiB."""
+
+
+def _utf16_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
 
 
 def check_tags(tags: list[tuple[str, str]], limit: int) -> list[tuple[str, str]]:
@@ -227,9 +253,9 @@ def check_tags(tags: list[tuple[str, str]], limit: int) -> list[tuple[str, str]]
         raise S3Error("BadRequest", f"Bucket tag count cannot be greater than {limit}")
     seen = set()
     for key, value in tags:
-        if not 1 <= len(key) <= MAX_TAG_KEY:
+        if not 1 <= _utf16_length(key) <= MAX_TAG_KEY:
             raise S3Error("InvalidTag", "The TagKey you have provided is invalid")
-        if len(value) > MAX_TAG_VALUE:
+        if _utf16_length(value) > MAX_TAG_VALUE:
             raise S3Error("InvalidTag", "The TagValue you have provided is invalid")
         for text, what in ((key, "TagKey"), (value, "TagValue")):
             if not all(c.isalnum() or c.isspace() or c in "+-=._:/@" for c in text) or (

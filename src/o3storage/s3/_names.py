@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from o3storage.catalog import MARKS
 from o3storage.s3._errors import S3Error
 
 MAX_KEY_BYTES: Final = 1024
@@ -66,10 +67,18 @@ def check_key(key: bytes) -> None:
         )
     if b"\0" in key:
         raise S3Error("InvalidURI", "A key cannot hold a NUL character.")
+    if key.isascii():
+        return
     try:
         key.decode()
     except UnicodeDecodeError:
         raise S3Error("InvalidURI", "A key must be valid UTF-8.") from None
+    if any(mark in key for mark in MARKS):
+        raise S3Error(
+            "InvalidURI",
+            "A key cannot hold the noncharacters U+10FFFE and U+10FFFF: they mark places in "
+            "listings.",
+        )
 
 
 def split_target(

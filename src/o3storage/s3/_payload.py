@@ -164,12 +164,8 @@ def open_body(
             "EntityTooLarge",
             details=(("ProposedSize", str(length)), ("MaxSizeAllowed", str(max_bytes))),
         )
-    md5 = None
-    if (text := headers.get("content-md5")) is not None:
-        md5 = decode_base64(text)
-        if md5 is None or len(md5) != 16:
-            raise S3Error("InvalidDigest", "The Content-MD5 you specified was invalid.")
-    algorithm, value = (None, None) if object_checksums else _stated_checksum(headers)
+    md5 = stated_md5(headers)
+    algorithm, value = (None, None) if object_checksums else stated_checksum(headers)
     trailer = _declared_trailer(headers, payload.kind)
     if trailer is not None:
         if algorithm is not None:
@@ -220,8 +216,19 @@ def _body_length(request: S3Request, chunked: bool) -> int:
     return request.body.length
 
 
-def _stated_checksum(headers: dict[str, str]) -> tuple[Algorithm | None, bytes | None]:
-    """The checksum among the headers."""
+def stated_md5(headers: dict[str, str]) -> bytes | None:
+    """The Content-MD5. Raises S3Error InvalidDigest."""
+    text = headers.get("content-md5")
+    if text is None:
+        return None
+    md5 = decode_base64(text)
+    if md5 is None or len(md5) != 16:
+        raise S3Error("InvalidDigest", "The Content-MD5 you specified was invalid.")
+    return md5
+
+
+def stated_checksum(headers: dict[str, str]) -> tuple[Algorithm | None, bytes | None]:
+    """The checksum among the headers. Raises S3Error InvalidRequest for two, or a malformed one."""
     found: Algorithm | None = None
     value = None
     for header, algorithm in BY_HEADER.items():

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from o3storage.http import Response
 from o3storage.s3._answers import Header, empty, xml
 from o3storage.s3._bodies import StoredBody, store_body
-from o3storage.s3._checksums import BY_HEADER, Algorithm, decode_base64, decode_value
+from o3storage.s3._checksums import BY_HEADER, decode_base64
 from o3storage.s3._context import Context
 from o3storage.s3._errors import S3Error
 from o3storage.s3._form_data import FormFile
@@ -27,7 +27,7 @@ from o3storage.s3._headers import (
 )
 from o3storage.s3._names import check_key
 from o3storage.s3._objects_put import commit_version, encryption_echo
-from o3storage.s3._payload import MAX_PUT_BYTES, RequestBody
+from o3storage.s3._payload import MAX_PUT_BYTES, RequestBody, stated_checksum, stated_md5
 from o3storage.s3._router import OBJECT_HEADERS, check_fixed_values
 from o3storage.s3._tagging import parse_tagging
 from o3storage.s3._times import parse_iso
@@ -41,6 +41,9 @@ _SIGNATURE_FIELDS: Final = frozenset({"policy", "x-amz-signature", "file"})
 
 _RENAMED: Final = {"acl": "x-amz-acl"}
 """Form fields whose header has another name."""
+
+_NOT_FIELDS: Final = frozenset({"x-amz-tagging"})
+"""Headers of a PUT that no form has: its tags stand in the field `tagging`, as XML."""
 
 _KNOWN: Final = frozenset(
     {
@@ -106,12 +109,14 @@ def _headers(fields: dict[str, str]) -> dict[str, str]:
     headers = {}
     for name, value in fields.items():
         name = _RENAMED.get(name, name)
+        if name in headers:
+            raise S3Error("InvalidArgument", f"The form field {name} is given twice.")
         # As a header would have arrived: latin-1 text of UTF-8 bytes.
         headers[name] = value.encode().decode("latin-1")
         if (
             name in _KNOWN
             or name in _SIGNATURE_FIELDS
-            or name in OBJECT_HEADERS
+            or name in OBJECT_HEADERS - _NOT_FIELDS
             or name in BY_HEADER
             or not name.startswith("x-amz-")
             or name.startswith("x-amz-meta-")
@@ -134,22 +139,12 @@ def _tags(fields: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _body(form: FormFile, headers: dict[str, str], high: int) -> RequestBody:
-    md5 = None
-    if (text := headers.get("content-md5")) is not None:
-        md5 = decode_base64(text)
-        if md5 is None or len(md5) != 16:
-            raise S3Error("InvalidDigest", "The Content-MD5 you specified was invalid.")
-    algorithm: Algorithm | None = None
-    value = None
-    for name, candidate in BY_HEADER.items():
-        if name in headers:
-            algorithm = candidate
-            value = decode_value(candidate, headers[name], name)
+    algorithm, value = stated_checksum(headers)
     return RequestBody(
         form,
         min(high, MAX_PUT_BYTES),
         exact=False,
-        md5=md5,
+        md5=stated_md5(headers),
         sha256=None,
         pending=None,
         algorithm=algorithm,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from calendar import timegm
+from calendar import monthrange, timegm
 from collections.abc import Sequence
 from time import gmtime
 from typing import Final
@@ -118,7 +118,7 @@ def iso_seconds(unix_s: int) -> str:
 
 
 def _seconds(year: int, month: int, day: int, hour: str, minute: str, second: str) -> int | None:  # noqa: PLR0917
-    if not (1 <= month <= 12 and 1 <= day <= 31):
+    if not (year >= 1 and 1 <= month <= 12 and 1 <= day <= monthrange(year, month)[1]):
         return None
     if int(hour) > 23 or int(minute) > 59 or int(second) > 60:
         return None

@@ -9,8 +9,8 @@
     POST   /nodes/NODE {"action", "shrink"}    drain, remove, replace, stay
     GET    /ranges            the key ranges
     POST   /ranges {"bucket", "key"}           cut the one that holds the key there
-    POST   /ranges/NUMBER {"from", "to"}       move a replica from one node to another
-    POST   /ranges/NUMBER {"stay": true}       take that back
+    POST   /ranges/NUMBER {"action": "move", "from", "to"}     bring a replica to another node
+    POST   /ranges/NUMBER {"action": "stay"}   take that back
 
 Requests are signed like S3's and only the root owner may make them.
 """
@@ -34,9 +34,11 @@ from o3storage.http import Request, Response
 from o3storage.s3 import S3Error, read_signed_body
 
 from . import _nodes, _ranges
+from ._config import MAX_KEY_ID_CHARS
 from ._credentials import ROOT_OWNER
 from ._errors import AdminError
 from ._health import health_facts
+from ._json_body import read_fields
 from ._root_key import ROOT_KEY, make_key, to_shared
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ async def _route(app: Application, method: str, path: str, request: Request, bod
     if path == "/ranges" and method == "POST":
         return await _ranges.split(app, body)
     if path.startswith("/ranges/") and method == "POST":
-        return await _ranges.move(app, unquote(path.removeprefix("/ranges/")), body)
+        return await _ranges.act(app, unquote(path.removeprefix("/ranges/")), body)
     if path.startswith("/keys/") and method == "DELETE":
         return await _remove_key(app, unquote(path.removeprefix("/keys/")))
     raise AdminError(404, f"the admin API has no {method} {PREFIX}{path}")
@@ -143,12 +145,8 @@ async def _list_keys(app: Application, owner: str | None) -> dict[str, Any]:
 
 
 async def _create_key(app: Application, body: bytes) -> dict[str, Any]:
-    try:
-        asked = json.loads(body)
-        owner = asked["owner"]
-    except (ValueError, KeyError, TypeError):
-        raise AdminError(400, 'the body must be JSON like {"owner": "alice"}') from None
-    if not isinstance(owner, str) or not OWNER.fullmatch(owner):
+    owner = read_fields(body, ("owner",), '{"owner": "alice"}')["owner"]
+    if not OWNER.fullmatch(owner):
         raise AdminError(400, "an owner is 1 to 64 of A-Z a-z 0-9 . _ @ + -")
     key = make_key(app.entropy)
     await app.node.submit(PutAccessKey(key.key_id, key.secret.encode(), owner, app.clock.wall_ns()))
@@ -165,6 +163,10 @@ async def _remove_key(app: Application, key_id: str) -> dict[str, Any]:
     if key_id in app.root_key_ids:
         raise AdminError(409, "a root key cannot be removed here; see docs/operations.md")
     try:
+        if (
+            len(key_id) > MAX_KEY_ID_CHARS or not key_id.isascii()
+        ):  # more than a command has room for
+            raise NoSuchAccessKey(key_id)
         await app.node.submit(RemoveAccessKey(key_id))
     except NoSuchAccessKey:
         raise AdminError(404, f"there is no key {key_id}") from None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from o3storage.cluster import show_address
 
 from ._errors import AdminError
+from ._json_body import read_fields
 
 if TYPE_CHECKING:
     from ._app import Application
@@ -46,11 +46,8 @@ def _with_quorum(app: Application, group: dict[str, Any]) -> dict[str, Any]:
 
 async def act(app: Application, name: str, body: bytes) -> dict[str, Any]:
     """Drain, remove, replace or keep a node. Raises AdminError, MembershipRefused, Unavailable."""
-    try:
-        asked = json.loads(body)
-        action, shrink = asked["action"], bool(asked.get("shrink"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise AdminError(400, 'the body must be JSON like {"action": "drain"}') from None
+    asked = read_fields(body, ("action",), '{"action": "drain"}')
+    action, shrink = asked["action"], bool(asked.get("shrink"))
     node = find(app, unquote(name))
     membership = app.membership
     if action == "drain":

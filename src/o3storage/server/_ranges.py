@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from o3storage.catalog import (
@@ -17,6 +16,7 @@ from o3storage.cluster import show_address
 
 from ._credentials import ROOT_OWNER
 from ._errors import AdminError
+from ._json_body import read_fields
 from ._nodes import find
 
 if TYPE_CHECKING:
@@ -88,12 +88,9 @@ def _bound(bound: str | None, names: dict[int, str]) -> dict[str, Any] | None:
 async def split(app: Application, body: bytes) -> dict[str, Any]:
     """Cut the range that holds {"bucket", "key"} there. Raises AdminError, SplitRefused,
     Unavailable."""
-    try:
-        asked = json.loads(body)
-        name, key = asked["bucket"], asked["key"].encode()
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise AdminError(400, 'the body must be JSON like {"bucket": "b", "key": "k"}') from None
-    if not isinstance(name, str) or not 0 < len(key) <= MAX_KEY_BYTES:
+    asked = read_fields(body, ("bucket", "key"), '{"bucket": "b", "key": "k"}')
+    name, key = asked["bucket"], asked["key"].encode()
+    if not 0 < len(key) <= MAX_KEY_BYTES:
         raise AdminError(400, f"a key has 1 to {MAX_KEY_BYTES} bytes")
     try:
         bucket = await app.node.query(get_bucket(name))
@@ -103,28 +100,24 @@ async def split(app: Application, body: bytes) -> dict[str, Any]:
     return {"range": await app.node.ranges.split(route[1:])}
 
 
-async def move(app: Application, number: str, body: bytes) -> dict[str, Any]:
-    """Begin to move a replica of the range from the node {"from"} to the node {"to"}, or with
-    {"stay": true} take the move back. Raises AdminError, MembershipRefused, Unavailable."""
-    try:
-        asked = json.loads(body)
-        stay = asked.get("stay", False)
-        source, target = asked.get("from"), asked.get("to")
-    except (ValueError, AttributeError):
-        raise AdminError(400, 'the body must be JSON like {"from": "a", "to": "b"}') from None
+async def act(app: Application, number: str, body: bytes) -> dict[str, Any]:
+    """Begin to move a replica of the range, with {"action": "move", "from", "to"}, or take that
+    back, with {"action": "stay"}. Raises AdminError, MembershipRefused, Unavailable."""
+    action = read_fields(body, ("action",), '{"action": "stay"}')["action"]
     if not number.isascii() or not number.isdigit() or len(number) > MAX_NUMBER_CHARS:
         raise AdminError(404, f"a range has a number; {number} is none")
     group = int(number)
     if group == 0:
         raise AdminError(409, "range 0 is on every node: it does not move")
     ranges = app.node.ranges
-    if stay is True:
+    if action == "stay":
         await ranges.stay(group)
         return {"range": group, "moves": None}
-    if not isinstance(source, str) or not isinstance(target, str) or stay is not False:
-        raise AdminError(400, 'the body must be JSON like {"from": "a", "to": "b"}')
-    one, other = find(app, source), find(app, target)
-    if one == other:
-        raise AdminError(400, f"{source} and {target} are one node")
-    await ranges.move(group, one, other)
-    return {"range": group, "moves": _moving((one, other))}
+    if action != "move":
+        raise AdminError(400, "the action is move or stay")
+    asked = read_fields(body, ("from", "to"), '{"action": "move", "from": "a", "to": "b"}')
+    source, target = find(app, asked["from"]), find(app, asked["to"])
+    if source == target:
+        raise AdminError(400, f"{asked['from']} and {asked['to']} are one node")
+    await ranges.move(group, source, target)
+    return {"range": group, "moves": _moving((source, target))}

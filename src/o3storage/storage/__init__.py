@@ -17,7 +17,6 @@ from o3storage.storage._offline import (
     VolumeSummary,
 )
 from o3storage.storage._pace import MAX_SHARE as MAX_PACE_SHARE
-from o3storage.storage._pace import MIN_SHARE as MIN_PACE_SHARE
 from o3storage.storage._pace import Pace
 from o3storage.storage._records import PREFIX_BYTES
 from o3storage.storage._rows import NOTE_TABLE
@@ -30,6 +29,7 @@ from o3storage.storage._types import (
     SEAL_TAG_BYTES,
     SMALL_FRAME_BYTES,
     EntriesGone,
+    EntriesUnread,
     Entry,
     EntryKind,
     FormatVersionUnknown,
@@ -58,7 +58,6 @@ __all__ = [
     "MAX_ENTRY_BYTES",
     "MAX_PACE_SHARE",
     "MAX_PIECE_BYTES",
-    "MIN_PACE_SHARE",
     "NOTE_TABLE",
     "PREFIX_BYTES",
     "SEAL_TAG_BYTES",
@@ -67,6 +66,7 @@ __all__ = [
     "BadFrame",
     "DataDirLock",
     "EntriesGone",
+    "EntriesUnread",
     "Entry",
     "EntryKind",
     "FormatVersionUnknown",

@@ -9,14 +9,14 @@ from o3storage.runtime.disk import DiskError
 from o3storage.storage._core import Core
 from o3storage.storage._groups import GroupLog, unpack_place
 from o3storage.storage._records import ENTRY, RecordBad, check_record, open_body
-from o3storage.storage._types import MIB, EntriesGone, Entry, FrameMissing
+from o3storage.storage._types import MIB, EntriesGone, EntriesUnread, Entry, FrameMissing
 
 SPAN_BYTES = 1 * MIB
 """Entries that stand within so many bytes are read at once (other groups' records between them)."""
 
 
 async def read_entries(core: Core, log: GroupLog, lo: int, hi: int, max_bytes: int) -> list[Entry]:
-    """Entries lo <= index < hi, at least one. Raises EntriesGone."""
+    """Entries lo <= index < hi, at least one. Raises EntriesGone, EntriesUnread."""
     found: list[Entry] = []
     size = 0
     index = lo
@@ -73,8 +73,10 @@ async def _read_span(
         finally:
             volume.in_use -= 1
             await core.release(volume)
-    except (FrameMissing, DiskError) as error:
+    except FrameMissing as error:
         raise EntriesGone(f"group {log.group}: entry {index}: {error}") from error
+    except DiskError as error:
+        raise EntriesUnread(f"group {log.group}: entry {index}: {error}") from error
     entries: list[Entry] = []
     for _, offset, _ in span:
         at = offset - start

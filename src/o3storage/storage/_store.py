@@ -328,7 +328,8 @@ class Store:
         self, group: GroupId, lo: int, hi: int, max_bytes: int
     ) -> list[Entry] | Awaitable[list[Entry]]:
         """Entries lo <= index < hi, at least one, at most about max_bytes of data. A list when
-        they are in memory, else an awaitable. Raises EntriesGone (the awaitable may, too)."""
+        they are in memory, else an awaitable. Raises EntriesGone (the awaitable may, too, and
+        EntriesUnread)."""
         log = self._core.groups.get(group)
         if log is None or not log.first_index <= lo <= log.last_index or log.is_missing(lo):
             raise EntriesGone(f"group {group}: entry {lo} is not in this log")

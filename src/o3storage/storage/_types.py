@@ -236,3 +236,7 @@ class FrameBad(StoreError):
 
 class EntriesGone(StoreError):
     """The log no longer holds (or cannot read) the entries asked for."""
+
+
+class EntriesUnread(EntriesGone):
+    """The disk failed to read the entries asked for; it may be able to later."""
