@@ -218,6 +218,13 @@ class Replication:
             replica.fail(f"range {group} stopped at a message of node {node:016x}: {error!r}")
 
     def _on_up(self, node: int) -> None:
+        for replica in list(self.replicas.values()):
+            core = replica.core
+            learns = node in core.progress and not core.configuration.votes(node)
+            if core.quiescent and learns:
+                # A voter that hears no leader asks, and a learner waits to be told. What was sent
+                # to it before is lost; that wakes the leader.
+                replica.step(PeerLost(node))
         for listener in self.up_listeners:
             listener(node)
 
