@@ -45,7 +45,7 @@ def ranges_text(found: dict[str, Any]) -> str:
             _bound(entry["first"], "(the beginning)"),
             _bound(entry["end"], "(the end)"),
             "elsewhere" if entry["size_bytes"] is None else size_text(entry["size_bytes"]),
-            (entry["leader"] or "none")[:8],
+            (entry["leader"] or ("none" if entry["size_bytes"] is not None else "?"))[:8],
             _holders(entry, found["nodes"]),
         ]
         for entry in found["ranges"]
