@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _facts, _join, _kinds, _members_file, _node_records
 from o3storage.cluster._admission import Gate
+from o3storage.cluster._awake import Awake, Looks
 from o3storage.cluster._errors import (
     ClusterError,
     MembershipRefused,
@@ -155,6 +156,8 @@ class Membership:
         """Members found elsewhere than range 0 says."""
         self._tasks: list[asyncio.Task[None]] = []
         self._seen_applied = -1
+        self._awake: Awake | None = None
+        self._looks = Looks()
         self._busy_until_s = 0.0
         self._waiting_for: str = ""
         self._removed_note = ""
@@ -325,6 +328,7 @@ class Membership:
         self._store = node.store
         self._epochs = node._epochs
         self.replicas_here = node._replicas
+        self._awake = node.replication.awake if node.replication is not None else None
 
     async def received(self) -> None:
         """Return when range 0 is here, with this node in it."""
@@ -531,7 +535,9 @@ class Membership:
         nodes = self.live()
         if self.node not in self.records:
             return
-        for group, replica in self.replicas_here.items():
+        counts = (self.version, self.records, [node for node in self.records if self.up(node)])
+        for group in self._looks.next(self.replicas_here, self._awake, counts):
+            replica = self.replicas_here[group]
             core = replica.core
             if core.leader != self.node or not core.configuration.votes(self.node):
                 continue
