@@ -121,7 +121,7 @@ def test_a_query_of_range_0_and_strange_values_are_not_sent() -> None:
 def test_the_bytes_do_not_change() -> None:
     """Nodes of several releases speak to each other."""
     assert _values.encode_query(c.head_version(1, b"k")).hex() == (
-        "00000700000003040000000c2000000000000000016b000000070000000303010104000000016b00"
+        "00000700000003040000000c2000000000000000016b000000070000000403010104000000016b0001"
     )
     assert _values.encode_answer(c.StepResult(True), None).hex() == "0700000002090f0200"
     assert _values.encode_answer(None, c.NoSuchKey(b"k", 5)).hex() == (

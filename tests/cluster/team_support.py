@@ -47,6 +47,12 @@ class PlainNet:
         self.cut_off.clear()
         self.tell(up=True)
 
+    def leave(self, member: int) -> None:
+        """Its process is gone."""
+        self.peers.pop(member, None)
+        for peers in list(self.peers.values()):
+            peers.on_down(member)
+
     def tell(self, *, up: bool) -> None:
         for a, peers in list(self.peers.items()):
             for b in list(self.peers):
@@ -209,14 +215,12 @@ class Member(Rig):
         return self
 
     async def _bury(self) -> None:
-        self.net.peers.pop(self.id, None)
-        self.net.tell(up=False)
+        self.net.leave(self.id)
         await super()._bury()
 
     async def stop(self) -> None:
         await self.node.close()
-        self.net.peers.pop(self.id, None)
-        self.net.tell(up=False)
+        self.net.leave(self.id)
         await self.store.close()
 
     def replica(self, group: int = 1) -> Any:

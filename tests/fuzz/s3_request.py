@@ -36,10 +36,16 @@ KEYS = [
     b"x" * 1025,
     b" ",
     b"+",
+    "a\U0010fffe".encode(),
 ]
+LONG = "é" * 300
+LONGEST = "a" * 9000
 NUMBERS = ["0", "1", "2", "3", "1000", "10000", "10001", "-1", "", "x", "9" * 30, "1e3", "٣", " 1"]
-TEXTS = ["", "/", "k", "a b", "a%00b", "%zz", "é", "url", "true", "*", '"' + "0" * 32 + '"', "null"]
-DATES = ["Wed, 21 Oct 2099 07:28:00 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "x", "", "0"]
+TEXTS = ["", "/", "k", "a b", "a%00b", "%zz", "é", "url", "true", "*", '"' + "0" * 32 + '"', "null",
+         LONG, LONGEST, "k\U0010ffff"]  # fmt: skip
+DATES = ["Wed, 21 Oct 2099 07:28:00 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "x", "", "0",
+         "Sat, 01 Jan 0000 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:60 GMT",
+         "Sun, 31 Feb 1950 00:00:00 GMT", "9999-12-31T00:00:00Z", "0000-01-01T00:00:00Z"]  # fmt: skip
 PARAMETERS = {
     "prefix": TEXTS, "delimiter": TEXTS, "marker": TEXTS, "max-keys": NUMBERS, "max-parts": NUMBERS,
     "max-uploads": NUMBERS, "key-marker": TEXTS, "version-id-marker": TEXTS, "encoding-type": TEXTS,
@@ -47,13 +53,16 @@ PARAMETERS = {
     "partNumber": NUMBERS, "part-number-marker": NUMBERS, "upload-id-marker": TEXTS,
     "versionId": [*TEXTS, "0" * 32, "A" * 1024], "response-content-type": TEXTS,
     "response-expires": TEXTS, "x-id": TEXTS, "uploadId": TEXTS, "X-Amz-Signature": TEXTS,
+    "x-amz-meta-a b": TEXTS, "x-amz-meta-é": TEXTS, "x-amz-meta-a\r\nb": TEXTS, "x-amz-meta-": TEXTS,
+    "x-amz-meta-q": TEXTS, "x-amz-tagging": TEXTS, "bucket-region": TEXTS, "max-buckets": NUMBERS,
 }  # fmt: skip
 HEADERS = {
     "range": ["bytes=0-0", "bytes=-1", "bytes=5-", "bytes=9-2", "bytes=0-1,3-4", "x", "bytes=-0"],
     "if-match": TEXTS, "if-none-match": TEXTS, "if-modified-since": DATES,
     "if-unmodified-since": DATES, "if-range": [*TEXTS, *DATES], "content-md5": TEXTS,
     "content-type": TEXTS, "content-encoding": ["aws-chunked", "gzip", "aws-chunked,gzip"],
-    "expires": DATES, "cache-control": TEXTS, "origin": ["http://a", "null", ""],
+    "expires": DATES, "cache-control": TEXTS, "content-disposition": TEXTS,
+    "x-amz-if-match-last-modified-time": DATES, "origin": ["http://a", "null", ""],
     "access-control-request-method": METHODS, "access-control-request-headers": TEXTS,
     "x-amz-meta-a": ["b", "é", "=?UTF-8?Q?x?=", "x" * 3000], "x-amz-tagging": ["a=b", "a&a", "%", "=" * 99],
     "x-amz-copy-source": ["/bucket/k", "bucket/k?versionId=null", "/bucket", "%", "", "/other/k"],
@@ -74,7 +83,14 @@ DOCUMENTS = [
     b"x" * 400,
     b"<Delete><Object><Key>k</Key></Object><Quiet>true</Quiet></Delete>",
     b"<Delete><Object><Key>k</Key><VersionId>null</VersionId><ETag>*</ETag></Object></Delete>",
+    b"<Delete><Object><Key>k</Key><ETag>" + b"e" * 300 + b"</ETag></Object><Object><Key>new</Key>"
+    b"<LastModifiedTime>9999-12-31T00:00:00Z</LastModifiedTime></Object></Delete>",
     b"<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>",
+    (
+        "<Tagging><TagSet>"
+        + "".join([f"<Tag><Key>{n:02d}</Key><Value>{'漢' * 256}</Value></Tag>" for n in range(50)])
+        + "</TagSet></Tagging>"
+    ).encode(),
     b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
     b"<CORSConfiguration><CORSRule><AllowedOrigin>*</AllowedOrigin><AllowedMethod>GET"
     b"</AllowedMethod></CORSRule></CORSConfiguration>",
@@ -85,6 +101,9 @@ DOCUMENTS = [
     plain_chunks([b"abc", b"d" * 300]),
     b'--B\r\nContent-Disposition: form-data; name="key"\r\n\r\nk\r\n--B\r\nContent-Disposition: '
     b'form-data; name="file"\r\n\r\nDATA\r\n--B--\r\n',
+    b'--B\r\nContent-Disposition: form-data; name="key"\r\n\r\nk\r\n--B\r\nContent-Disposition: '
+    b'form-data; name="x-amz-meta-a\nb"\r\n\r\n1\r\n--B\r\nContent-Disposition: form-data; '
+    b'name="file"\r\n\r\nDATA\r\n--B--\r\n',
 ]
 PAYLOADS = [
     "UNSIGNED-PAYLOAD",
@@ -127,7 +146,7 @@ def random_target(rng: random.Random, held: World) -> str:
         pairs.append(rng.choice(SUBS))
     for _ in range(rng.choice([0, 0, 1, 2, 4])):
         name = rng.choice(sorted(PARAMETERS))
-        pairs.append(f"{name}={value_of(rng, held, name)}")
+        pairs.append(f"{quote_from_bytes(name.encode())}={value_of(rng, held, name)}")
     return path + ("?" + "&".join(pairs) if pairs else "")
 
 
@@ -164,7 +183,7 @@ def operation_target(
     if operation.name.startswith("List") or rng.randrange(6) == 0:
         for _ in range(rng.choice([0, 1, 1, 2, 4])):
             name = rng.choice(LISTING)
-            pairs.append(f"{name}={value_of(rng, held, name)}")
+            pairs.append(f"{quote_from_bytes(name.encode())}={value_of(rng, held, name)}")
     rng.shuffle(pairs)
     return path + ("?" + "&".join(pairs) if pairs else "")
 

@@ -14,6 +14,7 @@ from o3storage.catalog import (
     get_bucket,
     set_versioning,
 )
+from o3storage.s3 import _buckets
 from tests.s3.harness import OTHER_OWNER, Store
 from tests.s3.support import OWNER
 
@@ -147,6 +148,31 @@ def test_list_buckets(store: Store) -> None:
     assert store.get("/?bucket-region=eu-west-1").texts("Buckets/Bucket/Name") == []
     for bad in ("0", "10001", "x"):
         assert store.get(f"/?max-buckets={bad}").code == "InvalidArgument"
+
+
+def test_many_buckets_are_listed_in_steps(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other requests wait for is one page, not all of them."""
+    for n in range(12):
+        store.bucket(f"bucket-{n:02d}")
+    loop = store.runner.get_loop()
+
+    def turns() -> int:
+        count = 0
+
+        def turn() -> None:
+            nonlocal count, handle
+            count += 1
+            handle = loop.call_soon(turn)
+
+        handle = loop.call_soon(turn)
+        listed = store.get("/")
+        handle.cancel()
+        assert len(listed.texts("Buckets/Bucket/Name")) == 12
+        return count
+
+    in_one = turns()
+    monkeypatch.setattr(_buckets, "PAGE", 3)
+    assert turns() == in_one + 3
 
 
 @pytest.mark.s3(op="GetBucketLocation")

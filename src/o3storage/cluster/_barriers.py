@@ -175,7 +175,9 @@ class Barriers:
         if self._token or not (self._next or self._ahead) or self._replica.fault:
             return
         if core.leader == NOBODY and core.role is not Role.LEADER:
-            return  # at the next tick
+            if self._replica.team is not None:
+                self._replica.team.stir()  # at the next tick
+            return
         self._ahead = False
         self._asked, self._next = self._next, []
         self._asked_at = self._now

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _facts, _join, _kinds, _members_file, _node_records, _spreading
 from o3storage.cluster._admission import Gate
+from o3storage.cluster._awake import Awake, Looks
 from o3storage.cluster._errors import (
     ClusterError,
     MembershipRefused,
@@ -151,12 +152,15 @@ class Membership:
         """Where members of this cluster were last known to be."""
         self._store: Store
         self.ranges: RangeKeeper
+        self._spreading = _spreading.Spreading(self)
         self.replicas_here: dict[int, Replica] = {}
         """The node's own, by group; empty until `attach`."""
         self._moved: dict[int, Address] = {}
         """Members found elsewhere than range 0 says."""
         self._tasks: list[asyncio.Task[None]] = []
         self._seen_applied = -1
+        self._awake: Awake | None = None
+        self._looks = Looks()
         self._busy_until_s = 0.0
         self._waiting_for: str = ""
         self._removed_note = ""
@@ -328,6 +332,7 @@ class Membership:
         self._epochs = node._epochs
         self.replicas_here = node._replicas
         self.ranges = node.ranges
+        self._awake = node.replication.awake if node.replication is not None else None
 
     async def received(self) -> None:
         """Return when range 0 is here, with this node in it."""
@@ -534,7 +539,15 @@ class Membership:
         nodes = self.live()
         if self.node not in self.records:
             return
-        for group, replica in self.replicas_here.items():
+        moves = dict(self.ranges.moves)
+        counts = (
+            self.version,
+            self.records,
+            moves,
+            [node for node in self.records if self.up(node)],
+        )
+        for group in self._looks.next(self.replicas_here, self._awake, counts):
+            replica = self.replicas_here[group]
             core = replica.core
             if core.leader != self.node or not core.configuration.votes(self.node):
                 continue
@@ -547,7 +560,7 @@ class Membership:
                 replicas=self.options.system_replicas if system else self.options.replicas,
                 everywhere=system or _spreading.all_hold_all(self, nodes),
                 group=group,
-                busy=self._busy() if system else None,
+                busy=_spreading.busy(self) if system else None,
                 move=self.ranges.moves.get(group),
             )
             if change is None:
@@ -586,38 +599,10 @@ class Membership:
         if common > self.version:
             await self._propose(_node_records.encode_raise(common))
         for record in live:
-            if record.state is NodeState.LEAVING and not self._is_needed(record.node):
+            if record.state is NodeState.LEAVING and not _spreading.is_needed(self, record.node):
                 await self._remove(record.node)
                 return
-        await _spreading.begin(self, live)
-
-    def _busy(self) -> dict[int, None]:
-        """Nodes that leave and still belong to key ranges. (Only by way of range 0 do they hear
-        that what they lead is to go to others.)"""
-        leaving = [r.node for r in self.live() if r.state is NodeState.LEAVING]
-        return {node: None for node in leaving if self._is_needed(node, but_system=True)}
-
-    def _is_needed(self, node: int, *, but_system: bool = False) -> bool:
-        """Whether some range still counts the node among its members, as far as is known here;
-        `but_system`: whether a key range does."""
-        ranges = self.ranges
-        for group in dict.fromkeys([*ranges.elsewhere(), *ranges.directory]):
-            if ranges.is_here(group):
-                continue
-            holders = ranges.holders.get(group)
-            if holders is None or holders.configuration.joint:
-                return True
-            if node in holders.configuration.members():
-                return True
-        for group, replica in self.replicas_here.items():
-            if but_system if group == SYSTEM_GROUP else not ranges.is_here(group):
-                continue
-            core = replica.core
-            if core.configuration.joint or core.configuration_index > core.commit:
-                return True
-            if node in core.configuration.members():
-                return True
-        return False
+        await self._spreading.begin(live)
 
     async def _remove(self, node: int) -> None:
         epoch = self._epochs.newest + 1

@@ -122,6 +122,8 @@ class RangeKeeper:
         """This node is not leaving: what a node that leaves still has is the operator's."""
         self._gone: dict[int, None] = {}
         """Ranges that left this disk, as far as nothing of them has come back."""
+        self._seen_members: dict[int, tuple[int, bool]] = {}
+        """What `_members_changed` saw last."""
         self._swept: dict[int, Span] = {}
         """Ranges that are elsewhere, and of which this disk has no row for certain."""
         self._erasers = asyncio.Semaphore(ERASE_AT_ONCE)
@@ -425,16 +427,42 @@ class RangeKeeper:
         while True:
             await asyncio.sleep(PUBLISH_S)
             try:
-                self.look_away()
-                for group in list(self._replicas):
+                if self._members_changed() or self._unlisted:
+                    self.look_away()
+                for group in [group for group in self._replicas if self._has_news(group)]:
                     if group not in self._replicas:
                         continue
                     await self._tell(group)
                     await self._tell_holders(group)
+                for group in list(self.moves):
                     await self._end_move(group)
                 await self._sweep()
             except (ClusterError, StoreError, *READ_FAULTS) as error:
                 _log.debug("ranges.later", reason=str(error))
+
+    def _members_changed(self) -> bool:
+        """Whether some replica here knows of other members than at the last look, or was filled.
+        (What range 0 says is looked at when it is read.)"""
+        seen = {
+            group: (replica.core.configuration_index, replica.applied > 0)
+            for group, replica in self._replicas.items()
+        }
+        changed = seen != self._seen_members
+        self._seen_members = seen
+        return changed
+
+    def _has_news(self, group: int) -> bool:
+        """Whether range 0 may have to be told of the range: asked each second of a thousand."""
+        replica = self._replicas[group]
+        core, span, told = replica.core, replica.span, self.directory.get(group)
+        if span is None:
+            return False
+        if core.role is not Role.LEADER:
+            return told is None and core.leader == NOBODY
+        if told is None or told.high != span.high:
+            return True
+        holders = self.holders.get(group)
+        return holders is None or holders.entry_index < core.configuration_index
 
     async def _tell(self, group: int) -> None:
         """Tell range 0 of a span, if this node leads it, or if nobody does and range 0 knows

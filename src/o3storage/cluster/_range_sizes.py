@@ -31,8 +31,8 @@ RANGE_BYTES = 1 << 30
 """Rows of a range, in tables, above which it is cut. A member that missed much gets a snapshot of
 a range: at this size that is no more than the log that is kept for it instead
 (`StoreOptions.keep_log_bytes`), and ten seconds of a link of 1 Gbit/s. Rows that are written over
-and over wait for merges in at most half as many bytes. 512 ranges are 512 GiB of rows, some
-thousand million objects."""
+and over wait for merges in at most half as many bytes. 2,048 ranges are 2 TiB of rows,
+some four thousand million objects."""
 LOOK_S = 5.0
 """Ranges are measured so often, where the index was flushed since, or another leader came: a flush
 is what makes tables grow, and comes with 32 MiB of rows."""

@@ -370,6 +370,9 @@ class Replica(Applying):
         return self._token
 
     def _carry_out(self, outputs: list[Output]) -> None:
+        team = self.team
+        if team is not None and not team.awake:
+            team.stir()
         for output in outputs:
             kind = type(output)
             if kind is Persist:
@@ -589,6 +592,8 @@ class Replica(Applying):
             raise Unavailable(self.fault)
         future: asyncio.Future[None] = self._loop.create_future()
         self.behind.append((index, future, self.team.now if self.team is not None else 0))
+        if self.team is not None:
+            self.team.stir()
         await future
 
     def _wake_behind(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from o3storage.cluster import _kinds
+from o3storage.cluster._awake import Awake
 from o3storage.cluster._barriers import Questions
 from o3storage.cluster._catch_up_pace import CatchUpPace
 from o3storage.cluster._data import BodyReceiver
@@ -133,6 +134,7 @@ class Replication:
         self.catch_up = CatchUpPace()
         self.repair = Repair(self)
         self.replicas = replicas
+        self.awake = Awake()
         self.questions = Questions()
         """For read indexes, of all groups of this node."""
         self.up_listeners: list[Callable[[int], None]] = []
@@ -198,10 +200,8 @@ class Replication:
         if self._closed:
             return
         self._timer = self._loop.call_later(TICK_S, self._tick)
-        for replica in list(self.replicas.values()):
-            team = replica.team
-            if team is not None and not team.idle and not replica.fault:
-                team.tick(self._entropy.uniform(0.0, 1.0))
+        for team in self.awake.due(self.replicas):
+            team.tick(self._entropy.uniform(0.0, 1.0))
 
     def _on_message(
         self, node: int, group: int, message: Message, frames: list[SealedFrame]

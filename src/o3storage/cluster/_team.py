@@ -135,6 +135,7 @@ class Team:
         self._clean_ticks = 0
         self._audit: asyncio.Task[None] | None = None
         self._owed = 0
+        self.awake = False  # see `Awake`
         self._replica = replica
         self._node = node
         self._core = replica.core
@@ -158,6 +159,9 @@ class Team:
         self.reads = Barriers(replica, node.questions, self.why)
 
     # --- time
+
+    def stir(self) -> None:
+        self._node.awake.stir(self)
 
     def tick(self, sample: float) -> None:
         core = self._core
@@ -265,24 +269,22 @@ class Team:
             self._clean_ticks = self._clean_ticks + 1 if clean else 0
             if self._clean_ticks >= CLEAN_LOOKS:
                 self._marked = False
-                store.note(self._note_name(), None)
-
-    def _note_name(self) -> bytes:
-        return _note_name(self._replica.group)
+                store.note(_note_name(self.group), None)
 
     def mark_incomplete(self) -> None:
         """Durable with whatever is appended next: frames may be missing here."""
         self._clean_ticks = 0
         if not self._marked:
             self._marked = True
-            self._node.store.note(self._note_name(), b"")
+            self.stir()
+            self._node.store.note(_note_name(self.group), b"")
 
     async def remember(self) -> None:
         """At the start: did the last run leave something missing, or the disk lose records? (One
         that rotted may have said where frames are.)"""
         store = self._node.store
         stats = store.stats()
-        if await store.noted(self._note_name()) is not None:
+        if await store.noted(_note_name(self.group)) is not None:
             self._marked = True
             self.look_through()
         elif (
@@ -556,6 +558,7 @@ class Team:
     def wait_for(self, low: int, high: int) -> None:
         """Futures wait for these entries: not for ever."""
         self._deadlines.append((self._now + REFUSE_TICKS, low, high))
+        self.stir()
 
     def _expire_waiting(self) -> None:
         """Proposals that may have been appended, but whose entry does not come: unknown."""

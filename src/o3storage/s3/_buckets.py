@@ -3,6 +3,7 @@ settings that no bucket here has. Source: S3 API reference."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from o3storage.catalog import (
@@ -51,6 +52,8 @@ async def list_all_buckets(ctx: Context) -> Response:
             for bucket in page.buckets
             if region is None or bucket.region == region
         ]
+        if token is not None:
+            await asyncio.sleep(0)  # what is in memory is found without waiting
     content = f"{owner_xml('Owner', ctx.owner)}<Buckets>{''.join(found)}</Buckets>"
     if prefix:
         content += f"<Prefix>{escape(prefix)}</Prefix>"

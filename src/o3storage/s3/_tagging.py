@@ -18,7 +18,13 @@ from o3storage.s3._answers import Header, empty, xml
 from o3storage.s3._context import Context
 from o3storage.s3._documents import read_document
 from o3storage.s3._errors import S3Error
-from o3storage.s3._headers import MAX_BUCKET_TAGS, MAX_OBJECT_TAGS, check_tags, version_header
+from o3storage.s3._headers import (
+    MAX_BUCKET_TAGS,
+    MAX_OBJECT_TAGS,
+    check_tag_count,
+    check_tags,
+    version_header,
+)
 from o3storage.s3._xml import Element, escape
 
 SETTING: Final = "tagging"
@@ -29,8 +35,10 @@ def parse_tagging(root: Element, limit: int) -> list[tuple[str, str]]:
     tag_set = root.find("TagSet")
     if tag_set is None:
         raise S3Error("MalformedXML", "A Tagging needs a TagSet.")
+    elements = tag_set.find_all("Tag")
+    check_tag_count(len(elements), limit)
     tags = []
-    for tag in tag_set.find_all("Tag"):
+    for tag in elements:
         key, value = tag.child_text("Key"), tag.child_text("Value")
         if key is None or value is None:
             raise S3Error("MalformedXML", "A Tag needs a Key and a Value.")

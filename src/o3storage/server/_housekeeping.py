@@ -8,6 +8,7 @@ or late does no harm, so one node simply does what it finds due.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 20.0
 """How long garbage may wait before anybody looks; S3 promises nothing about it."""
+MOST_RANGES = 100
+"""Ranges looked into in a round, each by a question to its leader; the turn of others comes in the
+next ones. A thousand idle ranges would else take a hundredth of a core."""
 PAUSE_S = 0.01
 """Between steps, so that a large clean-up leaves the loop to requests."""
 
@@ -49,6 +53,8 @@ class Housekeeping:
         self._clock = clock
         self._interval_s = interval_s
         self._task: asyncio.Task[None] | None = None
+        self._last_range = 0
+        """That was looked into."""
         self.steps = 0
         """Commands submitted since the start, for metrics."""
 
@@ -67,19 +73,23 @@ class Housekeeping:
             if not self._mine():
                 continue
             try:
-                await self.round()
+                await self.round(MOST_RANGES)
             except (Unavailable, StorageFull):
                 continue  # it is all still due at the next round
             except Exception as error:
                 # One row that cannot be read must not end all chores until the next start.
                 _log.error("housekeeping.failed", reason=f"{type(error).__name__}: {error}")
 
-    async def round(self) -> int:
-        """Do everything that is due now; returns the number of steps."""
+    async def round(self, most_ranges: int | None = None) -> int:
+        """Do everything that is due now, in so many ranges at most, those first whose turn it is;
+        returns the number of steps."""
         before = self.steps
         for bucket_id, name, gone in await self._node.query(pending_buckets()):
             await self._swallow(resume_delete(bucket_id, name, gone, self._clock.wall_ns()))
-        for group in self._node.key_ranges():
+        groups = sorted(self._node.key_ranges())
+        turn = bisect_right(groups, self._last_range)
+        for group in (groups[turn:] + groups[:turn])[:most_ranges]:
+            self._last_range = group
             after = b""
             while True:
                 query = chores(self._clock.wall_ns(), after, group=group)
