@@ -387,10 +387,10 @@ def test_every_node_reads_and_writes_while_replicas_move() -> None:
                     except Unavailable as error:
                         refused.append(f"get {place.host}: {error.reason}")
                     longest_s[0] = max(longest_s[0], loop.time() - began_s)
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.1)
 
             clients = [loop.create_task(client(place)) for place in places.all]
-            for _ in range(4):
+            for _ in range(3):
                 source, target = leader_of(places), away(places)[0]
                 await patiently(lambda s=source, t=target: t.node.ranges.move(1, s.id, t.id))  # type: ignore[misc]
                 await places.until(lambda t=target: t.node.ranges.is_here(1), 60.0)  # type: ignore[misc]
@@ -398,9 +398,9 @@ def test_every_node_reads_and_writes_while_replicas_move() -> None:
             over.set()
             await asyncio.gather(*clients)
             assert longest_s[0] < 5.0, "a request is answered, or refused, within 5 s"
-            assert done[0] > 2000
+            assert done[0] > 200
             # Only who asks in the very moment in which its node's replica goes may be refused.
-            assert len(refused) <= 2 * 4, refused
+            assert len(refused) <= 2 * 3, refused
 
     run(main(), 38)
 
