@@ -23,6 +23,7 @@ from o3storage.storage import (
 )
 
 ADDS = 1
+MOVED_AWAY = "this node has no replica of the range any more; try again"
 MAX_RIDING_FRAMES = 4
 """Small frames with one proposal: a body of one frame today."""
 
@@ -124,3 +125,8 @@ def _take(body: memoryview, at: int, size: int) -> memoryview:
     if at + size > len(body):
         raise ValueError("cut short")
     return body[at : at + size]
+
+
+def small_frame(stream: bytes, data: bytes | memoryview) -> SealedFrame:
+    """The only frame of a stream, from what is stored of it."""
+    return SealedFrame(stream, 0, True, len(data) - SEAL_TAG_BYTES, data)

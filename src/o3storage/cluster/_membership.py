@@ -539,13 +539,8 @@ class Membership:
         nodes = self.live()
         if self.node not in self.records:
             return
-        moves = dict(self.ranges.moves)
-        counts = (
-            self.version,
-            self.records,
-            moves,
-            [node for node in self.records if self.up(node)],
-        )
+        up = [node for node in self.records if self.up(node)]
+        counts = (self.version, self.records, dict(self.ranges.moves), up)
         for group in self._looks.next(self.replicas_here, self._awake, counts):
             replica = self.replicas_here[group]
             core = replica.core

@@ -25,6 +25,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster._errors import ClusterError, MembershipRefused, Unavailable
+from o3storage.cluster._forwarding import MOVED_AWAY
 from o3storage.cluster._leaving import has_left, has_rows, leave, sweep
 from o3storage.cluster._moves import (
     MOVES_HIGH,
@@ -70,7 +71,6 @@ from o3storage.cluster._range_rows import (
 from o3storage.cluster._range_sizes import RangeSizes
 from o3storage.cluster._ranges import NOWHERE, RangeTable
 from o3storage.cluster._reading import READ_FAULTS, left_note
-from o3storage.cluster._team import MOVED_AWAY
 from o3storage.raft.core import NOBODY, Configuration, Role, Tick
 from o3storage.runtime import Logger
 from o3storage.storage import StoreError, StoreOutOfService

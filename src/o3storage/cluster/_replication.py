@@ -17,12 +17,12 @@ from o3storage.cluster._catch_up_pace import CatchUpPace
 from o3storage.cluster._data import BodyReceiver
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Fetcher
-from o3storage.cluster._forwarding import Answer, Status, decode_batch, encode_answer
+from o3storage.cluster._forwarding import Answer, Status, decode_batch, encode_answer, small_frame
 from o3storage.cluster._peer_streams import InStream, OutStream
 from o3storage.cluster._ranges import RangeTable
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.cluster._repair import Repair
-from o3storage.cluster._team import Batch, small_frame
+from o3storage.cluster._team import Batch
 from o3storage.raft.core import NOBODY, Message, PeerLost, TransferLeadership
 from o3storage.runtime.clock import Entropy
 from o3storage.runtime.disk import Buffer

@@ -23,7 +23,7 @@ from o3storage.cluster._barriers import REFUSE_TICKS, Barriers
 from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Wanted, in_order
 from o3storage.cluster._filling import Filling
-from o3storage.cluster._forwarding import Answer, Status, decode_answer, encode_batch
+from o3storage.cluster._forwarding import MOVED_AWAY, Answer, Status, decode_answer, encode_batch
 from o3storage.cluster._peer_types import Code, PeerError
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.cluster._snapshots import Snapshots
@@ -41,7 +41,7 @@ from o3storage.raft.core import (
     Tick,
 )
 from o3storage.runtime.state_machine import Outcome
-from o3storage.storage import SEAL_TAG_BYTES, SealedFrame
+from o3storage.storage import SealedFrame
 
 if TYPE_CHECKING:
     from o3storage.cluster._replica import Replica
@@ -70,7 +70,6 @@ before this node hears that it was its own."""
 LAGS_ENTRIES = 4096
 """Who lacks more than so much that is committed hears first what became of it: frames that were
 released meanwhile need not be fetched."""
-MOVED_AWAY = "this node has no replica of the range any more; try again"
 NOTHING_WAS_DONE = (Code.UNKNOWN_KIND, Code.NOT_ALLOWED, Code.BUSY)
 
 
@@ -696,8 +695,3 @@ class Team:
 
 def _note_name(group: int) -> bytes:
     return b"incomplete" + group.to_bytes(4, "big")
-
-
-def small_frame(stream: bytes, data: bytes | memoryview) -> SealedFrame:
-    """The only frame of a stream, from what is stored of it."""
-    return SealedFrame(stream, 0, True, len(data) - SEAL_TAG_BYTES, data)

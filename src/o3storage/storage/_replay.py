@@ -176,7 +176,12 @@ class Replay:
 
     def _restated(self, summary: GroupInfo) -> None:
         group = self._group(summary.group)
-        if summary.group not in self._seen or group.last_index < summary.last_index:
+        last = summary.last_index
+        went_back = last < group.last_index
+        if went_back and last + 1 >= group.first_index:
+            # By a record that lies before the floor: the group left this disk.
+            group.truncate(last)
+        elif summary.group not in self._seen or last != group.last_index:
             # what lies before is not here any more (it was compacted): the log starts here
             self._seen.add(summary.group)
             applied = group.applied_index
