@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o3storage.http import BadHead
-from o3storage.http._head import _names, parse_head
+from o3storage.http._head import _hosts, _names, parse_head
 from tests.http.head_model import model_head, random_head
 
 
@@ -251,6 +251,18 @@ def test_remembered_names_are_bounded() -> None:
         parse_head(head(f"X-Flood-{n}: v"))
     assert len(_names) <= 1024
     assert parse_head(head("X-Flood-2999: w")).headers.get("x-flood-2999") == "w"
+
+
+def test_only_short_names_and_hosts_are_remembered() -> None:
+    """A thousand of 16 KiB each would be kept for who sent them."""
+    _names.clear()
+    _hosts.clear()
+    for size in (10, 256, 257, 9000):
+        for _ in range(2):
+            data = f"GET / HTTP/1.1\r\nHost: {'h' * size}\r\n{'n' * size}: v".encode()
+            assert parse_head(data).headers.get("n" * size) == "v"
+    assert {len(name) for name in _names if set(name) == {"n"}} == {10, 256}
+    assert {len(host) for host in _hosts} == {10, 256}
 
 
 def test_secrets_are_not_in_the_repr() -> None:

@@ -61,6 +61,14 @@ def test_conditional_reads(store: Store) -> None:
     kept = {"etag", "last-modified", "cache-control", "x-amz-request-id", "x-amz-id-2"}
     assert set(not_modified.headers) == kept
     assert store.get("/bucket/k", {"if-match": '"o"'}).code == "PreconditionFailed"
+    store.versioning("bucket", "Enabled")
+    expires = {"expires": "Fri, 01 Jan 2100 00:00:00 GMT", "content-language": "de"}
+    version = store.put("/bucket/k", b"x", expires).headers["x-amz-version-id"]
+    not_modified = store.get("/bucket/k", {"if-none-match": etag})
+    assert not_modified.status == 304
+    assert not_modified.headers["x-amz-version-id"] == version
+    assert not_modified.headers["expires"] == expires["expires"]
+    assert set(not_modified.headers) == kept - {"cache-control"} | {"x-amz-version-id", "expires"}
 
 
 # --- conditional writes

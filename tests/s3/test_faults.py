@@ -215,6 +215,17 @@ def test_a_defect_is_500_without_its_inner_workings(store: Store) -> None:
     assert store.put("/bucket/k", b"x").code == "InternalError"
 
 
+def test_the_log_of_a_defect_holds_no_text_of_a_request(
+    store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store.bucket()
+    store.node.before = [failing(UnicodeEncodeError("ascii", "customer text \xe9", 14, 15, "why"))]
+    assert store.put("/bucket/k", b"x").code == "InternalError"
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "request.failed" in line and "UnicodeEncodeError" in line
+    assert "customer text" not in line
+
+
 @pytest.mark.s3(op="PutObject", errors=["RequestTimeout"])
 def test_a_body_that_took_over_seven_days_must_be_sent_again(store: Store) -> None:
     store.bucket()

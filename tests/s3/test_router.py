@@ -252,6 +252,13 @@ def test_names_of_the_right_shape_are_refused_for_a_reason_only(name: str) -> No
         check_new_bucket(name)
 
 
+def test_names_too_long_for_a_bucket_are_not_remembered(store: Store) -> None:
+    is_bucket_name.cache_clear()
+    for path in ("/" + "b" * 63, "/" + "b" * 64, "/" + "b" * 9000):
+        store.call("OPTIONS", path, sign=False)
+    assert is_bucket_name.cache_info().currsize == 1
+
+
 def test_the_space_below_dash_is_no_bucket(store: Store) -> None:
     for target in ("/-/admin/v1/status", "/-", "/-/x"):
         assert store.put(target, b"x").code == "InvalidBucketName"

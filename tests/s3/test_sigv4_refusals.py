@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
+from o3storage.s3 import _authorization
 from o3storage.s3._errors import S3Error
 from o3storage.s3._request import S3Request
 from o3storage.s3._sigv4 import PayloadKind
@@ -220,6 +221,24 @@ def test_credentials_in_header_and_query_together_are_refused() -> None:
     _, _, headers = botocore_sign("GET", "http://localhost:9000/bucket/key")
     error = refused(request("GET", path, query, headers))
     assert error.status == 400
+
+
+def test_only_short_texts_are_remembered() -> None:
+    """Nothing was proven yet: a thousand of 16 KiB each would be kept for who sent them."""
+    caches = (_authorization._parse_head, _authorization._cached_credential,
+              _authorization._cached_signed)  # fmt: skip
+    for cache in caches:
+        cache.cache_clear()
+    for size in (10, 9000):
+        header = f"AWS4-HMAC-SHA256 Credential={'k' * size}/20130524/us-east-1/s3/aws4_request, "
+        signed = ("authorization", f"{header}SignedHeaders=host;x-amz-date, Signature={'0' * 64}")
+        assert (
+            refused(request("GET", b"/", headers=[HOST, DATE, signed])).code == "InvalidAccessKeyId"
+        )
+        query = PRESIGNED.replace(b"SignedHeaders=host", b"SignedHeaders=host%3B" + b"h" * size)
+        query = query.replace(KEY_ID.encode(), b"k" * size)
+        assert refused(request("GET", b"/", query, [HOST])).code == "InvalidAccessKeyId"
+    assert [cache.cache_info().currsize for cache in caches] == [1, 1, 1]
 
 
 # --- presigned

@@ -25,6 +25,9 @@ _SINGLE = frozenset({"host", "content-length", "transfer-encoding", "authorizati
 _REMEMBERED = 1024
 """Names, and hosts, whose check is remembered: a client cannot make the server hold more."""
 
+_REMEMBERED_CHARS = 256
+"""Longest of them: a DNS name has 253, and a head may have 16 KiB."""
+
 _names: dict[str, str] = {}
 _hosts: set[str] = set()
 
@@ -117,7 +120,7 @@ def _learn(name: str, colon: str) -> str:
     if not name or not _TOKEN.issuperset(name):
         raise BadField("a header name with a space or another character that is not allowed")
     lower = name.lower()
-    if len(_names) < _REMEMBERED:
+    if len(_names) < _REMEMBERED and len(name) <= _REMEMBERED_CHARS:
         _names[name] = lower
     return lower
 
@@ -234,7 +237,7 @@ def _check_host(host: str) -> None:
         good = name and _HOST.issuperset(name)
     if not good or not _DIGITS.issuperset(port) or len(port) > 5:
         raise BadHead("the Host is not a name or address with an optional port")
-    if len(_hosts) < _REMEMBERED:
+    if len(_hosts) < _REMEMBERED and len(host) <= _REMEMBERED_CHARS:
         _hosts.add(host)
 
 

@@ -18,8 +18,11 @@ MAX_SIGNED_HEADERS: Final = 100
 """No more can arrive: http's MAX_HEADERS."""
 
 CACHED_TEXTS: Final = 1024
-"""Texts before the signature whose parts are kept: clients repeat them all day. At most 16 KiB
-each (a head), typically 200 bytes."""
+"""Texts before the signature whose parts are kept: clients repeat them all day."""
+
+CACHED_CHARS: Final = 1024
+"""Longest of them: typically 200. What is longer is parsed each time, or who has proven nothing yet
+could have 16 KiB (a head) kept for each."""
 
 HEX_DIGITS: Final = b"0123456789abcdef"
 
@@ -73,7 +76,8 @@ def parse_authorization(value: str) -> StatedSignature:
         head, signature = _signature_last(value)
     if signature.encode("latin-1").translate(None, HEX_DIGITS):
         raise _malformed("the Signature must be 64 lower-case hexadecimal digits.")
-    key_id, date, region, scope, signed_headers, signed_text = _parse_head(head)
+    parse = _parse_head if len(head) <= CACHED_CHARS else _head_parts
+    key_id, date, region, scope, signed_headers, signed_text = parse(head)
     parts = StatedSignature(key_id, date, region, scope)
     parts.signed_headers = signed_headers
     parts.signed_text = signed_text
@@ -88,13 +92,12 @@ def _signature_last(value: str) -> tuple[str, str]:
     signatures = [field[10:] for field in fields if field.startswith("Signature=")]
     others = [field for field in fields if not field.startswith("Signature=")]
     if len(signatures) != 1 or len(signatures[0]) != 64:
-        _parse_head(f"{scheme} {','.join([*others, ''])}")
+        _head_parts(f"{scheme} {','.join([*others, ''])}")
         raise _malformed("it must have one Signature of 64 lower-case hexadecimal digits.")
     return f"{scheme} {','.join([*others, ''])}", signatures[0]
 
 
-@lru_cache(CACHED_TEXTS)
-def _parse_head(value: str) -> tuple[str, str, str, str, tuple[str, ...], str]:
+def _head_parts(value: str) -> tuple[str, str, str, str, tuple[str, ...], str]:
     """(key id, date, region, scope, signed headers, their text) of all but the signature."""
     scheme, _, rest = value.partition(" ")
     if scheme != ALGORITHM:
@@ -122,6 +125,9 @@ def _parse_head(value: str) -> tuple[str, str, str, str, tuple[str, ...], str]:
     return key_id, date, region, scope, _split_signed(signed, code), signed
 
 
+_parse_head = lru_cache(CACHED_TEXTS)(_head_parts)
+
+
 def parse_presigned(query: dict[str, str]) -> StatedSignature:
     algorithm = query.get("x-amz-algorithm")
     if algorithm != ALGORITHM:
@@ -137,20 +143,20 @@ def parse_presigned(query: dict[str, str]) -> StatedSignature:
             "X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
         )
     parts = credential_parts(query["x-amz-credential"], "AuthorizationQueryParametersError")
-    parts.signed_headers = _split_signed(
-        query["x-amz-signedheaders"], "AuthorizationQueryParametersError"
-    )
-    parts.signed_text = query["x-amz-signedheaders"]
+    signed = query["x-amz-signedheaders"]
+    split = _cached_signed if len(signed) <= CACHED_CHARS else _split_signed
+    parts.signed_headers = split(signed, "AuthorizationQueryParametersError")
+    parts.signed_text = signed
     parts.signature = query["x-amz-signature"]
     parts.timestamp = query["x-amz-date"]
     return parts
 
 
 def credential_parts(credential: str, code: str) -> StatedSignature:
-    return StatedSignature(*_split_credential(credential, code))
+    split = _cached_credential if len(credential) <= CACHED_CHARS else _split_credential
+    return StatedSignature(*split(credential, code))
 
 
-@lru_cache(CACHED_TEXTS)
 def _split_credential(credential: str, code: str) -> tuple[str, str, str, str]:
     """(key id, date, region, scope)."""
     fields = credential.rsplit("/", 4)
@@ -171,7 +177,9 @@ def _split_credential(credential: str, code: str) -> tuple[str, str, str, str]:
     return key_id, date, region, scope
 
 
-@lru_cache(CACHED_TEXTS)
+_cached_credential = lru_cache(CACHED_TEXTS)(_split_credential)
+
+
 def _split_signed(text: str, code: str) -> tuple[str, ...]:
     names = tuple(text.split(";"))
     if (
@@ -187,6 +195,9 @@ def _split_signed(text: str, code: str) -> tuple[str, ...]:
             "twice.",
         )
     return names
+
+
+_cached_signed = lru_cache(CACHED_TEXTS)(_split_signed)
 
 
 def _malformed(reason: str) -> S3Error:

@@ -18,8 +18,12 @@ MAX_KEY_BYTES: Final = 1024
 RESERVED_BUCKETS: Final = frozenset({"health", "metrics", "minio"})
 """Paths that are not S3 on this server."""
 
+MAX_BUCKET_CHARS: Final = 63
+"""Of a bucket's name (AWS)."""
+
 CACHED_NAMES: Final = 4096
-"""Judged names kept, about 150 bytes each: a request names one."""
+"""Judged names kept, about 150 bytes each: a request names one. Longer ones are not judged, or who
+has proven nothing yet could have 16 KiB (a head) kept for each."""
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 _ADDRESS: Final = re.compile(r"\d{1,3}(\.\d{1,3}){3}\Z")
@@ -54,7 +58,7 @@ def check_new_bucket(name: str) -> None:
 
 def check_bucket(name: str) -> None:
     """Raises S3Error InvalidBucketName for a name that no bucket can have."""
-    if not is_bucket_name(name):
+    if len(name) > MAX_BUCKET_CHARS or not is_bucket_name(name):
         raise S3Error("InvalidBucketName", details=(("BucketName", name),))
 
 

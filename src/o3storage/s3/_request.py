@@ -1,4 +1,4 @@
-"""One S3 request as the operations see it: decoded target, headers as a dict, ids."""
+"""One S3 request as the operations see it: decoded target, headers as a dict."""
 
 from __future__ import annotations
 
@@ -56,7 +56,6 @@ class S3Request:
         "path",
         "query",
         "raw_path",
-        "request_id",
         "secure",
     )
 
@@ -68,14 +67,12 @@ class S3Request:
         headers: Iterable[tuple[str, str]],
         body: ByteSource,
         *,
-        request_id: str = "",
         secure: bool = False,
     ) -> None:
         self.method = method
         self.raw_path = raw_path
         self.path = decode_path(raw_path)
         self.body = body
-        self.request_id = request_id
         self.secure = secure
         arrived = list(headers)
         merged = dict(arrived)

@@ -233,7 +233,8 @@ class Service:
             _log.error("body.damaged", error=str(error), request_id=request_id)
             error = S3Error("InternalError", "The stored bytes are damaged and there is no copy.")
         if not isinstance(error, S3Error):
-            _log.error("request.failed", error=repr(error), request_id=request_id)
+            # (Not its repr: that of a UnicodeError holds the whole text, which may be a secret.)
+            _log.error("request.failed", error=error, request_id=request_id)
             error = S3Error("InternalError")
         return self._error_answer(error, request, request_id)
 

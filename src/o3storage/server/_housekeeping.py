@@ -30,7 +30,7 @@ INTERVAL_S = 20.0
 """How long garbage may wait before anybody looks; S3 promises nothing about it."""
 MOST_RANGES = 100
 """Ranges looked into in a round, each by a question to its leader; the turn of others comes in the
-next ones. A thousand idle ranges would else take a hundredth of a core."""
+next ones. A thousand idle ranges would else take 0.7 % of a core."""
 PAUSE_S = 0.01
 """Between steps, so that a large clean-up leaves the loop to requests."""
 

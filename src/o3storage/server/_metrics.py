@@ -91,8 +91,9 @@ class Metrics:
         """The scrape; 401 without the bearer token where one is asked for."""
         token = self._app.config.metrics_token
         if token is not None:
-            sent = (request.headers.get("authorization") or "").encode("latin-1")
-            if not compare_digest(sent, b"Bearer " + token.encode()):
+            scheme, _, sent = (request.headers.get("authorization") or "").partition(" ")
+            right = compare_digest(sent.strip().encode("latin-1"), token.encode())
+            if not right or scheme.lower() != "bearer":
                 return Response(
                     401, [("WWW-Authenticate", "Bearer")], b"a bearer token is needed\n"
                 )
