@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -247,3 +248,27 @@ def test_routes() -> None:
     assert catalog.route(put) == head.route == catalog.route(delete) != b""
     assert head.route.startswith(catalog.route(c.SyncBucket(1, 1, "", "active", NOW)))
     assert catalog.route(c.PurgeBucket(1, NOW)) != b""
+
+
+@pytest.mark.parametrize(
+    "make_command",
+    [
+        lambda bucket_id: c.BeginDeleteBucket("bucket", bucket_id),
+        lambda bucket_id: c.SetBucketVersioning("bucket", "Enabled", bucket_id),
+        lambda bucket_id: c.SetBucketSetting("bucket", "cors", b"x", bucket_id),
+        lambda bucket_id: c.SetBucketSetting("bucket", "cors", None, bucket_id),
+    ],
+)
+def test_a_change_of_one_bucket_is_not_made_to_its_successor(
+    make_command: Callable[[int], c.Command],
+) -> None:
+    world = World()
+    old = world.bucket.bucket_id
+    world.node.drive_now(c.delete_bucket("bucket", NOW, old))
+    new = make(world.node, "bucket", "somebody else").bucket
+    assert new.bucket_id != old
+    with pytest.raises(c.NoSuchBucket):
+        world.submit(make_command(old))
+    assert world.ask(c.get_bucket("bucket")) == new
+    assert world.ask(c.pending_buckets()) == []
+    world.submit(make_command(new.bucket_id))

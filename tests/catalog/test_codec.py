@@ -63,12 +63,14 @@ def completion(fields: tuple[Any, ...], parts: set[int], size: int) -> c.Complet
 
 commands = st.one_of(
     st.builds(c.CreateBucket, names, texts, times, texts),
-    st.builds(c.BeginDeleteBucket, names),
+    st.builds(c.BeginDeleteBucket, names, st.just(0) | ids),
     st.builds(c.RevertDeleteBucket, names, ids, epochs),
     st.builds(c.FinishDeleteBucket, names, ids, epochs),
     st.builds(c.ForgetBucket, ids),
-    st.builds(c.SetBucketVersioning, names, st.sampled_from(["Enabled", "Suspended"])),
-    st.builds(c.SetBucketSetting, names, names, st.one_of(st.none(), st.binary(max_size=50))),
+    st.builds(c.SetBucketVersioning, names, st.sampled_from(["Enabled", "Suspended"]),
+              st.just(0) | ids),
+    st.builds(c.SetBucketSetting, names, names, st.one_of(st.none(), st.binary(max_size=50)),
+              st.just(0) | ids),
     st.builds(c.PutAccessKey, names, st.binary(max_size=50), texts, times,
               st.sampled_from(["Active", "Inactive"])),
     st.builds(c.RemoveAccessKey, names),
@@ -103,6 +105,20 @@ def test_commands_round_trip(command: c.Command) -> None:
     data = _wire.encode(command)
     assert _wire.decode(data) == command
     assert _wire.encode(_wire.decode(data)) == data
+
+
+def test_a_bucket_id_that_is_left_out_is_not_written() -> None:
+    """So there is one form of each command."""
+    for make in (
+        lambda *bucket_id: c.BeginDeleteBucket("b", *bucket_id),
+        lambda *bucket_id: c.SetBucketVersioning("b", "Enabled", *bucket_id),
+        lambda *bucket_id: c.SetBucketSetting("b", "cors", None, *bucket_id),
+    ):
+        without = _wire.encode(make())
+        assert _wire.encode(make(7)) == without + (7).to_bytes(8, "big")
+        for tail in (bytes(8), bytes(7), (7).to_bytes(8, "big") + b"x"):
+            with pytest.raises(ValueError, match=r".+"):
+                _wire.decode(without + tail)
 
 
 def test_every_command_has_a_code_and_all_its_fields_in_order() -> None:

@@ -194,6 +194,18 @@ def test_strangers_are_not_told_where_things_lie(tmp_path: Path) -> None:
     with RunningStore(tmp_path / "data", "--ip", "0.0.0.0") as store:
         page = shell(f"curl -sS --fail -H 'Accept: text/html' {store.url}/", tmp_path)
         assert "running" in page and str(tmp_path) not in page
+    with RunningStore(tmp_path / "other") as store:
+        port = urlsplit(store.url).port
+        for host, told in (
+            (f"127.0.0.1:{port}", True),
+            (f"LOCALHOST:{port}", True),
+            (f"[::1]:{port}", True),
+            ("s3.example.org", False),  # through a proxy, or a name that was rebound
+            (f"127.0.0.1.example.org:{port}", False),
+        ):
+            asked = f"curl -sS --fail -H 'Host: {host}' -H 'Accept: text/html' {store.url}/"
+            page = shell(asked, tmp_path)
+            assert "running" in page and (str(tmp_path) in page) is told, host
 
 
 def test_a_root_key_from_the_environment_acts_beside_the_stored_one(tmp_path: Path) -> None:

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from o3storage.cli._text import Progress, duration_text, parse_size, size_text, table
+from o3storage.cli._text import (
+    Progress,
+    duration_text,
+    parse_size,
+    printable,
+    size_text,
+    table,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +36,26 @@ def test_what_is_no_size_is_refused_with_examples(text: str) -> None:
 def test_a_written_size_reads_back_within_its_precision(size: int) -> None:
     back = parse_size(size_text(size))
     assert abs(back - size) <= max(size * 0.06, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("photos/é 漢.jpg", "photos/é 漢.jpg"),
+        ("a\x1b]0;title\x07b", r"a\x1b]0;title\x07b"),
+        ("one\nLOST two\r", r"one\nLOST two\r"),
+        ("csi \x9b2J, \u202e turned", r"csi \x9b2J, \u202e turned"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_what_a_terminal_would_take_for_a_command_is_shown(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@given(st.text())
+def test_what_is_shown_is_one_line_of_characters_to_be_seen(text: str) -> None:
+    assert printable(text).isprintable()
+    assert printable(printable(text)) == printable(text)
 
 
 def test_durations() -> None:

@@ -202,10 +202,12 @@ def test_the_part_of_a_multipart_object_that_is_lost_is_named(tmp_path: Path) ->
     with RunningStore(data_dir) as store:
         s3 = S3(store)
         assert s3.call("PUT", "/bucket").status == 200
-        started = s3.call("POST", "/bucket/parts", query="uploads=")
+        started = s3.call("POST", "/bucket/pa\x1brts", query="uploads=")
         upload = re.findall(rb"<UploadId>(.*?)<", started.body)[0].decode()
         etags = [
-            s3.call("PUT", "/bucket/parts", part, query=f"partNumber={n}&uploadId={upload}").headers
+            s3.call(
+                "PUT", "/bucket/pa\x1brts", part, query=f"partNumber={n}&uploadId={upload}"
+            ).headers
             for n in (1, 2, 3)
         ]
         listed = "".join(
@@ -213,23 +215,23 @@ def test_the_part_of_a_multipart_object_that_is_lost_is_named(tmp_path: Path) ->
             for n, headers in enumerate(etags, 1)
         )
         body = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
-        done = s3.call("POST", "/bucket/parts", body, query=f"uploadId={upload}")
+        done = s3.call("POST", "/bucket/pa\x1brts", body, query=f"uploadId={upload}")
         assert done.status == 200, done
         assert store.stop() == 0
-    text = inspect(data_dir, "object", "s3://bucket/parts")
+    text = inspect(data_dir, "object", "s3://bucket/pa\x1brts")
     second = text[text.index("part 2: 5,242,880 bytes at 5,242,880") :]
     found = re.search(r"frame 3: volume (\d+) offset (\d+)", second)
     assert found, text
     flip(data_dir / f"volumes/{int(found[1]):010d}.bulk", int(found[2]) + 1000)
-    name = "s3://bucket/parts version null, part 2"
+    name = r"s3://bucket/pa\x1brts version null, part 2"  # no escape for the terminal
     assert f"LOST {name}: frames 3" in verify(data_dir).stdout
     assert "quarantine" in verify(data_dir, "--repair").stdout
     only_lost(verify(data_dir), [name])
     with RunningStore(data_dir) as store:
         s3 = S3(store)
-        answer = s3.call("GET", "/bucket/parts", headers={"range": f"bytes={10 << 20}-"})
+        answer = s3.call("GET", "/bucket/pa\x1brts", headers={"range": f"bytes={10 << 20}-"})
         assert answer.status == 206 and answer.body == part
-        assert s3.call("GET", "/bucket/parts", query="partNumber=2").cut
+        assert s3.call("GET", "/bucket/pa\x1brts", query="partNumber=2").cut
         assert store.stop() == 0
 
 

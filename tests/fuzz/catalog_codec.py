@@ -33,6 +33,7 @@ def lived_in() -> World:
     world.part(other, 1, 20)
     world.submit(c.AbortUpload(*world.at, b"k", other, NOW))
     world.submit(c.SetBucketSetting("bucket", "cors", b"doc"))
+    world.submit(c.SetBucketVersioning("bucket", "Enabled", world.bucket.bucket_id))
     world.submit(c.SetTags(*world.at, b"a\0b", None, [("x", "y")]))
     world.submit(c.AbandonStream(1, b"k", bytes(16), NOW))
     world.submit(c.PutAccessKey("AKIA", b"sealed", "owner", NOW, "Active"))

@@ -46,6 +46,15 @@ def test_a_line(pipe: tuple[int, int]) -> None:
     }
 
 
+def test_a_line_holds_no_control_character(pipe: tuple[int, int]) -> None:
+    """Of what a peer that proved nothing said, for one."""
+    said = "".join([chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]) + "é 漢"
+    LOG.info("x", text=said)
+    raw = os.read(pipe[0], 1 << 20).decode()
+    assert raw.endswith("\n") and raw[:-1].isprintable()
+    assert json.loads(raw)["text"] == said
+
+
 def test_levels(pipe: tuple[int, int]) -> None:
     log.configure(level="warning", fd=pipe[1])
     LOG.debug("a")

@@ -530,6 +530,47 @@ def test_a_body_for_a_bucket_that_went_is_not_given_to_its_successor(store: Stor
     assert store.node.streams == {}
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("PUT", "/bucket?cors", RULES),
+        ("DELETE", "/bucket?cors", b""),
+        ("PUT", "/bucket?tagging", tagging(("a", "b"))),
+        ("DELETE", "/bucket?tagging", b""),
+        (
+            *("PUT", "/bucket?versioning"),
+            b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
+        ),
+        ("DELETE", "/bucket", b""),
+    ],
+)
+@pytest.mark.s3(
+    op=[
+        *("PutBucketCors", "DeleteBucketCors", "PutBucketTagging", "DeleteBucketTagging"),
+        *("PutBucketVersioning", "DeleteBucket"),
+    ],
+    errors=["NoSuchBucket"],
+)
+def test_a_change_of_a_bucket_that_went_is_not_made_to_anothers_of_its_name(
+    store: Store, method: str, target: str, body: bytes
+) -> None:
+    """Who sends a document slowly may delete the bucket meanwhile, and somebody else take the
+    name."""
+    store.bucket()
+
+    def replace(_command: object) -> None:
+        now_ns = store.clock.wall_ns()
+        store.node.drive_now(delete_bucket("bucket", now_ns))
+        store.node.drive_now(create_bucket(CreateBucket("bucket", OTHER_OWNER, now_ns)))
+
+    store.node.before = [replace]
+    gone = store.call(method, target, body)
+    assert (gone.status, gone.code) == (404, "NoSuchBucket")
+    found = store.node.rows.query(get_bucket("bucket"))
+    assert (found.owner, found.versioning, found.settings) == (OTHER_OWNER, "", {})
+    assert not found.deleting
+
+
 @pytest.mark.s3(op="CreateBucket", errors=["OperationAborted", "ServiceUnavailable"])
 def test_while_a_bucket_is_being_deleted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.bucket()

@@ -40,6 +40,22 @@ def test_each_port_is_one_of_its_own() -> None:
     config(port=0, admin_listen=("127.0.0.1", 0), cluster=ClusterConfig(peer_port=0)).check()
 
 
+def test_what_is_open_to_others_is_said() -> None:
+    tls = {"tls_cert": Path("c"), "tls_key": Path("k")}
+    for changes, words in (
+        ({}, None),
+        ({"ip": "::1", "admin_listen": ("localhost", 1)}, None),
+        ({"ip": "0.0.0.0", **tls, "admin_listen": ("127.0.0.1", 1)}, None),
+        ({"ip": "192.168.1.10"}, "without TLS others on the network"),
+        ({"ip": "0.0.0.0", **tls, "admin_listen": ("0.0.0.0", 1)}, "--admin-listen has no TLS"),
+        ({"admin_listen": ("192.168.1.10", 1)}, "new keys too"),
+        ({"anonymous": True}, "whoever is on this machine"),
+        ({"ip": "0.0.0.0", "anonymous": True, **tls}, "anyone who reaches this address"),
+    ):
+        said = config(**changes).warning  # type: ignore[arg-type]
+        assert (said is None) if words is None else (said is not None and words in said), changes
+
+
 def test_certificate_and_key_go_together() -> None:
     with pytest.raises(StartError, match="go together"):
         config(tls_cert=Path("c")).check()

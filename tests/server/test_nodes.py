@@ -97,7 +97,7 @@ def test_the_table_tells_what_is_wrong() -> None:
             "groups": [group],
             "without_leader": [0],
             "other_clusters": {"cc.example:81": "f" * 32},
-            "problems": {"ee.example:81": "odd"},
+            "problems": {"ee.example:81": "odd", "ff.example:81": "said \x1b[2J\nnote all is well"},
         }
     )
     lines = text.splitlines()
@@ -118,6 +118,7 @@ def test_the_table_tells_what_is_wrong() -> None:
         "scrub found 4 bad records on cc.example:81",
         "an upgrade is under way",
         "note ee.example:81: odd",
+        r"note ff.example:81: said \x1b[2J\nnote all is well",
     ):
         assert part in text, part
     assert "dd.example:81 cannot" not in text

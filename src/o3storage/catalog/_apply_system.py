@@ -137,6 +137,8 @@ def begin_delete_bucket(_: Range, command: c.BeginDeleteBucket) -> Apply:
     if value is None:
         return refused(NoSuchBucket(command.name))
     bucket = unpack_bucket(command.name, value)
+    if command.bucket_id not in {0, bucket.bucket_id}:
+        return refused(NoSuchBucket(command.name))
     if bucket.deleting:
         return Outcome(bucket)
     bucket.deleting = True
@@ -195,17 +197,19 @@ def forget_bucket(_: Range, command: c.ForgetBucket) -> Apply:
     return Outcome(None, None, [(row_key, None)])
 
 
-def _standing_bucket(name: str) -> Reads[BucketInfo | Outcome]:
+def _standing_bucket(name: str, bucket_id: int) -> Reads[BucketInfo | Outcome]:
     """The bucket, or the refusal if there is none or it is being deleted."""
     value = yield Get(bucket_row(name))
     if value is None:
         return refused(NoSuchBucket(name))
     bucket = unpack_bucket(name, value)
+    if bucket_id not in {0, bucket.bucket_id}:
+        return refused(NoSuchBucket(name))
     return refused(BucketBusy(name)) if bucket.deleting else bucket
 
 
 def set_bucket_versioning(_: Range, command: c.SetBucketVersioning) -> Apply:
-    bucket = yield from _standing_bucket(command.name)
+    bucket = yield from _standing_bucket(command.name, command.bucket_id)
     if isinstance(bucket, Outcome):
         return bucket
     if bucket.versioning == command.status:
@@ -216,7 +220,7 @@ def set_bucket_versioning(_: Range, command: c.SetBucketVersioning) -> Apply:
 
 
 def set_bucket_setting(_: Range, command: c.SetBucketSetting) -> Apply:
-    bucket = yield from _standing_bucket(command.name)
+    bucket = yield from _standing_bucket(command.name, command.bucket_id)
     if isinstance(bucket, Outcome):
         return bucket
     if command.value is None:

@@ -29,9 +29,11 @@ class CreateBucket:
 
 @dataclass(slots=True)
 class BeginDeleteBucket:
-    """Mark a bucket as being deleted. -> BucketInfo (epoch raised). Idempotent. NoSuchBucket."""
+    """Mark a bucket as being deleted. -> BucketInfo (epoch raised). Idempotent. NoSuchBucket, also
+    if `bucket_id` is not 0 and the name is another bucket's by now, maybe another owner's."""
 
     name: str
+    bucket_id: int = 0
 
 
 @dataclass(slots=True)
@@ -70,6 +72,8 @@ class SetBucketVersioning:
 
     name: str
     status: str
+    bucket_id: int = 0
+    """As of `BeginDeleteBucket`."""
 
 
 @dataclass(slots=True)
@@ -80,6 +84,8 @@ class SetBucketSetting:
     name: str
     setting: str
     value: bytes | None
+    bucket_id: int = 0
+    """As of `BeginDeleteBucket`."""
 
 
 @dataclass(slots=True)

@@ -78,11 +78,11 @@ def create_bucket(
 
 
 def set_versioning(
-    name: str, status: str, now_ns: int
+    name: str, status: str, now_ns: int, bucket_id: int = 0
 ) -> Generator[Command | Query[Any], Any, BucketInfo]:
-    """Set "Enabled" or "Suspended", in force in every range on return. NoSuchBucket, BucketBusy,
-    InvalidBucketState."""
-    bucket: BucketInfo = yield SetBucketVersioning(name, status)
+    """Set "Enabled" or "Suspended", in force in every range on return. `bucket_id`: of that bucket
+    only, not of one that has its name by now. NoSuchBucket, BucketBusy, InvalidBucketState."""
+    bucket: BucketInfo = yield SetBucketVersioning(name, status, bucket_id)
     yield _sync(bucket, "active", now_ns)
     return bucket
 
@@ -97,10 +97,12 @@ def sync_bucket(name: str, now_ns: int) -> Generator[Command | Query[Any], Any, 
     return bucket
 
 
-def delete_bucket(name: str, now_ns: int) -> Generator[Command | Query[Any], Any, None]:
-    """Delete an empty bucket (open uploads do not count). NoSuchBucket, BucketNotEmpty,
-    BucketBusy (another deletion just reverted or finished it)."""
-    bucket: BucketInfo = yield BeginDeleteBucket(name)
+def delete_bucket(
+    name: str, now_ns: int, bucket_id: int = 0
+) -> Generator[Command | Query[Any], Any, None]:
+    """Delete an empty bucket (open uploads do not count). `bucket_id` as of `set_versioning`.
+    NoSuchBucket, BucketNotEmpty, BucketBusy (another deletion just reverted or finished it)."""
+    bucket: BucketInfo = yield BeginDeleteBucket(name, bucket_id)
     gone = yield from _decide(bucket, now_ns)
     if not gone:
         raise BucketNotEmpty(name)

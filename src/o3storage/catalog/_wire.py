@@ -126,6 +126,15 @@ def _optional(codec: Codec) -> Codec:
     return lambda value: b"\0" if value is None else b"\1" + write(value), read_optional
 
 
+def _last(codec: Codec) -> Codec:
+    """A number at the end of a command, left out where it is 0. `codec` must refuse 0."""
+    write, read = codec
+    return (
+        lambda value: write(value) if value else b"",
+        lambda reader: 0 if reader.done else read(reader),
+    )
+
+
 def _named(check: Callable[[str], Any]) -> Codec:
     """A text of at least one character that `check` accepts."""
 
@@ -251,14 +260,21 @@ _LAYOUTS: Final[dict[type[Any], _Layout]] = {
     c.CreateBucket: _Layout(
         1, (("name", _NAME), ("owner", _TEXT), ("created_ns", _TIME), ("region", _TEXT))
     ),
-    c.BeginDeleteBucket: _Layout(2, (("name", _NAME),)),
+    c.BeginDeleteBucket: _Layout(2, (("name", _NAME), ("bucket_id", _last(_ID)))),
     c.RevertDeleteBucket: _Layout(3, (("name", _NAME), ("bucket_id", _ID), ("epoch", _EPOCH))),
     c.FinishDeleteBucket: _Layout(4, (("name", _NAME), ("bucket_id", _ID), ("epoch", _EPOCH))),
     c.ForgetBucket: _Layout(5, (("bucket_id", _ID),)),
-    c.SetBucketVersioning: _Layout(6, (("name", _NAME), ("status", _STATUS))),
+    c.SetBucketVersioning: _Layout(
+        6, (("name", _NAME), ("status", _STATUS), ("bucket_id", _last(_ID)))
+    ),
     c.SetBucketSetting: _Layout(
         7,
-        (("name", _NAME), ("setting", _NAME), ("value", _optional(_limited(MAX_SETTING_BYTES)))),
+        (
+            ("name", _NAME),
+            ("setting", _NAME),
+            ("value", _optional(_limited(MAX_SETTING_BYTES))),
+            ("bucket_id", _last(_ID)),
+        ),
     ),
     c.PutAccessKey: _Layout(
         8,

@@ -21,7 +21,7 @@ from typing import Any
 
 from ._client import Client, ClientError, Credentials
 from ._store import DEFAULT_URL, CommandError, credentials, running
-from ._text import Progress, parse_size, size_text, table
+from ._text import Progress, parse_size, printable, size_text, table
 
 MAX_SIZE_BYTES = 5 * 1024**3
 """S3's limit for a single PUT."""
@@ -151,7 +151,7 @@ class Load:
 
 def _reason(body: bytes) -> str:
     """Code and message of an S3 error document, or the beginning of what came in its place."""
-    text = " ".join(body[:1000].decode("utf-8", "replace").split())
+    text = printable(" ".join(body[:1000].decode("utf-8", "replace").split()))
     found = re.search("<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text)
     return f"{found[1]}: {found[2]}" if found else text[:300]
 

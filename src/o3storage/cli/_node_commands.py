@@ -11,7 +11,7 @@ from o3storage.cluster import ClusterError, parse_peers
 from o3storage.server import StartError, read_join_secret
 
 from ._store import Admin, CommandError, data_dir, running
-from ._text import duration_text, size_text, table
+from ._text import duration_text, printable, size_text, table
 
 
 def node(options: argparse.Namespace) -> int:
@@ -73,7 +73,7 @@ def nodes_text(found: dict[str, Any]) -> str:
                 str(behind.get(name, 0)),
                 str(debt.get(name, 0)),
                 _disk(facts),
-                facts.get("release", "-"),
+                printable(str(facts.get("release", "-"))),
                 duration_text(facts["uptime_s"]) if facts else "-",
             ]
         )
@@ -97,7 +97,12 @@ def _disk(facts: dict[str, Any]) -> str:
 
 
 def problems_of(found: dict[str, Any]) -> list[str]:
-    """What an operator should look at."""
+    """What an operator should look at, a line each. Parts of it come from other nodes, and from who
+    claims to be one."""
+    return [printable(line) for line in _problems(found)]
+
+
+def _problems(found: dict[str, Any]) -> list[str]:
     lines = [
         f"WARNING range {number} has no leader: a majority of its voters is not there"
         for number in found["without_leader"]

@@ -34,7 +34,7 @@ from o3storage.storage import verify as verify_store
 
 from ._owners import name_streams
 from ._store import CommandError
-from ._text import Progress, size_text, table
+from ._text import Progress, printable, size_text, table
 
 MAX_SHOWN = 50
 """Problems listed on the terminal; the rest is counted (all are in --json)."""
@@ -125,7 +125,7 @@ def verify(options: argparse.Namespace) -> int:
         if report.problem_count > MAX_SHOWN:
             print(f"... and {report.problem_count - MAX_SHOWN:,} more; --json lists them")
         for name, what in list(report.lost.items())[:MAX_SHOWN]:
-            print(f"LOST {name}: {'; '.join(what)}")
+            print(f"LOST {printable(name)}: {'; '.join(what)}")
         if len(report.lost) > MAX_SHOWN:
             print(f"... and {len(report.lost) - MAX_SHOWN:,} more; --json lists them")
         for line in report.repaired:

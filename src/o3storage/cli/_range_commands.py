@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from ._store import Admin
-from ._text import size_text, table
+from ._text import printable, size_text, table
 
 
 def ranges(options: argparse.Namespace) -> int:
@@ -71,4 +71,4 @@ def _bound(bound: dict[str, Any] | None, without: str) -> str:
     if bound is None:
         return without
     bucket = bound["bucket"] or f"(bucket {bound['bucket_id']})"
-    return f"{bucket}/{bound['key']}"
+    return f"{bucket}/{printable(bound['key'])}"

@@ -28,7 +28,7 @@ def running(options: argparse.Namespace) -> Running | None:
 
 
 def credentials(options: argparse.Namespace) -> Credentials:
-    """The key in the environment (AWS_*), else the root key of --data-dir. Raises CommandError."""
+    """The root key of --data-dir, else the key in the environment (AWS_*). Raises CommandError."""
     key_id = os.environ.get("AWS_ACCESS_KEY_ID")
     secret = os.environ.get("AWS_SECRET_ACCESS_KEY")
     stored = read_root_key(data_dir(options))

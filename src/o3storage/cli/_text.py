@@ -7,7 +7,7 @@ from typing import TextIO
 
 from o3storage.server import size_text
 
-__all__ = ["Progress", "duration_text", "parse_size", "size_text", "table"]
+__all__ = ["Progress", "duration_text", "parse_size", "printable", "size_text", "table"]
 
 _FACTORS = {
     "": 1,
@@ -34,6 +34,16 @@ def parse_size(text: str) -> int:
         raise ValueError(
             f"{text!r} is not a size; write for example 4K, 64KiB, 1.5M or 2G"
         ) from None
+
+
+def printable(text: str) -> str:
+    """`text` with all that is not to be seen as an escape: a key, or what another node said, may
+    hold what a terminal takes for a command, or the end of a line."""
+    if text.isprintable():
+        return text
+    return "".join(
+        [c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text]
+    )
 
 
 def duration_text(seconds: float) -> str:

@@ -34,6 +34,9 @@ WRITE_MAX_BYTES = 64 * 1024
 
 REDACTED = "[redacted]"
 
+_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+"""What JSON leaves as it is and a terminal takes for commands, as JSON's escapes."""
+
 _SECRET_NAME = re.compile(
     r"authorization|signature|secret|password|passwd|token|cookie|credential|private|"
     r"customer[-_]?key|master_?key|disk_?key|\bkek\b",
@@ -168,6 +171,7 @@ def _line(level: str, room: str, event: str, fields: dict[str, Any]) -> bytes:
     for name, value in fields.items():
         record[name if name not in record else f"{name}_"] = _field(name, value)
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=str)
+    text = text.translate(_CONTROLS)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 

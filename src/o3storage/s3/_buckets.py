@@ -87,7 +87,7 @@ async def head_bucket(ctx: Context) -> Response:
 
 
 async def remove_bucket(ctx: Context) -> Response:
-    await ctx.drive(delete_bucket(ctx.bucket_name, ctx.now_ns()))
+    await ctx.drive(delete_bucket(ctx.bucket_name, ctx.now_ns(), ctx.bucket.bucket_id))
     return empty(204)
 
 
@@ -108,7 +108,7 @@ async def put_bucket_versioning(ctx: Context) -> Response:
     status = (root.child_text("Status") or "").strip()
     if status not in ("Enabled", "Suspended"):
         raise S3Error("MalformedXML", "The Status must be Enabled or Suspended.")
-    await ctx.drive(set_versioning(ctx.bucket_name, status, ctx.now_ns()))
+    await ctx.drive(set_versioning(ctx.bucket_name, status, ctx.now_ns(), ctx.bucket.bucket_id))
     return empty(200)
 
 

@@ -13,6 +13,7 @@ from o3storage.catalog import (
     Command,
     InvalidVersionId,
     Query,
+    SetBucketSetting,
     StaleEpoch,
     drive,
     get_bucket,
@@ -143,8 +144,11 @@ class Context:
             return await reads.query(query)
         return found
 
-    async def submit(self, command: Command, frames: Sequence[Any] = ()) -> Any:
-        return await self.service.node.submit(command, frames)
+    async def set_bucket_setting(self, setting: str, value: bytes | None) -> None:
+        """Set a document of the bucket that was opened, or remove it. Raises CatalogError: who
+        deleted the bucket while the document came does not set it in the next one of its name."""
+        name, bucket_id = self.bucket_name, self.bucket.bucket_id
+        await self.service.node.submit(SetBucketSetting(name, setting, value, bucket_id))
 
     async def drive(self, steps: Generator[Command | Query[Any], Any, T]) -> T:
         """Run a procedure of the catalog; see `catalog._procedures`."""

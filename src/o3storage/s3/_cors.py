@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from o3storage.catalog import BucketInfo, SetBucketSetting
+from o3storage.catalog import BucketInfo
 from o3storage.http import Response
 from o3storage.s3._answers import Header, empty, xml
 from o3storage.s3._context import Context
@@ -152,12 +152,12 @@ async def put_bucket_cors(ctx: Context) -> Response:
     value = json.dumps([asdict(rule) for rule in rules], separators=(",", ":")).encode()
     if len(value) > MAX_STORED_BYTES:
         raise S3Error("MalformedXML", "The configuration is too large.")
-    await ctx.submit(SetBucketSetting(ctx.bucket_name, SETTING, value))
+    await ctx.set_bucket_setting(SETTING, value)
     return empty(200)
 
 
 async def delete_bucket_cors(ctx: Context) -> Response:
-    await ctx.submit(SetBucketSetting(ctx.bucket_name, SETTING, None))
+    await ctx.set_bucket_setting(SETTING, None)
     return empty(204)
 
 

@@ -8,7 +8,6 @@ from typing import Final
 from o3storage.catalog import (
     BucketInfo,
     Command,
-    SetBucketSetting,
     SetTags,
     TagsResult,
     head_version,
@@ -92,10 +91,10 @@ async def put_bucket_tagging(ctx: Context) -> Response:
     root = await read_document(ctx, ("Tagging",))
     tags = parse_tagging(root, MAX_BUCKET_TAGS)
     value = json.dumps(tags, ensure_ascii=False, separators=(",", ":")).encode() if tags else None
-    await ctx.submit(SetBucketSetting(ctx.bucket_name, SETTING, value))
+    await ctx.set_bucket_setting(SETTING, value)
     return empty(204)
 
 
 async def delete_bucket_tagging(ctx: Context) -> Response:
-    await ctx.submit(SetBucketSetting(ctx.bucket_name, SETTING, None))
+    await ctx.set_bucket_setting(SETTING, None)
     return empty(204)

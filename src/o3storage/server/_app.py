@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from o3storage import _native
 from o3storage.catalog import Counts
@@ -39,7 +40,7 @@ from o3storage.s3 import Service, ServiceConfig
 from o3storage.storage import BadFrame, Store, StoreError
 
 from . import _admin, _health, _peering, _root_key, _running, _screen, _waiting
-from ._config import RootKey, ServerConfig
+from ._config import RootKey, ServerConfig, is_loopback
 from ._credentials import ROOT_OWNER, Credentials
 from ._data_dir import DataDir, open_data_dir
 from ._descriptors import OPERATOR_LIMITS, client_limits
@@ -364,13 +365,6 @@ class Application:
             state = f"opened: {objects}, {sizes}"
         first = self._secret_of_first_start if config.show_secrets else None
         keys = self.data_dir.keys
-        warning = None
-        if config.anonymous and not config.loopback:
-            warning = "anyone who reaches this address may read, change and delete everything"
-        elif config.anonymous:
-            warning = "whoever is on this machine may read, change and delete everything"
-        elif not config.loopback and not config.tls_cert:
-            warning = "without TLS others on the network can read what is sent"
         screen = _screen.FirstScreen(
             version=self.version,
             url=self.url,
@@ -387,7 +381,7 @@ class Application:
             key_id=first.key_id if first else None,
             secret=first.secret if first else None,
             token=self.membership.token() if config.show_secrets and not others else None,
-            warning=warning,
+            warning=config.warning,
         )
         self.screen = screen
         return screen.lines()
@@ -414,7 +408,8 @@ class Application:
             if not reads or "text/html" not in accepts or signed:
                 return None
             # Who asks may be anybody: others are not told where things lie on this machine.
-            command = self.screen.env_command() if self.config.loopback else _screen.ENV_ELSEWHERE
+            here = self.config.loopback and _names_this_machine(request.host)
+            command = self.screen.env_command() if here else _screen.ENV_ELSEWHERE
             page = _screen.landing_page(self.url, self.config.region, command)
             return Response(200, _screen.PAGE_HEADERS, page)
         if reads:
@@ -551,6 +546,11 @@ class _BadFrameLog:
         )
         if self._lines == MAX_BAD_FRAME_LINES:
             _log.error("scrub.bad_many", hint="further ones are counted in o3_scrub_bad_total only")
+
+
+def _names_this_machine(host: str) -> bool:
+    """Whether a Host field is one of loopback, not of a proxy or of a name that was rebound."""
+    return is_loopback(urlsplit(f"//{host}").hostname or "")
 
 
 def _reachable(host: str) -> str:

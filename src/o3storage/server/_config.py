@@ -79,6 +79,19 @@ class ServerConfig:
         """Whether the address listened on (never a peer's) is reachable from this machine only."""
         return is_loopback(self.ip)
 
+    @property
+    def warning(self) -> str | None:
+        """What the settings open to others, for the first screen; the worst of it."""
+        if self.anonymous and not self.loopback:
+            return "anyone who reaches this address may read, change and delete everything"
+        if self.anonymous:
+            return "whoever is on this machine may read, change and delete everything"
+        if not self.loopback and not self.tls_cert:
+            return "without TLS others on the network can read what is sent"
+        if self.admin_listen is not None and not is_loopback(self.admin_listen[0]):
+            return "--admin-listen has no TLS: others can read what is sent there, new keys too"
+        return None
+
     def check(self) -> None:
         """Raise StartError for settings that cannot be meant, or that contradict each other."""
         _check_ip(self.ip, "--ip")
