@@ -54,7 +54,8 @@ def test_a_range_is_cut_and_both_parts_are_shown() -> None:
 def test_keys_cannot_speak_to_the_terminal() -> None:
     bound = {"bucket_id": 1, "bucket": "photos", "key": "a\x1b[2J\nb"}
     entry = {"range": 1, "first": None, "end": bound, "size_bytes": 0, "leader": None}
-    text = ranges_text({"ranges": [{**entry, "voters": [], "learners": []}]})
+    held: dict[str, Any] = {"voters": ["aa"], "learners": [], "moves": None}
+    text = ranges_text({"ranges": [{**entry, **held}], "nodes": {"aa": "h\x1b[2J"}})
     assert r"photos/a\x1b[2J\nb" in text and "\x1b" not in text and len(text.splitlines()) == 3
 
 

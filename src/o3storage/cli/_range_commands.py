@@ -58,7 +58,7 @@ def _holders(entry: dict[str, Any], nodes: dict[str, str]) -> str:
     """Addresses; who has no vote (yet) in parentheses; a move behind them."""
 
     def name(node: str) -> str:
-        return nodes.get(node, node[:8])
+        return printable(nodes.get(node, node[:8]))
 
     held = [name(node) for node in entry["voters"]]
     held += [f"({name(node)})" for node in entry["learners"]]

@@ -11,7 +11,7 @@ The leader of the range reads the row and has `_placement` make the change; when
 and the source is no member, or the target is no member of the cluster any more, it ends the move.
 So a move outlives every node that takes part in it, and goes on after any restart.
 
-The leader of range 0 begins moves by itself, one at a time, while some node holds at least two
+The leader of range 0 begins moves by itself, one at a time, while some node holds at least three
 replicas more than another (`spread`). Balancing by load will be a further rule of that function.
 """
 
@@ -36,6 +36,9 @@ Apply = Generator[Read, ReadResult, Outcome]
 
 MOVE = 9
 MOVES_LOW, MOVES_HIGH = b"\xfe\x0a", b"\xfe\x0b"
+SPREAD_FROM = 3
+"""Replicas that one node has more than another, and one of them moves. With two, the move of an
+operator would be undone at once where all had the same number."""
 MAX_ROWS = 1000
 """Node records read to judge a move: as many as there may be."""
 
@@ -129,8 +132,8 @@ def has_ended(move: Move, holders: Holders, target: NodeRecord | None) -> bool:
 
 def spread(nodes: Sequence[NodeRecord], holders: Mapping[int, Holders]) -> tuple[int, Move] | None:
     """(range, move) that brings the nodes' numbers of replicas closer together; None: they differ
-    by one at most, or no move between the fullest and the emptiest keeps replicas on machines of
-    their own. `holders` names all key ranges."""
+    by less than SPREAD_FROM, or no move between the fullest and the emptiest keeps replicas on
+    machines of their own. `holders` names all key ranges."""
     stay = [record for record in nodes if record.state is NodeState.MEMBER]
     if any(h.configuration.joint for h in holders.values()):
         return None
@@ -141,7 +144,7 @@ def spread(nodes: Sequence[NodeRecord], holders: Mapping[int, Holders]) -> tuple
                 counts[node] += 1
     hosts = {record.node: record.host for record in nodes}
     for target in sorted(stay, key=lambda record: (counts[record.node], record.node)):
-        fuller = [node for node in counts if counts[node] >= counts[target.node] + 2]
+        fuller = [node for node in counts if counts[node] >= counts[target.node] + SPREAD_FROM]
         for source in sorted(fuller, key=lambda node: (-counts[node], node)):
             for group in sorted(holders):
                 members = holders[group].configuration.members()
