@@ -61,6 +61,9 @@ PROBE_ALONE_S = 10.0
 """The same at the rate of the load's batches, with the server idle."""
 TABLE_S = 0.5
 """How often the index's directory is looked at: a table that goes was merged."""
+MAX_LATE_MS = 1.0
+"""A generator that is later than this for one request in a hundred had no core: the latencies are
+its own."""
 GOAL_P99_OVER_P50 = 5.0
 GOAL_STALL_MS = 20.0
 
@@ -272,6 +275,8 @@ async def run(data_dir: Path, pid: int, seconds: float | None, directory: Path) 
         f"generator {seen.cpu_s / length_s * 100:.0f} %, late by p50 {seen.late.ms(0.5):.3f}, p99 "
         f"{seen.late.ms(0.99):.2f}, max {seen.late.max_ns / 1e6:.1f} ms"
     )
+    if seen.late.ms(0.99) > MAX_LATE_MS:
+        print("The generator was late: these latencies are the machine's, not the server's.")
     batches = watch.grown("o3_batches_total")
     print(
         f"inside: {watch.inside(len(seen.took['put']))}, {batches:,.0f} batches, "

@@ -159,6 +159,9 @@ class Answer:
 class Store:
     """One store. `call` signs and sends; the shorthands name bucket and key by path."""
 
+    local = "127.0.0.1"
+    """Where requests arrive."""
+
     def __init__(self, **config: Any) -> None:
         self.runner = asyncio.Runner()
         self.node = Node()
@@ -235,7 +238,7 @@ class Store:
             Headers(wire),
             body,
             False,
-            ("127.0.0.1", 9000),
+            (self.local, 9000),
             ("127.0.0.1", 50000),
         )
 

@@ -117,6 +117,29 @@ def test_anonymous_requests_that_are_refused(
     assert (answer.status != 403) is admitted, answer
 
 
+@pytest.mark.parametrize(
+    ("local", "host", "admitted"),
+    [
+        ("192.0.2.9", "192.0.2.9:8080", True),
+        ("192.0.2.9", "192.0.2.9", True),
+        ("192.0.2.9", "192.0.2.10:8080", False),
+        ("192.0.2.9", "192.0.2.9.evil.org", False),
+        ("192.0.2.9", "0.0.0.0:8080", False),
+        ("2001:db8::9", "[2001:DB8:0:0::9]:8080", True),
+        ("2001:db8::9", "[2001:db8::10]:8080", False),
+        ("", "", False),
+    ],
+)
+@pytest.mark.s3(op="*", headers=["host"], errors=["AccessDenied"])
+def test_on_all_addresses_each_is_the_servers_own(local: str, host: str, admitted: bool) -> None:
+    """`--ip 0.0.0.0 --anonymous --anonymous-from-anywhere`."""
+    store = Store(anonymous=True, listened=("::",))
+    store.local = local
+    answer = store.call("GET", "/", headers={"host": host}, sign=False)
+    store.close()
+    assert (answer.status != 403) is admitted, answer
+
+
 @pytest.mark.s3(op="GetObject", headers=["?response-content-type"], errors=["InvalidRequest"])
 def test_overrides_on_anonymous_requests_are_400(open_store: Store) -> None:
     plain(open_store, "PUT", "/bucket")

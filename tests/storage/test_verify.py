@@ -121,6 +121,38 @@ def test_what_a_kill_left_unsynced_outlives_the_power_cut_after_it():
     run(main(), 7)
 
 
+def test_a_small_record_that_was_torn_behind_a_whole_one_in_its_block_is_cut_off():
+    async def main():
+        disk = SimDisk(8)
+        store = await opened(disk, bulk_allocate_bytes=64 * 1024)
+        await store.append(1, hard(1, 1, 0), [entry(1)])
+        stream = store.open_stream(stream_id(904))
+        await stream.write(frame(904, 0, 20_000))
+        await stream.sync()
+        written = store._bulk.written_bytes
+        for number, size in (1, 4200), (2, 3000):
+            await stream.write(frame(904, number, size))
+        while store._bulk.written_bytes == written:
+            await asyncio.sleep(0.01)
+        (path,) = files(disk, ".bulk")
+        node = disk.image.lookup(path)
+        data = bytes(node.cached)
+        starts = [i for i in range(4096, len(data), 2) if data[i + 32 : i + 36] == b"O3Rc"]
+        assert starts[1] % 4096 == 0 != starts[2] % 4096
+        torn = starts[2] // 512 + 2
+
+        def keep(change, sector):
+            return getattr(change, "inode", None) is not node or sector != torn
+
+        disk = disk.crash(choose=keep)
+        await (await opened(disk)).close()
+        assert len(bytes(disk.image.lookup(path).cached)) == starts[1]
+        report = await verify(disk, **parts())
+        assert report.clean, report.problems
+
+    run(main(), 8)
+
+
 @pytest.mark.parametrize("suffix", [".log", ".bulk"])
 def test_every_flipped_bit_in_a_record_is_found(suffix):
     async def main():

@@ -23,8 +23,9 @@ PROXY_HEADERS: Final = (
 class Anonymous:
     """Admits unsigned requests as `owner`.
 
-    `hosts`: names and addresses that a Host header may have besides loopback's (the addresses
-    listened on). `domains`: the configured domains; their sub-domains are buckets.
+    `hosts`: names and addresses that a Host header may have besides loopback's and the address at
+    which the request arrived (of those that 0.0.0.0 stands for). `domains`: the configured domains;
+    their sub-domains are buckets.
     """
 
     __slots__ = ("_domains", "_hosts", "_owner")
@@ -40,7 +41,7 @@ class Anonymous:
         for name in PROXY_HEADERS:
             if name in headers:
                 raise _refused(f"it came through a proxy ({name})")
-        if not self._is_own(request.host):
+        if not self._is_own(request.host, request.local):
             raise _refused("its Host is not an address of this server")
         if headers.get("sec-fetch-site", "none") == "cross-site":
             raise _refused("it was sent by another site's page")
@@ -53,15 +54,24 @@ class Anonymous:
     def _origin(request: S3Request) -> str:
         return f"{'https' if request.secure else 'http'}://{request.host}".lower()
 
-    def _is_own(self, host: str) -> bool:
+    def _is_own(self, host: str, local: str) -> bool:
         name = host_name(host)
-        if name in self._hosts or is_loopback(name):
+        if name in self._hosts or is_loopback(name) or _is_address(name, local):
             return True
         return any(name == domain or name.endswith(f".{domain}") for domain in self._domains)
 
 
 def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address and not address.startswith("[") else address
+
+
+def _is_address(name: str, address: str) -> bool:
+    """Whether a host name is `address` itself, in any of its forms: no page can have it unless this
+    server sent the page."""
+    try:
+        return ip_address(name.strip("[]")) == ip_address(address)
+    except ValueError:
+        return False
 
 
 def is_loopback(name: str) -> bool:

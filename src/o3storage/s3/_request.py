@@ -43,7 +43,7 @@ class S3Request:
     the bytes on the wire). Parameters of a presigned URL that count as headers are in it too.
     `amz_names`: the x-amz-* names among the headers that arrived in the head itself.
     `path` is percent-decoded. `query` holds decoded parameters, `pairs` the same as bytes in
-    order of arrival.
+    order of arrival. `local`: the IP address at which the connection arrived.
     """
 
     __slots__ = (
@@ -51,6 +51,7 @@ class S3Request:
         "body",
         "headers",
         "host",
+        "local",
         "method",
         "pairs",
         "path",
@@ -68,12 +69,14 @@ class S3Request:
         body: ByteSource,
         *,
         secure: bool = False,
+        local: str = "",
     ) -> None:
         self.method = method
         self.raw_path = raw_path
         self.path = decode_path(raw_path)
         self.body = body
         self.secure = secure
+        self.local = local
         arrived = list(headers)
         merged = dict(arrived)
         if len(merged) != len(arrived):

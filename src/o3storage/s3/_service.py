@@ -116,6 +116,7 @@ class Service:
                 http_request.headers,
                 http_request.body,
                 secure=http_request.secure,
+                local=http_request.local[0],
             )
             if request.method == "OPTIONS":
                 operation = "CORSPreflight"
@@ -262,6 +263,7 @@ async def read_signed_body(
         http_request.headers,
         http_request.body,
         secure=http_request.secure,
+        local=http_request.local[0],
     )
     identity = await service.authenticator.authenticate(request)
     body = open_body(request, identity, max_bytes=max_bytes)

@@ -91,14 +91,20 @@ async def scan_records(
 
 
 async def bulk_end(core: Core, volume: Volume, synced: int) -> int:
-    """Where a bulk volume ends, up to a 4 KiB boundary: behind its last good record, but before
-    the first bad one that no sync had covered when the power went. `synced`: the end of what is
-    known to have been synced; nothing below it is cut off, bad or not."""
-    end = max(HEADER_BYTES, align(synced))
+    """Where a bulk volume ends, at a 4 KiB boundary: behind its last good record, but before
+    the first bad one that no sync had covered when the power went; small records that share a
+    block with that one go with it. `synced`: the end of what is known to have been synced; nothing
+    below it is cut off, bad or not."""
+    end = least = max(HEADER_BYTES, align(synced))
+    boundary = 0
     async for found in scan_records(core, volume):
         if found.header is not None:
             end = max(end, align(found.offset + found.size_bytes))
+            if found.offset % BLOCK_BYTES == 0:
+                boundary = found.offset
         elif await is_unsynced(core, volume, found, synced):
+            if found.offset % BLOCK_BYTES and boundary >= least:
+                end = boundary
             break
     return min(end, volume.size_bytes)
 
