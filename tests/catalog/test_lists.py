@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from o3storage import catalog as c
 from o3storage.catalog import _read_lists, _read_uploads
+from o3storage.catalog._limits import LIST_STEP_ROWS
 from tests.catalog.making import ETAG, NOW, World
 from tests.catalog.model import Bucket, Version
 
@@ -49,14 +50,50 @@ def test_max_keys_zero_and_over_a_thousand() -> None:
     assert page.next_after == b""
 
 
-def test_a_full_page_is_one_scan_of_one_row_more() -> None:
+def test_a_full_page_reads_one_row_more_in_steps() -> None:
     world = World()
     fill(world, [b"%04d" % n for n in range(1200)])
     rows = world.node.rows
     for limit in (10, 1000):
         rows.reads = rows.rows_read = 0
         assert len(world.list(max_keys=limit).entries) == limit
-        assert (rows.reads, rows.rows_read) == (1, limit + 1)
+        scans = -(-(limit + 1) // LIST_STEP_ROWS)
+        assert (rows.reads, rows.rows_read) == (scans, limit + 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    written=st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=25),
+    delimiter=st.sampled_from([b"", b"/"]),
+    limit=st.integers(1, 12),
+    step=st.integers(1, 4),
+)
+def test_a_page_is_the_same_in_steps_of_any_size(
+    written: list[tuple[int, bool]], delimiter: bytes, limit: int, step: int
+) -> None:
+    world = World("Enabled")
+    for number, (key, gone) in enumerate(written):
+        name = b"%d/%d" % (key % 3, key)
+        if gone:
+            world.delete(name)
+        else:
+            world.put(name, number)
+            world.upload(name, number)
+    parts = world.upload(b"parts", 99)
+    for number in range(len(written)):
+        world.part(parts, number + 1, 1000 + number, key=b"parts")
+    at = world.bucket.bucket_id
+    queries = [
+        c.list_objects(at, b"", delimiter, max_keys=limit),
+        c.list_versions(at, b"", delimiter, max_keys=limit),
+        c.list_uploads(at, b"", delimiter, max_uploads=limit),
+        c.list_parts(at, b"parts", parts, limit=limit),
+    ]
+    whole = [world.ask(query) for query in queries]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_read_lists, "LIST_STEP_ROWS", step)
+        patch.setattr(_read_uploads, "LIST_STEP_ROWS", step)
+        assert [world.ask(query) for query in queries] == whole
 
 
 def test_exactly_max_keys_is_not_truncated() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from o3storage import catalog
 from o3storage.catalog import DeleteObject, NoSuchBucket, PreconditionFailed, WriteCondition
-from o3storage.cluster import MISS, StorageFull, Unavailable
+from o3storage.cluster import MISS, StorageFull, Unavailable, _queries
 from o3storage.crypto import NodeKeys
 from o3storage.simulation import Fault, SimDisk, SimEntropy, run
+from o3storage.storage import Snapshot
 from tests.cluster.support import OWNER, Rig, body_of, rig
 
 
@@ -185,6 +186,84 @@ def test_a_query_sees_one_instant() -> None:
         await r.stop()
 
     run(main(), 9)
+
+
+class Pins:
+    """The snapshots that a store gave."""
+
+    def __init__(self, r: Rig, patch: pytest.MonkeyPatch) -> None:
+        self.taken: list[Snapshot] = []
+        original = r.store.snapshot
+
+        def snapshot() -> Snapshot:
+            self.taken.append(original())
+            return self.taken[-1]
+
+        patch.setattr(r.store, "snapshot", snapshot)
+
+    def released(self) -> bool:
+        for snapshot in self.taken:
+            with pytest.raises(ValueError, match="released"):
+                snapshot.check()
+        return bool(self.taken)
+
+
+def test_a_long_listing_shows_one_instant_though_keys_change_between_its_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        r = await Rig(12).start()
+        b = await r.bucket()
+        keys = [b"k%04d" % n for n in range(1000)]
+        await asyncio.gather(*(r.put(b, key, b"x") for key in keys))
+        pins = Pins(r, monkeypatch)
+        steps = 0
+
+        async def let_others() -> None:
+            nonlocal steps
+            steps += 1
+            for number in range(0, 1000, 100):
+                await r.put(b, keys[number], b"longer %d" % steps)
+            await r.put(b, b"k%04dx" % (990 - steps), b"new")
+            command = DeleteObject(b.bucket_id, b.epoch, keys[-steps], r.clock.wall_ns(), OWNER)
+            await r.node.submit(command)
+
+        monkeypatch.setattr(_queries, "let_others", let_others)
+        page = await r.node.query(catalog.list_objects(b.bucket_id))
+        assert steps == 3
+        assert [entry[0] for entry in page.entries] == keys
+        assert {entry[3] for entry in page.entries} == {1} and not page.truncated
+        assert len(pins.taken) == 1 and pins.released()
+        await r.stop()
+
+    run(main(), 12)
+
+
+def test_a_long_listing_lets_others_in_and_one_that_is_given_up_pins_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        r = await Rig(13).start()
+        b = await r.bucket()
+        await asyncio.gather(*(r.put(b, b"k%04d" % n, b"x") for n in range(1000)))
+        pins = Pins(r, monkeypatch)
+        listing = asyncio.ensure_future(r.node.query(catalog.list_objects(b.bucket_id)))
+        other = asyncio.ensure_future(r.get(b, b"k0001"))
+        assert await other == b"x"
+        assert not listing.done() and len(pins.taken) == 1
+        listing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await listing
+        assert pins.released()
+        # One that is short needs neither a turn of the loop nor a pin.
+        short = r.node.query(catalog.list_objects(b.bucket_id, max_keys=250))
+        with pytest.raises(StopIteration) as end:
+            short.send(None)
+        assert len(end.value.value.entries) == 250
+        assert len(pins.taken) == 1
+        await r.stop()
+
+    run(main(), 13)
 
 
 def test_a_failed_sync_takes_the_node_out_of_service() -> None:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import quote, unquote
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from o3storage.s3._listing import STEP_TEXTS, _encoded
+from o3storage.catalog import ListEntry, get_bucket
+from o3storage.s3 import _listing
+from o3storage.s3._listing import (
+    STEP_ENTRIES,
+    STEP_TEXTS,
+    _encoded,
+    _write_entries,
+    list_object_versions,
+    list_objects_v1,
+    list_objects_v2,
+)
+from o3storage.s3._times import iso_time
 from o3storage.s3._xml import escape_bytes, url_encode
 from tests.s3.harness import Store, key_path
 
@@ -319,4 +334,73 @@ def test_keys_that_must_be_encoded_are_written_in_steps(encode: Callable[[bytes]
                 taken += 1
         except StopIteration as end:
             assert end.value == [encode(key) for key in keys]
-        assert taken == steps
+        assert taken == 2 * steps - 1, "two turns between steps"
+
+
+entries = st.lists(
+    st.tuples(
+        st.sampled_from([b"a", b"b&c", "é".encode()]),
+        st.integers(0, 2 * 10**18),
+        st.sampled_from(["0" * 32, "f" * 32 + "-3"]),
+        st.integers(0, 50 * 10**12),
+        st.sampled_from(["one", "<two>"]),
+        st.sampled_from([("", ""), ("CRC32", "COMPOSITE"), ("CRC32", "FULL_OBJECT")]),
+    ).map(lambda row: (*row[:5], *row[5])),
+    max_size=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(entries=entries, with_owner=st.booleans())
+def test_entries_that_are_written_together_are_those_of_each_alone(
+    entries: list[ListEntry], with_owner: bool
+) -> None:
+    def write(some: list[ListEntry]) -> str:
+        parts: list[str] = []
+        asyncio.run(_write_entries(parts, some, escape_bytes, with_owner=with_owner))
+        return "".join(parts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_listing, "STEP_ENTRIES", 3)
+        together = write(entries)
+    assert together == "".join(write([entry]) for entry in entries)
+    document = ElementTree.fromstring(f"<x>{together}</x>")
+    for element, entry in zip(document.findall("Contents"), entries, strict=True):
+        key, time_ns, etag, size_bytes, owner, algorithm, kind = entry
+        assert element.findtext("Key") == key.decode()
+        assert element.findtext("LastModified") == iso_time(time_ns)
+        assert element.findtext("ETag") == f'"{etag}"'
+        assert element.findtext("Size") == str(size_bytes)
+        assert element.findtext("Owner/ID") == (owner if with_owner else None)
+        assert element.findtext("ChecksumAlgorithm") == (algorithm or None)
+        assert element.findtext("ChecksumType") == (kind or None)
+
+
+def turns(store: Store, listing: Callable[[Any], Any], params: dict[str, str]) -> int:
+    """How often a listing waits for others."""
+    bucket = store.node.query_now(get_bucket("bucket"))
+    ctx: Any = SimpleNamespace(
+        params=params, bucket=bucket, bucket_name="bucket", page=store.node.query
+    )
+    waiting = listing(ctx)
+    waits = 0
+    try:
+        while True:
+            waiting.send(None)
+            waits += 1
+    except StopIteration:
+        return waits
+
+
+def test_a_long_page_is_written_in_steps_and_a_short_one_at_once() -> None:
+    store = Store()
+    store.bucket()
+    for number in range(STEP_ENTRIES + 1):
+        store.put(f"/bucket/{number:04}", b"x")
+    for listing, params, limit in (
+        (list_objects_v1, {}, "max-keys"),
+        (list_objects_v2, {"list-type": "2"}, "max-keys"),
+        (list_object_versions, {}, "max-keys"),
+    ):
+        assert turns(store, listing, params) == 4
+        assert turns(store, listing, {**params, limit: str(STEP_ENTRIES)}) == 0

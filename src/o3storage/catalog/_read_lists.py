@@ -1,4 +1,5 @@
-"""Listing objects and versions: hot. A page of 1,000 keys is one Scan and a loop over its rows.
+"""Listing objects and versions: hot. A page of 1,000 keys is four Scans and a loop over
+their rows; what lies between two of them is a step on the event loop.
 
 Rows of one key lie newest first, so the first row of a key decides; the rest of its rows, and the
 rest of a common prefix, are passed by bisection inside the rows at hand, or by starting the next
@@ -29,7 +30,7 @@ from ._keys import (
     slot,
     unescape,
 )
-from ._limits import MAX_EXAMINED, MAX_PAGE
+from ._limits import LIST_STEP_ROWS, MAX_EXAMINED, MAX_PAGE
 from ._query import Steps
 from ._types import ListEntry, ListPage, VersionEntry, VersionsPage
 from ._version_id import NULL
@@ -130,14 +131,15 @@ class Span:
 
 
 def first_scan(limit: int, delimiter: bytes) -> int:
-    """Rows of the first Scan: the page and one more, which tells whether it is truncated."""
-    return min(_FIRST_DELIMITED_SCAN, limit + 1) if delimiter else limit + 1
+    """Rows of the first Scan: the page and one more, which tells whether it is truncated, if they
+    are not too many for a step."""
+    return min(_FIRST_DELIMITED_SCAN if delimiter else LIST_STEP_ROWS, limit + 1)
 
 
 def next_scan(useful: int, answered: int, room: int) -> int:
     """Rows to ask for after a Scan of which `useful` were looked at (the rest was passed), of
     which `answered` went into the page that has `room` left."""
-    size = min(MAX_PAGE, 2 * useful + 2)
+    size = min(LIST_STEP_ROWS, 2 * useful + 2)
     return min(size, room + 1) if answered else size
 
 

@@ -20,7 +20,7 @@ from ._keys import (
     split_keyed,
     upload_row,
 )
-from ._limits import MAX_EXAMINED, MAX_PAGE, PART_INDEX_STRIDE
+from ._limits import LIST_STEP_ROWS, MAX_EXAMINED, MAX_PAGE, PART_INDEX_STRIDE
 from ._parts import MARK, has_bit
 from ._query import Steps
 from ._read_lists import INSIDE, Span, first_scan, next_scan
@@ -66,11 +66,18 @@ def list_parts(
         return PartsPage(upload, [], False, 0)
     prefix = keyed(TABLE_PART, bucket_id, key) + upload_id
     low = prefix + (max(after, 0) + 1).to_bytes(2, "big")
-    rows: list[Row] = yield Scan(low, after_prefix(prefix), limit + 1)
-    parts = [
-        unpack_part(int.from_bytes(row_key[-2:], "big"), value) for row_key, value in rows[:limit]
-    ]
-    truncated = len(rows) > limit
+    high = after_prefix(prefix)
+    parts: list[PartInfo] = []
+    wanted = count = 0
+    while count == wanted and len(parts) <= limit:
+        wanted = min(LIST_STEP_ROWS, limit + 1 - len(parts))
+        rows: list[Row] = yield Scan(low, high, wanted)
+        count = len(rows)
+        parts += [unpack_part(int.from_bytes(key[-2:], "big"), value) for key, value in rows]
+        if rows:
+            low = rows[-1][0] + b"\x00"
+    truncated = len(parts) > limit
+    del parts[limit:]
     return PartsPage(upload, parts, truncated, parts[-1].number if truncated else 0)
 
 

@@ -8,7 +8,7 @@ from o3storage.runtime._pool import JobPool, NativeJobs
 from o3storage.runtime._real_disk import RealDisk, RealFile
 from o3storage.runtime._stall import StallMeter, busy_share, new_event_loop
 from o3storage.runtime._system import SystemClock, SystemEntropy, raise_descriptor_limit
-from o3storage.runtime._tasks import Tasks, wait_any
+from o3storage.runtime._tasks import Tasks, let_others, wait_any
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import (
     DIRECT_ALIGN_BYTES,
@@ -50,6 +50,7 @@ __all__ = [
     "SystemEntropy",
     "Tasks",
     "busy_share",
+    "let_others",
     "log",
     "metrics",
     "new_event_loop",

@@ -123,6 +123,14 @@ class Tasks:
         self._error = None
 
 
+async def let_others() -> None:
+    """Between two steps of one long piece of work: whatever came during the first one goes before
+    the second. (After one turn of the loop it would still be behind it: the loop asks for events
+    once a turn, and puts them behind what is ready.)"""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
 async def wait_any(futures: Sequence[asyncio.Future[Any]]) -> None:
     """Wait until one of `futures` is done. Cancelling the wait cancels none of them."""
     if not futures or any(future.done() for future in futures):

@@ -144,6 +144,12 @@ class Context:
             return await reads.query(query)
         return found
 
+    async def page(self, query: Query[T]) -> T:
+        """As `query`, of what may have to be read in steps, between which others are served."""
+        if self._reads is None:
+            return await self.service.node.query(query)
+        return await self._reads.query(query)
+
     async def set_bucket_setting(self, setting: str, value: bytes | None) -> None:
         """Set a document of the bucket that was opened, or remove it. Raises CatalogError: who
         deleted the bucket while the document came does not set it in the next one of its name."""

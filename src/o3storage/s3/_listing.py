@@ -6,15 +6,15 @@ page of 1,000 keys is the most expensive answer that small requests get.
 
 from __future__ import annotations
 
-import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import Final
+from typing import Final, TypeVar
 
 from o3storage.catalog import (
     ListEntry,
+    UploadEntry,
     VersionEntry,
     list_objects,
     list_uploads,
@@ -22,15 +22,22 @@ from o3storage.catalog import (
     version_id,
 )
 from o3storage.http import Response
+from o3storage.runtime import let_others
 from o3storage.s3._answers import count_param, xml
 from o3storage.s3._context import Context, parse_version
 from o3storage.s3._errors import S3Error
 from o3storage.s3._times import iso_time, iso_times
 from o3storage.s3._xml import escape, escape_bytes, plain_all, url_encode
 
+STEP_ENTRIES: Final = 256
+"""Entries written in one step of the event loop: a tenth of a millisecond, where no key has to be
+encoded."""
+
 STEP_TEXTS: Final = 128
 """Keys written in one step of the event loop where they have to be encoded: at most 15 ms, for keys
 of 1,024 control characters."""
+
+E = TypeVar("E")
 
 _TOKEN_MARK: Final = b"\x01"
 """First byte of a continuation token: its version."""
@@ -42,7 +49,7 @@ async def list_objects_v1(ctx: Context) -> Response:
     prefix, delimiter = _text(params, "prefix"), _text(params, "delimiter")
     marker = _text(params, "marker")
     max_keys = count_param(params, "max-keys")
-    page = await ctx.query(list_objects(ctx.bucket.bucket_id, prefix, delimiter, marker, max_keys))
+    page = await ctx.page(list_objects(ctx.bucket.bucket_id, prefix, delimiter, marker, max_keys))
     truncated = page.truncated and max_keys > 0
     parts = [
         f"<Name>{escape(ctx.bucket_name)}</Name><Prefix>{encode(prefix)}</Prefix>"
@@ -68,7 +75,7 @@ async def list_objects_v2(ctx: Context) -> Response:
     token = params.get("continuation-token")
     after = start_after if token is None else _read_token(token)
     with_owner = params.get("fetch-owner") == "true"
-    page = await ctx.query(
+    page = await ctx.page(
         list_objects(
             ctx.bucket.bucket_id, prefix, delimiter, after, max_keys, with_owner=with_owner
         )
@@ -102,7 +109,7 @@ async def list_object_versions(ctx: Context) -> Response:
         )
     max_keys = count_param(params, "max-keys")
     marker = parse_version(version_marker) if version_marker else None
-    page = await ctx.query(
+    page = await ctx.page(
         list_versions(
             ctx.bucket.bucket_id,
             prefix,
@@ -124,8 +131,12 @@ async def list_object_versions(ctx: Context) -> Response:
             parts.append(f"<NextVersionIdMarker>{text}</NextVersionIdMarker>")
     parts.append(_limits(max_keys, delimiter, params, encode, truncated))
     owner = owner_xml("Owner", ctx.bucket.owner)
-    keys = await _encoded([entry[0] for entry in page.entries], encode)
-    parts += map(_version_entry, page.entries, keys, repeat(owner))
+    for step in in_steps(page.entries):
+        if step is not page.entries:
+            await let_others()
+        keys = await _encoded([entry[0] for entry in step], encode)
+        times = iso_times([entry[5] for entry in step])
+        parts.append("".join(map(_version_entry, step, keys, times, repeat(owner))))
     await _write_prefixes(parts, page.common_prefixes, encode)
     return xml("ListVersionsResult", parts, _region(ctx))
 
@@ -142,7 +153,7 @@ async def list_multipart_uploads(ctx: Context) -> Response:
         if not upload_marker:
             raise S3Error("InvalidArgument", "Invalid uploadId marker")
     max_uploads = count_param(params, "max-uploads")
-    page = await ctx.query(
+    page = await ctx.page(
         list_uploads(
             ctx.bucket.bucket_id,
             prefix,
@@ -171,21 +182,11 @@ async def list_multipart_uploads(ctx: Context) -> Response:
         f"<MaxUploads>{max_uploads}</MaxUploads>"
         f"<IsTruncated>{'true' if truncated else 'false'}</IsTruncated>"
     )
-    keys = await _encoded([entry[0] for entry in page.entries], encode)
-    for key, (_, upload_id, initiated_ns, owner, algorithm, kind) in zip(
-        keys, page.entries, strict=True
-    ):
-        checksum = (
-            f"<ChecksumAlgorithm>{algorithm}</ChecksumAlgorithm><ChecksumType>{kind}</ChecksumType>"
-            if algorithm
-            else ""
-        )
-        parts.append(
-            f"<Upload><Key>{key}</Key><UploadId>{upload_id.hex()}</UploadId>"
-            f"{owner_xml('Initiator', owner)}{owner_xml('Owner', owner)}"
-            f"<StorageClass>STANDARD</StorageClass><Initiated>{iso_time(initiated_ns)}</Initiated>"
-            f"{checksum}</Upload>"
-        )
+    for step in in_steps(page.entries):
+        if step is not page.entries:
+            await let_others()
+        keys = await _encoded([entry[0] for entry in step], encode)
+        parts += map(_upload_entry, step, keys)
     await _write_prefixes(parts, page.common_prefixes, encode)
     return xml("ListMultipartUploadsResult", parts)
 
@@ -247,9 +248,16 @@ async def _encoded(texts: Sequence[bytes], encode: Callable[[bytes], str]) -> Se
     found = []
     for at in range(0, len(texts), STEP_TEXTS):
         if at:
-            await asyncio.sleep(0)
+            await let_others()
         found += map(encode, texts[at : at + STEP_TEXTS])
     return found
+
+
+def in_steps(entries: list[E]) -> Iterator[list[E]]:
+    """The entries by what one step writes."""
+    if len(entries) <= STEP_ENTRIES:
+        return iter((entries,) if entries else ())
+    return (entries[at : at + STEP_ENTRIES] for at in range(0, len(entries), STEP_ENTRIES))
 
 
 async def _write_entries(
@@ -259,50 +267,73 @@ async def _write_entries(
     *,
     with_owner: bool,
 ) -> None:
-    checksums: dict[tuple[str, str], str] = {}
-    owners: dict[str, str] = {}
-    keys = await _encoded([entry[0] for entry in entries], encode)
-    times = iso_times([entry[1] for entry in entries])
-    for key, time, (_, _, etag, size_bytes, owner, algorithm, kind) in zip(
-        keys, times, entries, strict=True
-    ):
-        checksum = ""
-        if algorithm:
-            checksum = checksums.get((algorithm, kind)) or checksums.setdefault(
-                (algorithm, kind),
-                f"<ChecksumAlgorithm>{algorithm}</ChecksumAlgorithm>"
-                f"<ChecksumType>{kind}</ChecksumType>",
-            )
-        who = ""
-        if with_owner:
-            who = owners.get(owner) or owners.setdefault(owner, owner_xml("Owner", owner))
-        parts.append(
-            f"<Contents><Key>{key}</Key><LastModified>{time}"
-            f"</LastModified><ETag>&quot;{etag}&quot;</ETag>{checksum}<Size>{size_bytes}</Size>"
-            f"{who}<StorageClass>STANDARD</StorageClass></Contents>"
+    for step in in_steps(entries):
+        if step is not entries:
+            await let_others()
+        texts, times_ns, etags, sizes, owners, algorithms, kinds = zip(*step, strict=True)
+        keys = await _encoded(texts, encode)
+        # What follows an ETag and a size is mostly the same for all.
+        middles = _mapped(
+            lambda algorithm, kind: f"&quot;</ETag>{_checksum_xml(algorithm, kind)}<Size>",
+            algorithms,
+            kinds,
         )
+        ends = _mapped(
+            lambda owner: (
+                f"</Size>{owner_xml('Owner', owner) if with_owner else ''}"
+                "<StorageClass>STANDARD</StorageClass></Contents>"
+            ),
+            owners,
+        )
+        written = [
+            f"<Contents><Key>{key}</Key><LastModified>{time}</LastModified><ETag>&quot;{etag}"
+            f"{middle}{size_bytes}{end}"
+            for key, time, etag, middle, size_bytes, end in zip(
+                keys, iso_times(times_ns), etags, middles, sizes, ends, strict=False
+            )
+        ]
+        parts.append("".join(written))
 
 
-def _version_entry(entry: VersionEntry, key: str, owner: str) -> str:
-    _, order, is_null, is_latest, marker, modified_ns, etag, size_bytes, *rest = entry
-    _, algorithm, kind = rest
+def _mapped(make: Callable[..., str], *columns: Sequence[str]) -> Iterable[str]:
+    """`make` of each row of these columns, without an end where all rows are the same."""
+    if all(column.count(column[0]) == len(column) for column in columns):
+        return repeat(make(*(column[0] for column in columns)))
+    made: dict[tuple[str, ...], str] = {}
+    return [made.get(row) or made.setdefault(row, make(*row)) for row in zip(*columns, strict=True)]
+
+
+def _checksum_xml(algorithm: str, kind: str) -> str:
+    if not algorithm:
+        return ""
+    return f"<ChecksumAlgorithm>{algorithm}</ChecksumAlgorithm><ChecksumType>{kind}</ChecksumType>"
+
+
+def _version_entry(entry: VersionEntry, key: str, time: str, owner: str) -> str:
+    _, order, is_null, is_latest, marker, _, etag, size_bytes, _, algorithm, kind = entry
     text = "null" if is_null else version_id(order)
     name = "DeleteMarker" if marker else "Version"
     head = (
         f"<{name}><Key>{key}</Key><VersionId>{text}</VersionId>"
         f"<IsLatest>{'true' if is_latest else 'false'}</IsLatest>"
-        f"<LastModified>{iso_time(modified_ns)}</LastModified>"
+        f"<LastModified>{time}</LastModified>"
     )
     if marker:
         return f"{head}{owner}</{name}>"
-    checksum = (
-        f"<ChecksumAlgorithm>{algorithm}</ChecksumAlgorithm><ChecksumType>{kind}</ChecksumType>"
-        if algorithm
-        else ""
-    )
+    checksum = _checksum_xml(algorithm, kind)
     return (
         f"{head}<ETag>&quot;{etag}&quot;</ETag>{checksum}<Size>{size_bytes}</Size>{owner}"
         f"<StorageClass>STANDARD</StorageClass></{name}>"
+    )
+
+
+def _upload_entry(entry: UploadEntry, key: str) -> str:
+    _, upload_id, initiated_ns, owner, algorithm, kind = entry
+    return (
+        f"<Upload><Key>{key}</Key><UploadId>{upload_id.hex()}</UploadId>"
+        f"{owner_xml('Initiator', owner)}{owner_xml('Owner', owner)}"
+        f"<StorageClass>STANDARD</StorageClass><Initiated>{iso_time(initiated_ns)}</Initiated>"
+        f"{_checksum_xml(algorithm, kind)}</Upload>"
     )
 
 

@@ -22,6 +22,7 @@ from o3storage.catalog import (
     new_upload_id,
 )
 from o3storage.http import Response
+from o3storage.runtime import let_others
 from o3storage.s3._answers import Header, count_param, empty, number_param, xml
 from o3storage.s3._bodies import StoredBody, store_body
 from o3storage.s3._checksums import (
@@ -41,7 +42,7 @@ from o3storage.s3._headers import (
     tagging_header,
     user_metadata,
 )
-from o3storage.s3._listing import owner_xml, parse_upload_id
+from o3storage.s3._listing import in_steps, owner_xml, parse_upload_id
 from o3storage.s3._objects_put import encryption_echo
 from o3storage.s3._payload import MAX_PUT_BYTES, open_body
 from o3storage.s3._times import iso_time
@@ -234,7 +235,7 @@ async def list_upload_parts(ctx: Context) -> Response:
     max_parts = count_param(ctx.params, "max-parts")
     marker_text = ctx.params.get("part-number-marker", "0") or "0"
     marker = number_param(marker_text, "part-number-marker", 0, 0x7FFF_FFFF)
-    page = await ctx.query(list_parts(ctx.bucket.bucket_id, ctx.key, upload_id, marker, max_parts))
+    page = await ctx.page(list_parts(ctx.bucket.bucket_id, ctx.key, upload_id, marker, max_parts))
     upload = page.upload
     truncated = page.truncated and max_parts > 0
     last = page.parts[-1].number if page.parts else 0
@@ -252,11 +253,14 @@ async def list_upload_parts(ctx: Context) -> Response:
             f"<ChecksumAlgorithm>{upload.checksum_algorithm}</ChecksumAlgorithm>"
             f"<ChecksumType>{upload.checksum_type}</ChecksumType>"
         )
-    parts += [
-        f"<Part><PartNumber>{part.number}</PartNumber>"
-        f"<LastModified>{iso_time(part.modified_ns)}</LastModified>"
-        f"<ETag>&quot;{part.etag}&quot;</ETag><Size>{part.size_bytes}</Size>"
-        f"{part_checksum_xml(part.checksum)}</Part>"
-        for part in page.parts
-    ]
-    return xml("ListPartsResult", "".join(parts))
+    for step in in_steps(page.parts):
+        if step is not page.parts:
+            await let_others()
+        parts += [
+            f"<Part><PartNumber>{part.number}</PartNumber>"
+            f"<LastModified>{iso_time(part.modified_ns)}</LastModified>"
+            f"<ETag>&quot;{part.etag}&quot;</ETag><Size>{part.size_bytes}</Size>"
+            f"{part_checksum_xml(part.checksum)}</Part>"
+            for part in step
+        ]
+    return xml("ListPartsResult", parts)

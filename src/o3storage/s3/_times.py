@@ -101,15 +101,19 @@ def iso_time(time_ns: int) -> str:
 
 def iso_times(times_ns: Sequence[int]) -> list[str]:
     """`iso_time` of each, for a page of a listing: their seconds are looked up only once."""
-    seconds: dict[int, str] = {}
-    texts = []
-    for time_ns in times_ns:
-        unix_s, rest_ms = divmod(time_ns // 1_000_000, 1000)
-        text = seconds.get(unix_s)
-        if text is None:
-            text = seconds[unix_s] = iso_time(unix_s * _SECOND_NS)[:20]
-        texts.append(text + _MILLISECONDS[rest_ms])
-    return texts
+    seconds = _Seconds()
+    return [
+        seconds[time_ns // _SECOND_NS] + _MILLISECONDS[time_ns // 1_000_000 % 1000]
+        for time_ns in times_ns
+    ]
+
+
+class _Seconds(dict[int, str]):
+    """UNIX seconds as text, up to the fraction; what is not there yet is made."""
+
+    def __missing__(self, unix_s: int) -> str:
+        text = self[unix_s] = iso_time(unix_s * _SECOND_NS)[:20]
+        return text
 
 
 def iso_seconds(unix_s: int) -> str:
