@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from o3storage.catalog import PutObject, Query
-from o3storage.cluster import Node, _bodies, _records
+from o3storage.catalog import PutObject, Query, _read_lists
+from o3storage.cluster import Node, _bodies, _queries, _records
 from o3storage.cluster._collector import Collector
 from o3storage.cluster._replica import Replica
 from o3storage.runtime.state_machine import Outcome
@@ -272,6 +272,29 @@ def listing_of_unapplied_state(patch: Patch) -> None:
 
     patch.setattr(Node, "query_now", query_now)
     patch.setattr(Node, "query", query)
+
+
+def small_steps(patch: Patch) -> None:
+    """Listings are read in steps of two rows, and others have time to write in between."""
+    patch.setattr(_read_lists, "LIST_STEP_ROWS", 2)
+    patch.setattr(_queries, "STEP_ROWS", 2)
+
+    async def let_others() -> None:
+        await asyncio.sleep(0.02)
+
+    patch.setattr(_queries, "let_others", let_others)
+
+
+@planted(15)
+def steps_of_a_listing_at_several_instants(patch: Patch) -> None:
+    """A listing that is read in steps reads each of them as of its own time."""
+    small_steps(patch)
+    original = _queries.read_now
+
+    def read_now(store: Store, read: Any, at: Any = None) -> Any:
+        return original(store, read)
+
+    patch.setattr(_queries, "read_now", read_now)
 
 
 @planted(3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from o3storage.simulation import simulate
-from tests.simulation.planted import Planted
+from tests.simulation.planted import Planted, small_steps
 from tests.simulation.planted_table import ALL, FIRST_SEED, PAGE, first_found, promise, rows_of_page
 
 FEW_SEEDS = 30
@@ -26,6 +26,16 @@ def test_planted_defect_is_found(planted: Planted, nodes: int) -> None:
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_without_a_defect_the_first_seed_passes(nodes: int) -> None:
     assert not simulate(FIRST_SEED, nodes=nodes).violations
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_listings_in_small_steps_show_one_instant(
+    nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `steps_of_a_listing_at_several_instants` breaks."""
+    small_steps(monkeypatch)
+    for seed in range(FIRST_SEED, FIRST_SEED + 3):
+        assert not simulate(seed, nodes=nodes).violations
 
 
 def test_the_page_lists_what_is_planted() -> None:
