@@ -38,6 +38,14 @@ def test_entry_fields() -> None:
     assert [(entry[0], entry[4]) for entry in without] == [(b"a", ""), (b"b", "")]
 
 
+def test_each_entry_has_its_own_owner() -> None:
+    world = World()
+    owners = ["one", "one", "two", "", "one", "", ""]
+    for number, owner in enumerate(owners):
+        world.put(b"%d" % number, number + 1, owner=owner)
+    assert [entry[4] for entry in world.list().entries] == owners
+
+
 def test_max_keys_zero_and_over_a_thousand() -> None:
     world = World()
     fill(world, [b"%04d" % n for n in range(1005)])

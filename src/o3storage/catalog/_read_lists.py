@@ -180,9 +180,10 @@ def list_objects(  # noqa: PLR0917
         before = room
         at = 0
         jump = b""
-        if not delimiter and _are_single(rows):
+        keys = None if delimiter else _single_keys(rows)
+        if keys:
             # Most pages hold nothing else; the loop below goes on at a delete marker or at the end.
-            at = useful = _add_single(entries, rows[:room], owners, with_owner)
+            at = useful = _add_single(entries, keys[:room], rows, owners, with_owner)
             room -= at
             if at:
                 key = last = entries[-1][0]
@@ -228,27 +229,37 @@ def list_objects(  # noqa: PLR0917
     return ListPage(entries, groups, False, b"")
 
 
-def _are_single(rows: list[Row]) -> bool:
-    """Whether each row is of a key of its own, and no key is escaped."""
+def _single_keys(rows: list[Row]) -> list[bytes] | None:
+    """The keys, if each row is of a key of its own, and no key is escaped."""
     keys = [row_key[KEY_OFFSET:-VERSION_TAIL] for row_key, _ in rows]
-    return len(dict.fromkeys(keys)) == len(keys) and b"\x00" not in b"".join(keys)
+    single = len(dict.fromkeys(keys)) == len(keys) and b"\x00" not in b"".join(keys)
+    return keys if single else None
 
 
 def _add_single(
-    entries: list[ListEntry], rows: list[Row], owners: dict[bytes, str], with_owner: bool
+    entries: list[ListEntry],
+    keys: list[bytes],
+    rows: list[Row],
+    owners: dict[bytes, str],
+    with_owner: bool,
 ) -> int:
-    """Entries of rows that `_are_single`, up to the first delete marker; how many these are."""
+    """Entries of rows with these `_single_keys`, up to the first delete marker; how many these
+    are."""
     before = len(entries)
     owner = ""
-    for row_key, value in rows:
+    last = b""
+    for key, (_, value) in zip(keys, rows, strict=False):
         flags, modified, length, suffix, digest, code, owner_length = _UNPACK_CURRENT(value)
         if flags & IS_MARKER:
             break
         if with_owner:
-            owner = _owner(owners, value, flags, owner_length)
+            start = 138 if flags & HAS_BODY else 78
+            text = value[start : start + owner_length]
+            if text != last:
+                last = text
+                owner = _owner(owners, value, flags, owner_length)
         etag = f"{digest.hex()}-{suffix}" if suffix else digest.hex()
         algorithm, kind = CHECKSUM_NAMES[code]
-        key = row_key[KEY_OFFSET:-VERSION_TAIL]
         entries.append((key, modified, etag, length, owner, algorithm, kind))
     return len(entries) - before
 

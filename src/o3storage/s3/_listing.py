@@ -26,7 +26,7 @@ from o3storage.runtime import let_others
 from o3storage.s3._answers import count_param, xml
 from o3storage.s3._context import Context, parse_version
 from o3storage.s3._errors import S3Error
-from o3storage.s3._times import iso_time, iso_times
+from o3storage.s3._times import MILLISECONDS, SECOND_NS, Seconds, iso_time, iso_times
 from o3storage.s3._xml import escape, escape_bytes, plain_all, url_encode
 
 STEP_ENTRIES: Final = 256
@@ -273,34 +273,32 @@ async def _write_entries(
         texts, times_ns, etags, sizes, owners, algorithms, kinds = zip(*step, strict=True)
         keys = await _encoded(texts, encode)
         # What follows an ETag and a size is mostly the same for all.
-        middles = _mapped(
-            lambda algorithm, kind: f"&quot;</ETag>{_checksum_xml(algorithm, kind)}<Size>",
-            algorithms,
-            kinds,
-        )
-        ends = _mapped(
-            lambda owner: (
-                f"</Size>{owner_xml('Owner', owner) if with_owner else ''}"
-                "<StorageClass>STANDARD</StorageClass></Contents>"
-            ),
-            owners,
-        )
+        checksums: Iterable[str]
+        ends: Iterable[str]
+        algorithm, kind, owner = algorithms[0], kinds[0], owners[0]
+        if algorithms.count(algorithm) == kinds.count(kind) == len(step):
+            checksums = repeat(_checksum_xml(algorithm, kind))
+        else:
+            checksums = map(_checksum_xml, algorithms, kinds)
+        if owners.count(owner) == len(step):
+            ends = repeat(_contents_end(owner, with_owner))
+        else:
+            ends = map(_contents_end, owners, repeat(with_owner))
+        seconds = Seconds()
         written = [
-            f"<Contents><Key>{key}</Key><LastModified>{time}</LastModified><ETag>&quot;{etag}"
-            f"{middle}{size_bytes}{end}"
-            for key, time, etag, middle, size_bytes, end in zip(
-                keys, iso_times(times_ns), etags, middles, sizes, ends, strict=False
+            f"<Contents><Key>{key}</Key><LastModified>{seconds[time_ns // SECOND_NS]}"
+            f"{MILLISECONDS[time_ns // 1_000_000 % 1000]}</LastModified><ETag>&quot;{etag}"
+            f"&quot;</ETag>{checksum}<Size>{size_bytes}{end}"
+            for key, time_ns, etag, checksum, size_bytes, end in zip(
+                keys, times_ns, etags, checksums, sizes, ends, strict=False
             )
         ]
         parts.append("".join(written))
 
 
-def _mapped(make: Callable[..., str], *columns: Sequence[str]) -> Iterable[str]:
-    """`make` of each row of these columns, without an end where all rows are the same."""
-    if all(column.count(column[0]) == len(column) for column in columns):
-        return repeat(make(*(column[0] for column in columns)))
-    made: dict[tuple[str, ...], str] = {}
-    return [made.get(row) or made.setdefault(row, make(*row)) for row in zip(*columns, strict=True)]
+def _contents_end(owner: str, with_owner: bool) -> str:
+    who = owner_xml("Owner", owner) if with_owner else ""
+    return f"</Size>{who}<StorageClass>STANDARD</StorageClass></Contents>"
 
 
 def _checksum_xml(algorithm: str, kind: str) -> str:

@@ -23,9 +23,10 @@ _ASCTIME: Final = re.compile(r"[A-Za-z]{3} ([A-Za-z]{3}) ([ \d]\d) (\d\d):(\d\d)
 _ISO: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?Z\Z")
 _BASIC: Final = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z\Z")
 
-_SECOND_NS: Final = 1_000_000_000
+SECOND_NS: Final = 1_000_000_000
 _CACHED: Final = 256
-_MILLISECONDS: Final = tuple(f"{ms:03d}Z" for ms in range(1000))
+MILLISECONDS: Final = tuple(f"{ms:03d}Z" for ms in range(1000))
+"""What follows `Seconds` in an `iso_time`."""
 
 _http_dates: dict[int, str] = {}
 _iso_seconds: dict[int, str] = {}
@@ -72,7 +73,7 @@ def amz_date(unix_s: int) -> str:
 
 def http_date(time_ns: int) -> str:
     """The IMF-fixdate of a time, whole seconds."""
-    unix_s = time_ns // _SECOND_NS
+    unix_s = time_ns // SECOND_NS
     text = _http_dates.get(unix_s)
     if text is None:
         year, month, day, hour, minute, second, weekday = gmtime(unix_s)[:7]
@@ -88,7 +89,7 @@ def http_date(time_ns: int) -> str:
 
 def iso_time(time_ns: int) -> str:
     """YYYY-MM-DDTHH:MM:SS.mmmZ. Listings show a version's Last-Modified cut to milliseconds."""
-    unix_s, rest_ns = divmod(time_ns, _SECOND_NS)
+    unix_s, rest_ns = divmod(time_ns, SECOND_NS)
     text = _iso_seconds.get(unix_s)
     if text is None:
         year, month, day, hour, minute, second = gmtime(unix_s)[:6]
@@ -101,24 +102,24 @@ def iso_time(time_ns: int) -> str:
 
 def iso_times(times_ns: Sequence[int]) -> list[str]:
     """`iso_time` of each, for a page of a listing: their seconds are looked up only once."""
-    seconds = _Seconds()
+    seconds = Seconds()
     return [
-        seconds[time_ns // _SECOND_NS] + _MILLISECONDS[time_ns // 1_000_000 % 1000]
+        seconds[time_ns // SECOND_NS] + MILLISECONDS[time_ns // 1_000_000 % 1000]
         for time_ns in times_ns
     ]
 
 
-class _Seconds(dict[int, str]):
+class Seconds(dict[int, str]):
     """UNIX seconds as text, up to the fraction; what is not there yet is made."""
 
     def __missing__(self, unix_s: int) -> str:
-        text = self[unix_s] = iso_time(unix_s * _SECOND_NS)[:20]
+        text = self[unix_s] = iso_time(unix_s * SECOND_NS)[:20]
         return text
 
 
 def iso_seconds(unix_s: int) -> str:
     """YYYY-MM-DDTHH:MM:SSZ."""
-    return f"{iso_time(unix_s * _SECOND_NS)[:19]}Z"
+    return f"{iso_time(unix_s * SECOND_NS)[:19]}Z"
 
 
 def _seconds(year: int, month: int, day: int, hour: str, minute: str, second: str) -> int | None:  # noqa: PLR0917
