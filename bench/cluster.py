@@ -4,7 +4,8 @@ CPU (user and system, all threads, summed over the nodes) per request at 64 conn
 spread over the nodes: PUT of 4 KiB, PUT of 64 MiB, GET of 4 KiB. Then what the nodes do by
 themselves after that load, and catching up: one node is stopped, objects of 4 KiB are put, it is
 started again, and foreground PUTs go on until it lacks nothing. At last the CPU of three nodes that
-have nothing to do, before and after the keys are cut into many ranges. Everything is synced on a majority.
+have nothing to do, before and after the keys are cut into many ranges. Everything is synced on a
+majority.
 
 All nodes and the clients share the cores of this machine, so rates are lower than those of one
 node; CPU for each operation is what is compared.
