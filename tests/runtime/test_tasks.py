@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from o3storage import simulation
-from o3storage.runtime import Tasks, let_others, wait_any
+from o3storage.runtime import Tasks, wait_any
 
 
 def both_loops(body: Callable[[], Awaitable[None]]) -> None:
@@ -176,19 +175,3 @@ def test_wait_any() -> None:
         assert not futures[0].done()
 
     both_loops(body)
-
-
-def test_what_came_during_a_step_goes_before_the_next() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        here, there = socket.socketpair()
-        with here, there:
-            came: list[bytes] = []
-            loop.add_reader(here, lambda: came.append(here.recv(1)))
-            await asyncio.sleep(0)
-            there.send(b"x")
-            await let_others()
-            loop.remove_reader(here)
-            assert came == [b"x"]
-
-    asyncio.run(main())

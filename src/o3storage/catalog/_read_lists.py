@@ -1,4 +1,4 @@
-"""Listing objects and versions: hot. A page of 1,000 keys is four Scans and a loop over
+"""Listing objects and versions: hot. A page of 1,000 keys is two Scans and a loop over
 their rows; what lies between two of them is a step on the event loop.
 
 Rows of one key lie newest first, so the first row of a key decides; the rest of its rows, and the

@@ -124,10 +124,8 @@ class Tasks:
 
 
 async def let_others() -> None:
-    """Between two steps of one long piece of work: whatever came during the first one goes before
-    the second. (After one turn of the loop it would still be behind it: the loop asks for events
-    once a turn, and puts them behind what is ready.)"""
-    await asyncio.sleep(0)
+    """Between two steps of one long piece of work: whatever is ready goes first. One turn of the
+    loop, which takes some 25 us itself: steps should be ten times as long."""
     await asyncio.sleep(0)
 
 
