@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from o3storage.cluster import MembershipRefused, Unavailable
+from o3storage.cluster import MembershipRefused, Unavailable, _records
 from o3storage.cluster import _node_records as nodes
+from o3storage.cluster._elsewhere import propose_held
 from o3storage.cluster._membership import Membership
 from o3storage.cluster._moves import (
     MOVE,
@@ -454,3 +455,64 @@ async def moved_alone(places: Places, place: Place, group: int) -> None:
     await places.until(lambda: group not in place.node._replicas, 60.0)
     await places.until(lambda: not place.node.ranges._leaving, 60.0)
     await settled(places, group)
+
+
+def test_no_entry_names_a_body_that_no_majority_of_the_members_has() -> None:
+    """All who got it leave the range during the upload; its entry would keep the range waiting for
+    ever."""
+
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket, bodies = await fill(places)
+            first, second = away(places)
+            upload, command = await first.upload(bucket, b"one", body_of(3, 600_000))
+            late, late_command = await second.upload(bucket, b"two", body_of(4, 600_000))
+            await asyncio.sleep(5)
+            had = holders(places)
+            assert len(upload.held) == len(late.held) == 3
+            # One change of members: those who stay have it.
+            await patiently(lambda: first.node.ranges.move(1, had[0].id, first.id))
+            await moved(places, had[0])
+            await first.node.submit(command, upload.frames)
+            bodies[b"one"] = body_of(3, 600_000)
+            await whole(places, bucket, bodies)
+            # And a second, and a third.
+            for source, target in ((had[1], second), (had[2], had[0])):
+                await patiently(lambda s=source, t=target: t.node.ranges.move(1, s.id, t.id))  # type: ignore[misc]
+                await moved(places, source)
+            loop = asyncio.get_running_loop()
+            begun_s = loop.time()
+            with pytest.raises(Unavailable) as refused:
+                await second.node.submit(late_command, late.frames)
+            assert not refused.value.uncertain and loop.time() - begun_s < 5
+            await whole(places, bucket, bodies)
+            await patiently(lambda: first.put(bucket, b"three", b"3"), 5.0)
+
+    run(main(), 40)
+
+
+def test_who_leads_judges_who_has_a_body_in_the_turn_that_it_proposes_it() -> None:
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            await fill(places)
+            leader = leader_of(places)
+            core = leader.node._replicas[1].core
+            members = list(core.configuration.members())
+            for place in holders(places):
+                replica = place.node._replicas[1]
+                last = replica.core.log.last
+                few = [members[:1], [away(places)[0].id]]
+                for held in few if place is leader else [*few, members]:
+                    with pytest.raises(Unavailable) as refused:
+                        propose_held(replica, b"", held, adds=True)
+                    assert not refused.value.uncertain and replica.core.log.last == last
+            # (What is in the log already when it returns, no later change of members comes before.)
+            command = _records.encode_close([], release=False)
+            before = core.log.last
+            outcome = propose_held(leader.node._replicas[1], command, members[:2], adds=True)
+            assert core.log.last == before + 1
+            assert (await outcome).error is None
+
+    run(main(), 41)

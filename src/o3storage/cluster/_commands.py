@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from o3storage.cluster import _bodies, _records
+from o3storage.cluster._elsewhere import propose_held
 from o3storage.cluster._errors import Unavailable
 from o3storage.cluster._range_rows import RangeMoved
 from o3storage.cluster._ranges import NOWHERE
@@ -25,6 +26,7 @@ ROOM_POLL_S = 0.01
 class Commands(Routing):
     """What `_node.Node` does with commands."""
 
+    id: int
     session: int
 
     async def submit(self, command: Any, frames: Sequence[SealedFrame] = ()) -> Any:
@@ -99,7 +101,10 @@ class Commands(Routing):
             else:
                 where = replica
                 try:
-                    outcome = await replica.submit(data, frames, adds=adds)
+                    if frames or not isinstance(frames, UploadFrames):
+                        outcome = await replica.submit(data, frames, adds=adds)
+                    else:
+                        outcome = await self._commit_in(replica, data, frames, adds=adds)
                 except Unavailable as refusal:
                     if refusal.uncertain or group not in self._ranges.elsewhere:
                         raise
@@ -121,11 +126,16 @@ class Commands(Routing):
     ) -> Outcome:
         """In that range, here or elsewhere; its outcome may be RangeMoved. Raises Unavailable,
         StorageFull."""
+        held: Sequence[int] = ()
+        if not frames and isinstance(frames, UploadFrames):
+            held = frames.upload.held
         if isinstance(where, int):
-            held: Sequence[int] = ()
-            if isinstance(frames, UploadFrames) and not frames:
-                held = frames.upload.held
             return await self._elsewhere.submit(where, data, frames, adds=adds, held=held)
+        if held and self.id not in held:
+            # The range came here during the upload: its body did not.
+            if where.leads:
+                return await propose_held(where, data, held, adds=adds)
+            return await self._elsewhere.submit(where.group, data, adds=adds, held=held)
         return await where.submit(data, frames, adds=adds)
 
     async def _submit_whole(self, command: Any) -> Any:

@@ -321,17 +321,16 @@ class Elsewhere:
         replica = self._replica(group)
         if replica is None or group == 0:
             return _not_here(group)
-        core = replica.core
-        leader = core.leader
-        if held and not core.configuration.decided(held):
-            # Its entry would wait for frames that too few of the present members have.
-            return _say(
-                Status.REFUSED, leader, "the range's members changed during the upload; try again"
-            )
+        leader = replica.core.leader
         self.answered += 1
         try:
-            frames = framed[0][1] if framed else ()
-            outcome = await replica.submit(payloads[0], frames, adds=adds[0])
+            if held:
+                # Its entry would wait for frames that too few of the members have, if they changed:
+                # who leads knows, and until the entry is in its log they may.
+                outcome = await propose_held(replica, payloads[0], held, adds=adds[0])
+            else:
+                frames = framed[0][1] if framed else ()
+                outcome = await replica.submit(payloads[0], frames, adds=adds[0])
         except LogFull as error:
             return _say(Status.CRAMPED, leader, str(error))
         except StorageFull as error:
@@ -350,6 +349,23 @@ class Elsewhere:
         machine = self.node.machine
         data = machine.encode_answer(outcome.result, outcome.error)
         return _ANSWER.pack(Status.DONE, leader) + data
+
+
+def propose_held(
+    replica: Replica, data: bytes, held: Sequence[int], *, adds: bool
+) -> asyncio.Future[Outcome]:
+    """As `Replica.submit`, of a command whose body only those nodes hold: proposed in this turn of
+    the loop, and only if they are a majority of the members by the configuration that it comes to
+    stand behind in the log. Then no later change of members is committed before a majority of the
+    old and of the new ones has the body.
+
+    Raises Unavailable, also where this replica does not lead, and StorageFull: nothing was done
+    then; or the future does."""
+    if not replica.core.configuration.decided(held):
+        raise Unavailable("the range's members changed during the upload; try again")
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    replica.propose(Batch([data], adds=[adds], futures=[future]))
+    return future
 
 
 def _not_here(group: int) -> bytes:
