@@ -24,7 +24,17 @@ from o3storage.cluster._reading import (
     read_row,
 )
 from o3storage.cluster._team import Team
-from o3storage.raft.core import COMMAND, CONFIGURATION, Apply, Core, Entry, Input, Restored
+from o3storage.raft.core import (
+    COMMAND,
+    CONFIGURATION,
+    NOBODY,
+    Apply,
+    Core,
+    Entry,
+    Input,
+    PeerLost,
+    Restored,
+)
 from o3storage.runtime.state_machine import Outcome, Read, StateMachine
 from o3storage.storage import EntriesGone, EntriesUnread, Store, StoreError
 
@@ -67,6 +77,13 @@ class Applying:
 
     def fail(self, reason: str) -> None:
         raise NotImplementedError
+
+    def doubt_leader(self) -> None:
+        """It does not answer, or says that it does not lead. In a quiescent group nobody expects a
+        heartbeat of it, and its node may go on without it (a disk that failed): from now on this
+        replica does, and without one the group elects."""
+        if self.core.quiescent and self.core.leader not in {NOBODY, self.core.id}:
+            self.step(PeerLost(self.core.leader))
 
     def _forget(self, index: int, error: Unavailable) -> None:
         raise NotImplementedError

@@ -211,6 +211,7 @@ class Barriers:
         if self._token and now - self._asked_at >= ASK_AGAIN_TICKS:
             self._replica.core.forwarded.pop(self._token, None)
             self.refused((self._token,))
+            self._replica.doubt_leader()
         late = [item for item in self._next if now - item[0] >= REFUSE_TICKS]
         if late:
             self._next = [item for item in self._next if now - item[0] < REFUSE_TICKS]

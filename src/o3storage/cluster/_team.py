@@ -619,7 +619,7 @@ class Team:
                 payload = payload or encode_batch(replica.group, batch)
                 answer = await self._ask_leader(leader, payload, left_s)
                 if answer is None or answer.status is Status.NOT_LEADER:
-                    pass
+                    replica.doubt_leader()
                 elif answer.status is Status.TAKEN:
                     replica.await_outcomes(batch, answer.low, answer.term, self._recent)
                     return
