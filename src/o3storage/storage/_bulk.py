@@ -22,6 +22,7 @@ from collections import deque
 from o3storage.runtime.disk import Buffer, DiskError, DiskFull
 from o3storage.storage._core import Core, Volume
 from o3storage.storage._log import LogWriter
+from o3storage.storage._log_batch import PlacedRun
 from o3storage.storage._records import (
     PREFIX_BYTES,
     STATE,
@@ -49,6 +50,8 @@ enough that a sync does not wait long behind it."""
 PACK_BYTES = 64 * KIB
 """Records below this follow a record of their kind directly: 4 KiB alignment would waste most of
 what compaction packs. Large frames stay aligned, so that a run of them has a fixed stride."""
+PLACE_TRIES = 16
+"""Rows that were read are still in memory a batch later, but for a flush of the index between."""
 
 
 class RunBuilder:
@@ -186,14 +189,34 @@ class StreamWriter(RecordOwner):
         new = self._runs.take()
         if self._cuts is None:
             self._cuts = bool(await self._bulk.placed_at(self.stream, 0xFFFFFFFF))
-        if self._cuts:  # a repair: have what it may cut into at hand when it is placed
-            for first, run in new:
-                await self._bulk.placed_at(self.stream, first + run.frames)
         runs = [(self.stream, first, run, self._cuts) for first, run in new]
+        if self._cuts:
+            await self._place_over(runs)
+            return
         log = self._bulk.log
         log.place_runs(runs, self.take_held())
         if wait_placement:
             await log.settle()
+
+    async def _place_over(self, runs: list[PlacedRun]) -> None:
+        """A repair: what it may cut into has to be in memory when the batch is made."""
+        log = self._bulk.log
+        try:
+            for _ in range(PLACE_TRIES):
+                for _, first, run, _ in runs:
+                    await self._bulk.placed_at(self.stream, first + run.frames)
+                log.place_runs(runs, ())
+                await log.settle()
+                runs = log.take_unplaced(self.stream)
+                if not runs:
+                    self.discard()
+                    return
+        finally:
+            log.take_unplaced(self.stream)
+        raise StoreError(
+            f"frames of stream {self.stream.hex()} are stored, and cannot be placed: the index's "
+            "cache does not hold a block for as long as a batch takes"
+        )
 
     def placed(self, frame: SealedFrame, volume: Volume, offset: int, size: int) -> None:
         self.hold(volume)

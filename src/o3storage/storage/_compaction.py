@@ -14,7 +14,9 @@ What moves, and as what
 Invariants
 - A volume is dropped only after everything that moved is synced, placement included.
 - A run of frames is replaced whole or not at all: all new runs of a stream go in one log record.
-- A volume with bad records that are still placed is kept.
+- A volume with bad records that are still placed is kept, and streams with such a frame stay in it
+  whole. (Their placement is not touched: a frame that is stored again meanwhile has a row of its
+  own, which nothing written later may take back.)
 """
 
 from __future__ import annotations
@@ -92,6 +94,12 @@ class _Mover(RecordOwner):
         if (frame.stream, frame.number) in self.starts:
             runs.cut()
         runs.add(frame.number, volume.volume, offset, size)
+
+    def leave(self, stream: bytes, core: Core) -> None:
+        """Its placement stays as it is, and what was written of it is garbage."""
+        runs = self.streams.pop(stream, None)
+        for _, run in runs.take() if runs is not None else ():
+            core.count_garbage(run)
 
 
 class Compactor:
@@ -180,7 +188,11 @@ class Compactor:
                 self.core.stats.compactions += 1
                 return freed
             cuts = self.log.cuts
-            bad = await self._move(volume, mover, reaped)
+            bad = await self._copy(volume, mover, reaped)
+            if bad:
+                for damaged in await placed_bad_frames(self.core, volume.volume):
+                    mover.leave(damaged.stream, self.core)
+            await self._place(mover, reaped, whole=True)
             if (bad or self.log.cuts != cuts) and await self._placed_in(volume):
                 volume.keep = True
                 return 0
@@ -198,8 +210,8 @@ class Compactor:
     async def set_aside(self, volume: Volume, directory: str) -> tuple[str, int] | None:
         """Move what can be read out of a volume in which something cannot, and the file itself to
         `directory`. Frames that are lost keep a placement, which says where they stood. Returns
-        where the file is and how many these are; None if the volume cannot be spared.
-        Raises StoreFull, StoreOutOfService, DiskError."""
+        where the file is and how many these are; None if the volume cannot be spared. Nothing may
+        be stored meanwhile. Raises StoreFull, StoreOutOfService, DiskError."""
         self.pace.ask(0, urgent=True)  # somebody waits for it
         async with self._busy:
             volume.keep = False
@@ -210,7 +222,8 @@ class Compactor:
             self.frames.moving = reaped
             mover = _Mover()
             try:
-                await self._move(volume, mover, reaped)
+                await self._copy(volume, mover, reaped)
+                await self._place(mover, reaped, whole=True)
                 await self._place_lost(lost, volume, reaped)
                 if await self._placed_in(volume) > len(lost):
                     volume.keep = True
@@ -258,8 +271,9 @@ class Compactor:
             at = align(at + header.size_bytes)
         return True
 
-    async def _move(self, volume: Volume, mover: _Mover, reaped: set[bytes]) -> bool:
-        """Returns whether anything in the volume could not be read."""
+    async def _copy(self, volume: Volume, mover: _Mover, reaped: set[bytes]) -> bool:
+        """What is needed, to the bulk; streams of one frame are placed there at once, all others
+        by the caller. Returns whether anything in the volume could not be read."""
         bad = False
         rows: list[StateRow] = []
         rows_bytes = 0
@@ -276,7 +290,7 @@ class Compactor:
             if found.header is None:
                 bad = True
             elif found.header.kind == FRAME:
-                singles += await self._move_frame(volume, found, mover)
+                singles += await self._copy_frame(volume, found, mover)
                 if singles >= PLACE_RUNS:
                     singles = 0
                     await self._place(mover, reaped, whole=False)
@@ -289,10 +303,6 @@ class Compactor:
                         rows, rows_bytes = [], 0
         if rows:
             await self.bulk.write(mover, None, encode_state(rows))
-        # Looked for only now that something is bad, and before the run that names it is replaced.
-        lost = await placed_bad_frames(self.core, volume.volume) if bad else []
-        await self._place(mover, reaped, whole=True)
-        await self._place_lost(lost, volume, reaped)
         return bad
 
     async def _place_lost(self, lost: list[BadFrame], volume: Volume, reaped: set[bytes]) -> None:
@@ -309,7 +319,7 @@ class Compactor:
 
     # --- frames
 
-    async def _move_frame(self, volume: Volume, found: Scanned, mover: _Mover) -> int:
+    async def _copy_frame(self, volume: Volume, found: Scanned, mover: _Mover) -> int:
         """1 if it was a live frame that is its whole stream."""
         header = found.header
         assert header is not None

@@ -22,6 +22,7 @@ from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import Disk, DiskError, DiskFull, File, OpenMode
 from o3storage.runtime.jobs import Jobs
 from o3storage.storage._groups import EntryCache, GroupLog
+from o3storage.storage._rows import Run, run_bytes
 from o3storage.storage._types import (
     MIB,
     FrameMissing,
@@ -331,6 +332,14 @@ class Core:
         if volume.unlinked and not volume.in_use and volume.file is not None:
             file, volume.file = volume.file, None
             await file.close()
+
+    def count_garbage(self, run: Run) -> None:
+        """What stands there is placed no more, or never will be."""
+        volume = self.volumes.get(run.volume)
+        if volume is not None:
+            size = run_bytes(run)
+            volume.placed_bytes -= size
+            volume.dead_bytes += size
 
     async def drop_volume(self, volume: Volume, *, durable: bool = True) -> None:
         """Unlink it; readers under way keep what they have open. `durable`: and it does not come

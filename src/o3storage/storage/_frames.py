@@ -38,7 +38,6 @@ from o3storage.storage._rows import (
     placement_bounds,
     placement_key,
     released_key,
-    run_bytes,
     split_placement_key,
 )
 from o3storage.storage._types import STREAM_ID_BYTES, FrameBad, FrameMissing, StoreOutOfService
@@ -304,12 +303,7 @@ class Frames:
         if self.moving is not None:
             self.moving.add(stream)
         for _, value in rows:
-            run = decode_run(value)
-            volume = self.core.volumes.get(run.volume)
-            if volume is not None:
-                size = run_bytes(run)
-                volume.placed_bytes -= size
-                volume.dead_bytes += size
+            self.core.count_garbage(decode_run(value))
 
     async def close(self) -> None:
         task, self._reaper = self._reaper, None

@@ -115,6 +115,8 @@ class LogWriter:
         self._reaped: Container[bytes] = ()
         self.cuts = 0
         """Runs that were placed over parts of others (repair)."""
+        self._unplaced: dict[bytes, list[PlacedRun]] = {}
+        """By stream: see `take_unplaced`."""
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._spare: asyncio.Task[Volume] | None = None
@@ -275,6 +277,12 @@ class LogWriter:
         self._held += held
         if unless is not None:
             self._reaped = unless
+
+    def take_unplaced(self, stream: bytes) -> list[PlacedRun]:
+        """Runs that cut into others and are left out of their batch, because rows that it takes
+        to place them were not in memory. What they replace stays as it is until they are placed
+        again, after these rows were read."""
+        return self._unplaced.pop(stream, [])
 
     def note_bulk(self, volume: int, end: int | None) -> None:
         """So much of a bulk volume is synced; or (None) it was freed. Said with the next batch:
@@ -455,9 +463,12 @@ class LogWriter:
         head = summary_bytes(len(infos.by_group))
         body = Payload(core, volume, volume.size_bytes + head)
         body.put_outcomes(outcomes)
-        runs = [run for run in runs if run[0] not in self._reaped] if self._reaped else runs
+        if self._reaped:
+            runs = self._without_reaped(runs)
         if runs or notes:
-            self.cuts += body.put_runs(runs, notes)
+            self.cuts += sum([cuts for _, _, _, cuts in runs])
+            for unplaced in body.put_runs(runs, notes):
+                self._unplaced.setdefault(unplaced[0], []).append(unplaced)
         for append in self._gathered:
             body.put_append(append)
         assert body.size_bytes <= payload
@@ -485,6 +496,15 @@ class LogWriter:
         stats.batch_records += len(body.hashes)
         stats.appends += len(self._gathered)
         return data, infos.last_entries(core)
+
+    def _without_reaped(self, runs: list[PlacedRun]) -> list[PlacedRun]:
+        kept: list[PlacedRun] = []
+        for placed in runs:
+            if placed[0] in self._reaped:
+                self.core.count_garbage(placed[2])
+            else:
+                kept.append(placed)
+        return kept
 
     def _complete(self, entries: list[tuple[GroupLog, int]]) -> None:
         for group, last in entries:

@@ -232,25 +232,28 @@ class Payload:
             self._volume.change_bytes += self._seal(OUTCOME, 0, a0, a1, index, sequence, body)
             group.written_applied = index
 
-    def put_runs(self, runs: Sequence[PlacedRun], notes: Mapping[bytes, bytes | None]) -> int:
-        """One LOCAL record, with the rows `notes`; returns how many of the runs may cut into
-        others."""
+    def put_runs(
+        self, runs: Sequence[PlacedRun], notes: Mapping[bytes, bytes | None]
+    ) -> list[PlacedRun]:
+        """One LOCAL record, with the rows `notes`; returns runs that cannot be placed yet: what
+        they cut into would have to be read from the disk."""
         core = self._core
-        cutting = 0
+        unplaced: list[PlacedRun] = []
         changes: list[RowChange] = [*notes.items()]
-        for stream, first, run, cuts in runs:
+        for placed in runs:
+            stream, first, run, cuts = placed
             if cuts:
-                cutting += 1
                 try:
                     changes += self._rest_of_cut(stream, first + run.frames)
                 except LookupError:
-                    continue  # rather the old run as it is than a part of it lost
+                    unplaced.append(placed)
+                    continue
             changes.append((placement_key(stream, first), encode_run(run)))
         core.sequence += 1
         body = encode_rows(changes)
         self._volume.change_bytes += self._seal(LOCAL, 0, 0, 0, 0, core.sequence, body)
         self.rows += changes
-        return cutting
+        return unplaced
 
     def _rest_of_cut(self, stream: bytes, end: int) -> list[RowChange]:
         """A run that goes on over `end` keeps its frames from there, as a run of its own.
