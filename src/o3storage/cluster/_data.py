@@ -34,6 +34,7 @@ FINISH_S = 20.0
 """The slowest sync and placement of a member that is waited for."""
 CODE_STORAGE = 64
 """PeerError: the member cannot store the frames."""
+NOT_A_MEMBER = "this node has no replica of the range any more"
 
 _HEAD = struct.Struct(">I16s")
 _PIECE = struct.Struct(">IB")
@@ -204,7 +205,9 @@ class BodyReceiver:
     async def serve(self, _: int, head: bytes, pieces: InStream) -> bytes:
         if len(head) != _HEAD.size:
             raise ValueError("a stream of a body with a bad head")
-        _group, stream = _HEAD.unpack(head)
+        group, stream = _HEAD.unpack(head)
+        if self._node.keeps_nothing_of(group):
+            raise PeerError(CODE_STORAGE, NOT_A_MEMBER)
         if stream in self._node.writing:
             raise PeerError(CODE_STORAGE, "the frames of this stream are being stored already")
         store = self._node.store
@@ -219,7 +222,8 @@ class BodyReceiver:
                 expected += 1
             if writer is not None and not self._node.was_released(stream):
                 await writer.sync()
-                self._node.stored_late(stream)
+                if not self._node.stored_late(stream, group):
+                    raise PeerError(CODE_STORAGE, NOT_A_MEMBER)
         except StoreError as error:
             raise PeerError(CODE_STORAGE, str(error)) from error
         finally:

@@ -181,7 +181,8 @@ class Fetcher:
                     self.fetched_frames += len(frames)
             if writer is not None and not self._node.was_released(wanted.stream):
                 await writer.sync()
-                self._node.stored_late(wanted.stream)
+                if not self._node.stored_late(wanted.stream, group):
+                    return True  # the range left this disk meanwhile
         except (ClusterError, StoreError, ValueError):
             return False
         finally:

@@ -3,7 +3,7 @@ reader has ended, though the version that named them goes meanwhile.
 
     HOLD      token u64, then streams, 16 bytes each: these are lent for LEND_S; none: what was lent
               under the token is lent for so long again. The answer is a byte: 1, or 0 if nothing is
-              lent under it any more
+              lent under it any more. At most MAX_LENT under one token
     LET_GO    token u64; the answer is empty
 
 Both go by the bulk link, like the requests for frames (`_fetching`) that follow them, so they are
@@ -40,6 +40,8 @@ MAX_LOANS = 8192
 """Of one holder, at a time: as many readers as it serves itself (http/_limits)."""
 MAX_STREAMS = 1024
 """Of one HOLD: a page of parts."""
+MAX_LENT = 16_384
+"""Of one loan: the parts of an object, 10,000 at most, some of them twice (`Loan._renew`)."""
 STREAM_BYTES = 16
 CODE_BUSY = 65
 """PeerError: this node lends as many as it can."""
@@ -75,6 +77,8 @@ class Lender:
             if len(self._loans) >= MAX_LOANS:
                 raise PeerError(CODE_BUSY, "this node lends as many bodies as it can")
         streams = found[1] if found is not None else []
+        if len(streams) + len(data) // STREAM_BYTES > MAX_LENT:
+            raise ValueError("a loan of too many streams")
         for at in range(0, len(data), STREAM_BYTES):
             stream = data[at : at + STREAM_BYTES]
             store.pin(stream)

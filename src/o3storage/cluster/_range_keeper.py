@@ -187,6 +187,7 @@ class RangeKeeper:
             self._leave(group, span, None)
         if replication is not None:
             replication.on_ranges = self._narrowed
+            replication.keeps_nothing_of = self.keeps_nothing_of
             loop = asyncio.get_running_loop()
             self._publisher = loop.create_task(self._publish(), name="publisher of ranges")
         self.sizes.start()
@@ -351,6 +352,26 @@ class RangeKeeper:
     def elsewhere(self) -> list[int]:
         """Ranges that other nodes are asked for."""
         return list(self._table.elsewhere)
+
+    def keeps_nothing_of(self, group: int) -> bool:
+        """Whether the range left this disk, and nothing that is here can come to name a body that
+        was sent to it: no replica of it is back, nor one of a range that was cut off it (such a
+        one may have said already that it holds the body)."""
+        if group not in self._gone:
+            return False
+        return not any(self._comes_of(here, group) for here in (*self._replicas, *self._opening))
+
+    def _comes_of(self, group: int, other: int) -> bool:
+        """Whether it is the other range, or was cut off it; also if that is not known here."""
+        while group > other:
+            try:
+                parent = self._table.span_anywhere(group).parent
+            except KeyError:
+                return True
+            if not 0 < parent < group:
+                return True
+            group = parent
+        return group == other
 
     def is_here(self, group: int) -> bool:
         """Whether this node's own replica of the range is to be asked."""

@@ -141,6 +141,8 @@ class Replication:
         self.down_listeners: list[Callable[[int], None]] = []
         self.on_ranges: Callable[[], None] = _nothing
         """A range holds other keys than before."""
+        self.keeps_nothing_of: Callable[[int], bool] = _never
+        """Whether a range left this disk for good (`RangeKeeper.keeps_nothing_of`)."""
         self.writing: dict[bytes, None] = {}
         """Streams whose frames are being stored here: by one writer at a time."""
         self._released: dict[bytes, None] = {}
@@ -293,10 +295,14 @@ class Replication:
     def was_released(self, stream: bytes) -> bool:
         return stream in self._released
 
-    def stored_late(self, stream: bytes) -> None:
-        """Frames were placed: not for ever, if their stream was released meanwhile."""
-        if stream in self._released:
+    def stored_late(self, stream: bytes, group: int = 0) -> bool:
+        """Frames were placed: not for ever, if their stream was released meanwhile, or if their
+        range left this disk (nothing here names them, so nothing would ever release them); then
+        False. `group`: the range that they were sent to; 0: of a version that is here."""
+        left = self.keeps_nothing_of(group)
+        if left or stream in self._released:
             self.store.release_again(stream)
+        return not left
 
     def holds_now(self, stream: bytes, frames: int) -> bool:
         """All frames of the stream are placed here, as far as memory says."""
@@ -322,6 +328,11 @@ class Replication:
 
 def _nothing() -> None:
     """Until the node listens."""
+
+
+def _never(_: int) -> bool:
+    """Until the node says what has left it."""
+    return False
 
 
 def best_successor(replica: Replica) -> int:
