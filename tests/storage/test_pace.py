@@ -94,6 +94,20 @@ def test_what_a_piece_waited_for_the_disk_is_not_its_own_work(loop):
     assert loop.rests[0] <= 2 * PIECE_S * (1 / MAX_SHARE - 1)
 
 
+def test_what_rests_took_too_long_is_made_up_for(loop):
+    """With pieces so short that every rest lasts longer than it was to last."""
+    pace = Pace(PIECE_S / 4, makes_up=True)
+    loop.late_s = PIECE_S / 3
+    asyncio.run(work(pace, loop, 100, seconds=PIECE_S / 4))
+    elapsed_s = loop.now_s - 100.0
+    assert pace.worked_s / elapsed_s == pytest.approx(MAX_SHARE, rel=0.02)
+    assert min(loop.rests) >= 0
+    loop.late_s = 10 * PIECE_S
+    asyncio.run(work(pace, loop, 1, seconds=PIECE_S / 4))
+    asyncio.run(work(pace, loop, 1, seconds=PIECE_S / 4))
+    assert loop.rests[-1] == 0.0, "no rest is shorter than none"
+
+
 def test_the_rate_in_bytes_holds_under_virtual_time():
     async def main():
         pace = Pace()

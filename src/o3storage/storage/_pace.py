@@ -38,12 +38,19 @@ flushes."""
 class Pace:
     """The share of one kind of background work."""
 
-    def __init__(self) -> None:
+    def __init__(self, piece_s: float = PIECE_S, *, makes_up: bool = False) -> None:
+        """`makes_up`: what a rest took longer than it was to take is taken off the next one. The
+        loop's timers count in milliseconds and fire between two steps, so that rests of few
+        milliseconds would leave the work much less than its share."""
+        self.piece_s = piece_s
+        self._makes_up = makes_up
         self.share = MAX_SHARE
         self.floor = MIN_SHARE
         self.worked_s = 0.0
         """On the loop, all pieces so far."""
         self._began_s = 0.0
+        self._over_s = 0.0
+        """What the last rest took longer than it was to take."""
 
     def ask(self, waiting_bytes: int, *, urgent: bool = False) -> None:
         """So much waits to be worked on; `urgent`: space is short."""
@@ -57,19 +64,23 @@ class Pace:
 
     def is_long(self) -> bool:
         """The piece has lasted long enough: rest."""
-        return asyncio.get_running_loop().time() - self._began_s >= PIECE_S
+        return asyncio.get_running_loop().time() - self._began_s >= self.piece_s
 
     async def rest(self, least_s: float = 0.0) -> None:
         """End the piece, wait for `least_s` or what the share asks for, begin the next."""
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         # Where a piece waited for the disk, others had the loop: it is not all its own time.
-        worked_s = min(now_s - self._began_s, 2 * PIECE_S)
+        worked_s = min(now_s - self._began_s, 2 * self.piece_s)
         self.worked_s += worked_s
-        rest_s = max(least_s, worked_s * (1 / self.share - 1))
+        rest_s = worked_s * (1 / self.share - 1)
+        if self._makes_up:
+            rest_s -= self._over_s
+        rest_s = max(least_s, rest_s, 0.0)
         await asyncio.sleep(rest_s)
         self._began_s = loop.time()
-        if self._began_s - now_s - rest_s > LATE_S:
+        self._over_s = self._began_s - now_s - rest_s
+        if self._over_s > LATE_S:
             self.share = max(self.floor, self.share / 2)
         else:
             self.share = min(MAX_SHARE, self.share * GROWTH)
