@@ -23,6 +23,7 @@ MEASUREMENTS = {
     "bodies": ("large PUT and GET against a plain loop over the same primitives", 60),
     "index_vs_sqlite": ("the index alone against SQLite (WAL, synchronous=FULL)", 420),
     "cluster": ("three local nodes against one: CPU, idle, catching up", 240),
+    "elections": ("three nodes, half an hour of full load, one large upload: elections", 1900),
     "objects_vs_sqlite": ("whole objects in the engine against rows of SQLite", 150),
     "large_store": ("a million objects: gets, and pages of listings at half of the peak", 240),
     "sustained": ("70 % of peak for 10 minutes: latencies and the event loop's stalls", 870),
