@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 
 import pytest
 
-from o3storage.simulation import SeedReport, simulate
+from o3storage.runtime.network import Address
+from o3storage.simulation import SeedReport, run, simulate
+from o3storage.simulation._machine import PEER_PORT
+from o3storage.simulation._world import World
 
 SLOW_SEEDS = int(os.environ.get("O3_SIMULATION_SEEDS", "100"))
 """About a minute on one core."""
@@ -108,3 +112,27 @@ def test_many_seeds(nodes: int) -> None:
     print(
         f"{SLOW_SEEDS} seeds: {totals[0]:.0f} virtual s, {totals[1]} operations, {totals[2]} faults"
     )
+
+
+@pytest.mark.parametrize("how", ["kill", "power cut", "wipe"])
+def test_the_network_of_a_process_that_is_being_started_goes_with_it(how: str) -> None:
+    """Else the next one finds its address in use (seeds 400323 and 400335 of five nodes)."""
+
+    async def main() -> None:
+        world = World(11, nodes=3)
+        machine = world.machines[0]
+        address = Address(machine.host, PEER_PORT)
+        await machine.start()
+        machine.power_cut("power cut")
+        while world.net.listener(address) is None:
+            await asyncio.sleep(0.0001)
+        assert machine.is_starting
+        machine.power_cut(how)
+        assert world.net.listener(address) is None
+        machine.founder = True
+        await machine.serving.wait()
+        assert world.net.listener(address) is not None
+        await machine.stop()
+        assert world.net.listener(address) is None
+
+    run(main(), 11)

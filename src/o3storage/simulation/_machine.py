@@ -122,6 +122,8 @@ class Machine:
         self.context = contextvars.copy_context()
         self.context.run(OWNER.set, number)
         self._starting: asyncio.Task[None] | None = None
+        self._young: SimNetwork | None = None
+        """Of the process that is being started."""
 
     @property
     def is_starting(self) -> bool:
@@ -140,7 +142,7 @@ class Machine:
         world = self.world
         for _ in range(MAX_STARTS):
             disk = self.disk
-            network = world.network_of(self)
+            network = self._young = world.network_of(self)
             try:
                 if network is None:
                     opened = await open_node(
@@ -155,6 +157,7 @@ class Machine:
                     opened = await self._open_member(disk, network)
             except (StoreError, ClusterError, DiskError) as error:
                 self.trace(f"start failed: {type(error).__name__}: {error}")
+                self._young = None
                 if network is not None:
                     network.kill()
                 await self._mend(disk, error)
@@ -162,6 +165,7 @@ class Machine:
             if self.disk is not disk:
                 await self._bury(opened)
                 continue
+            self._young = None
             self.serve(opened, network)
             return
         raise GaveUp(f"{MAX_STARTS} starts failed")
@@ -270,11 +274,12 @@ class Machine:
         self.deaths += 1
         self.trace(f"{how} {self.deaths}")
         dice = self.world.dice
-        if life is not None and life.network is not None:
+        network = life.network if life is not None else self._young
+        if network is not None:
             if how == "kill":
-                life.network.kill()
+                network.kill()
             else:
-                life.network.power_off()
+                network.power_off()
         self.disk = self.disk.kill() if how == "kill" else self.disk.crash(dice)
         if how == "wipe":
             self.founder = False
