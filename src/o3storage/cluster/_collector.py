@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from o3storage.cluster import _kinds, _records
 from o3storage.cluster._errors import ClusterError
-from o3storage.storage import StoreError
+from o3storage.cluster._reading import READ_FAULTS
 
 if TYPE_CHECKING:
     from o3storage.cluster._node import Node
@@ -89,7 +89,7 @@ class Collector:
                 while self._rows:
                     await self._collect()
                     await asyncio.sleep(PAUSE_S)
-            except (ClusterError, StoreError):
+            except (ClusterError, *READ_FAULTS):
                 await asyncio.sleep(RETRY_S)
                 continue
             self._wake.clear()
