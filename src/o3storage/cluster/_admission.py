@@ -72,6 +72,9 @@ class Gate:
         known = self._member.members.nodes.get(hello.node) if self._member.members else None
         if known is not None and known[0] == link.peer:
             return MEMBER
+        if self._member.introductions.knows(hello.node, link.peer):
+            return MEMBER
+        self._member.introductions.called_upon(hello.node)
         if self._proven(link, hello):
             return GUEST  # it may know of its joining before this node does
         return refuse("this node does not know it as a member yet")

@@ -28,3 +28,5 @@ JOIN: Final = 32
 """Call, also of guests: make me a member (`_join`)."""
 FACTS: Final = 33
 """Call: what a node says of itself, as JSON (`_membership`)."""
+MEMBERS: Final = 34
+"""Call: which nodes there are, as range 0 has it there (`_introductions`)."""

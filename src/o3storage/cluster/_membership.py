@@ -28,6 +28,7 @@ from o3storage.cluster._errors import (
     Unavailable,
     WrongCluster,
 )
+from o3storage.cluster._introductions import Introductions
 from o3storage.cluster._members_file import Members, Stage
 from o3storage.cluster._node import number_of
 from o3storage.cluster._node_records import (
@@ -141,6 +142,7 @@ class Membership:
         """Known address -> id of another cluster that was met there."""
         self.bound: Address | None = None
         self.gate = Gate(self)
+        self.introductions = Introductions(self)
         self.peers: Peers
         self.keys = keys
         self._network = network
@@ -174,6 +176,7 @@ class Membership:
         options = self.options
         peers.serve(_kinds.JOIN, self._serve_join, guests=True)
         peers.serve(_kinds.FACTS, self._serve_facts)
+        peers.serve(_kinds.MEMBERS, self.introductions.serve)
         members = self.members = await _members_file.load(options.disk)
         if members is not None and members.stage is Stage.HOLDING and not holds_data:
             raise Unavailable(
@@ -204,7 +207,7 @@ class Membership:
                 "O3_CLUSTER_SECRET_FILE), or give --join TOKEN, which the first node prints"
             )
         if self.cluster_id:
-            self._set_peers()
+            self.show_peers()
         return must_join
 
     async def join(self) -> None:
@@ -240,7 +243,7 @@ class Membership:
         self.cluster_id = cluster_id
         self.members = Members(Stage.JOINED, record.joined_ns, cluster_id, nodes)
         await _members_file.save(options.disk, self.members)
-        self._set_peers()
+        self.show_peers()
         options.say(f"joined cluster {cluster_id.hex()[:8]}; receiving its records")
 
     async def check_cluster(self, store: Store) -> None:
@@ -294,7 +297,7 @@ class Membership:
             if self._moved.get(node) != address:
                 _log.info("peers.moved", node=f"{node:016x}", address=_join.show(address))
             self._moved[node] = address
-            self._set_peers()
+            self.show_peers()
 
     async def _keep_looking(self) -> None:
         """For members that are not there: where they were last, and under the names given."""
@@ -344,17 +347,15 @@ class Membership:
             await asyncio.sleep(FOLLOW_S)
             await self.follow()
         while self.node not in self.records:
-            up = [node for node in self._others() if self.peers.is_up(node)]
+            up = self.introductions.reached()
             problems = "; ".join(self.peers.problems.values())
             waiting.because(
                 "waiting for the cluster's records"
                 + ("" if up else f"; no other node can be reached: {problems or 'no answer'}")
             )
+            await self.introductions.tend()
             await asyncio.sleep(FOLLOW_S)
             await self.follow()
-
-    def _others(self) -> list[int]:
-        return sorted(self.members.nodes) if self.members is not None else []
 
     async def _propose(self, data: bytes) -> Any:
         """Commit a command in range 0; its result. Raises its error, Unavailable, StorageFull."""
@@ -417,9 +418,9 @@ class Membership:
         }
         joined_ns = before.joined_ns if before else self.records[self.node].joined_ns
         members = Members(Stage.HOLDING, joined_ns, self.cluster_id, nodes)
-        if members != before:
+        if self.introductions.drop_known() or members != before:
             self.members = members
-            self._set_peers()
+            self.show_peers()
             await _members_file.save(self.options.disk, members)
 
     def live(self) -> list[NodeRecord]:
@@ -430,15 +431,17 @@ class Membership:
             if self.records[node].state is not NodeState.REMOVED
         ]
 
-    def _set_peers(self) -> None:
+    def show_peers(self) -> None:
+        """Whom there are to be links to."""
         members = self.members
         if members is None:
             return
         self.known_hosts = self._all_known_hosts()
+        known = self.introductions.heard | members.nodes
         self.peers.set_peers(
             {
                 node: (identity, announced.addresses + self._moved_to(node, announced))
-                for node, (identity, announced) in members.nodes.items()
+                for node, (identity, announced) in known.items()
             }
         )
 
@@ -524,6 +527,7 @@ class Membership:
             try:
                 await self.follow()
                 if count % DRIVE_EVERY == 0:
+                    await self.introductions.tend()
                     self._place()
                     if loop.time() >= self._busy_until_s:
                         await self._tend()
