@@ -7,8 +7,9 @@ does the rest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, cast
 
 from o3storage.cluster import _range_rows, _records
@@ -178,6 +179,15 @@ class Applying:
         if span is None or span == EVERYTHING:
             return _records.apply(self._machine, data)
         return apply_within(self._machine, data, span)
+
+    def check(self, payloads: Sequence[bytes]) -> None:
+        """What another node proposes, before it comes into a log: an entry that nobody can apply
+        stops every replica of the range, and stops it again at each start. Raises ValueError."""
+        for data in payloads:
+            steps = self._begin(data)
+            with contextlib.suppress(StopIteration):
+                next(steps)  # what a command says is decoded before it reads its first row
+            steps.close()
 
     def _finish(self, entry: Entry, outcome: Outcome) -> bool:
         """Write what an entry did and tell whoever waits for it. False: the disk failed."""

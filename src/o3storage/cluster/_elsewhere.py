@@ -321,6 +321,7 @@ class Elsewhere:
         replica = self._replica(group)
         if replica is None or group == 0:
             return _not_here(group)
+        replica.check(payloads)
         leader = replica.core.leader
         self.answered += 1
         try:

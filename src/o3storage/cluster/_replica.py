@@ -282,7 +282,7 @@ class Replica(Applying):
 
     def propose(self, batch: Batch) -> tuple[int, int]:
         """Append a batch at once, as the leader (see `leads`): index of its first entry, term.
-        Raises, and then nothing was appended: StorageFull, DiskFull, Unavailable."""
+        Raises, and then nothing was appended: StorageFull, LogFull, Unavailable, ValueError."""
         self._flush()
         if not self.leads:
             raise Unavailable(self.fault or "another node leads the range")
@@ -292,6 +292,8 @@ class Replica(Applying):
             raise StorageFull(NO_SPACE)
         if len(self._waiting) + len(batch.payloads) > MAX_WAITING:
             raise Unavailable("too many writes are waiting for the disk; slow down")
+        if not batch.futures:
+            self.check(batch.payloads)
         self._futures = batch.futures
         self._frames = batch.frames()
         self._batch = batch
