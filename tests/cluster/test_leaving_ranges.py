@@ -8,7 +8,9 @@ import random
 import pytest
 
 from o3storage import catalog
+from o3storage.cluster import Node, _leaving
 from o3storage.cluster._leaving import ERASING, GONE
+from o3storage.cluster._range_keeper import RangeKeeper
 from o3storage.cluster._reading import left_note
 from o3storage.crypto import StreamRef
 from o3storage.simulation import run
@@ -147,3 +149,67 @@ def test_a_crash_while_a_range_is_erased_is_made_good_at_the_start(seed: int) ->
             assert await patiently(lambda: victim.get(bucket, b"k3")) == body_of(1, 40_000)
 
     run(main(), seed)
+
+
+def test_a_range_that_could_not_be_erased_keeps_its_span_until_a_start_erases_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release_bodies = _leaving._release_bodies
+
+    async def main() -> None:
+        async with Places(count=4) as places:
+            await start(places, 4)
+            bucket = await patiently(places[1].bucket)
+            await patiently(lambda: places[1].put(bucket, b"k", body_of(1, 40_000)))
+            victim = next(p for p in holders(places) if p is not places[1])
+
+            broken = victim.node
+
+            async def unreadable(node: Node, low: bytes, high: bytes) -> None:
+                if node is broken:
+                    raise ValueError("a row that nobody can read")
+                await release_bodies(node, low, high)
+
+            monkeypatch.setattr(_leaving, "_release_bodies", unreadable)
+            await patiently(lambda: places[1].membership.drain(victim.id, shrink=False))
+            keeper = victim.node.ranges
+            await places.until(lambda: 1 in keeper._leaving and keeper._leaving[1].done(), 60.0)
+            await patiently(lambda: places[1].membership.stay(victim.id))
+            await asyncio.sleep(20)
+            assert 1 in keeper._table.here() and 1 not in victim.node._replicas
+            assert not keeper._table.free_for(2, keeper._table.span(1))
+            assert (await victim.store.noted(left_note(1)))[:1] == ERASING
+            assert await patiently(lambda: victim.get(bucket, b"k")) == body_of(1, 40_000)
+            await victim.die()
+            await victim.up(places[1].host, **SETTINGS)
+            await moved(places, victim)
+            assert victim in away(places)
+
+    run(main(), 25)
+
+
+def test_range_0_is_told_again_after_something_unforeseen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket = await patiently(places[1].bucket)
+            await patiently(lambda: places[1].put(bucket, b"k", b"1"))
+            source, target = holders(places)[0], away(places)[0]
+            told = RangeKeeper._tell_holders
+            failed: dict[RangeKeeper, None] = {}
+
+            async def once(keeper: RangeKeeper, group: int) -> None:
+                if keeper not in failed:
+                    failed[keeper] = None
+                    raise ValueError("a row that nobody can read")
+                await told(keeper, group)
+
+            monkeypatch.setattr(RangeKeeper, "_tell_holders", once)
+            await patiently(lambda: source.node.ranges.move(1, source.id, target.id))
+            await moved(places, source)
+            await places.until(lambda: not any(p.node.ranges.moves for p in places.all), 60.0)
+            assert failed
+
+    run(main(), 26)

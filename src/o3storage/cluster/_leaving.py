@@ -14,7 +14,7 @@ that it was cut off. The second note goes in the batch that installs a snapshot 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from o3storage.cluster import _records
@@ -47,33 +47,29 @@ def has_left(note: bytes | None) -> Span | None:
 
 async def leave(
     node: Node, table: RangeTable, group: int, span: Span, replica: Replica | None
-) -> None:
+) -> bool:
     """Erase the range from this disk. `replica`: was stopped (`Replica.fail`) and is in nobody's
-    hands any more; None: a start goes on with it."""
+    hands any more; None: a start goes on with it. False: the disk failed, and there may be rows
+    left."""
     store = node.store
-    while True:
-        try:
-            if replica is not None:
-                await store.note(left_note(group), ERASING + span.encode())
-                if replica.team is not None:
-                    replica.team.gaps.clear()
-                    replica.team.debt.clear()
-                    await replica.team.close()
-                await replica.close()
-                replica = None
-            spans = table.row_spans(group, span)
-            for low, high in spans:
-                await _release_bodies(node, low, high)
-            await store.erase(group, spans, [(_records.configuration_key(group), None)])
-            await store.note(left_note(group), GONE)
-        except StoreOutOfService:
-            return
-        except READ_FAULTS as error:
-            _log.debug("range.not_erased", range=group, reason=str(error))
-            await asyncio.sleep(RETRY_S)
-        else:
-            _log.info("range.left", range=group)
-            return
+
+    async def erase() -> None:
+        nonlocal replica
+        if replica is not None:
+            await store.note(left_note(group), ERASING + span.encode())
+            if replica.team is not None:
+                replica.team.gaps.clear()
+                replica.team.debt.clear()
+                await replica.team.close()
+            await replica.close()
+            replica = None
+        spans = table.row_spans(group, span)
+        for low, high in spans:
+            await _release_bodies(node, low, high)
+        await store.erase(group, spans, [(_records.configuration_key(group), None)])
+        await store.note(left_note(group), GONE)
+
+    return await _until_done(erase, group, "range.left")
 
 
 async def has_rows(store: Store, spans: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -84,24 +80,33 @@ async def has_rows(store: Store, spans: Sequence[tuple[bytes, bytes]]) -> bool:
     return False
 
 
-async def sweep(node: Node, table: RangeTable, group: int, span: Span) -> None:
+async def sweep(node: Node, table: RangeTable, group: int, span: Span) -> bool:
     """Erase what lies in the span of a range that never came here: it was cut off one whose replica
     here missed that, and got a snapshot of the lower keys. Nothing was promised of these rows; a
-    start after a crash finds what is left."""
+    start after a crash finds what is left. False: as of `leave`."""
     spans = table.row_spans(group, span)
+
+    async def erase() -> None:
+        for low, high in spans:
+            await _release_bodies(node, low, high)
+        await node.store.erase(group, spans, [])
+
+    return await _until_done(erase, group, "range.swept")
+
+
+async def _until_done(erase: Callable[[], Awaitable[None]], group: int, event: str) -> bool:
+    """Whether it was done; if not, the disk is out of service."""
     while True:
         try:
-            for low, high in spans:
-                await _release_bodies(node, low, high)
-            await node.store.erase(group, spans, [])
+            await erase()
         except StoreOutOfService:
-            return
+            return False
         except READ_FAULTS as error:
             _log.debug("range.not_erased", range=group, reason=str(error))
             await asyncio.sleep(RETRY_S)
         else:
-            _log.info("range.swept", range=group)
-            return
+            _log.info(event, range=group)
+            return True
 
 
 async def _release_bodies(node: Node, low: bytes, high: bytes) -> None:

@@ -82,6 +82,8 @@ if TYPE_CHECKING:
 
 PUBLISH_S = 1.0
 """A leader looks so often whether range 0 knows the spans of its ranges."""
+FAILED_S = 10.0
+"""Something that nobody thought of kept it from that: it says so, and looks again after this."""
 RETRY_S = 0.5
 """A damaged block of the index is being rebuilt: a replica is opened again after so long."""
 FIRST_LEADER_S = 0.3
@@ -113,7 +115,9 @@ class RangeKeeper:
         self._table = table
         self._replicas = replicas
         self._opening: dict[int, asyncio.Task[None]] = {}
-        self._leaving: dict[int, asyncio.Task[None]] = {}
+        self._leaving: dict[int, asyncio.Task[bool]] = {}
+        """What is being erased. What could not be stays: its rows may be there, so its span is
+        taken, and the next start goes on with it."""
         self._left: dict[int, Span] = {}
         """Found at the start: these are still to be erased."""
         self._unlisted: dict[int, tuple[Holders, float]] = {}
@@ -259,17 +263,23 @@ class RangeKeeper:
         self._gone[group] = None
         self._erase(group, leave(self._node, self._table, group, span, replica))
 
-    def _erase(self, group: int, erasing: Coroutine[Any, Any, None]) -> None:
-        def ended(_: asyncio.Task[None]) -> None:
-            del self._leaving[group]
-            if not self._closed:
-                self._table.remove(group)
-                self._node.look_at_records()
+    def _erase(self, group: int, erasing: Coroutine[Any, Any, bool]) -> None:
+        def ended(task: asyncio.Task[bool]) -> None:
+            if task.cancelled():
+                return
+            error = task.exception()
+            if error is not None:
+                _log.error("range.not_erased", range=group, error=error)
+            elif task.result():
+                del self._leaving[group]
+                if not self._closed:
+                    self._table.remove(group)
+                    self._node.look_at_records()
 
-        async def work() -> None:
+        async def work() -> bool:
             try:
                 async with self._erasers:
-                    await erasing
+                    return await erasing
             finally:
                 erasing.close()
 
@@ -460,6 +470,9 @@ class RangeKeeper:
                 await self._sweep()
             except (ClusterError, StoreError, *READ_FAULTS) as error:
                 _log.debug("ranges.later", reason=str(error))
+            except Exception as error:
+                _log.error("ranges.failed", error=error)
+                await asyncio.sleep(FAILED_S)
 
     def _members_changed(self) -> bool:
         """Whether some replica here knows of other members than at the last look, or was filled.
