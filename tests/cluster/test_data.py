@@ -25,8 +25,8 @@ class Out:
     def __init__(self, error: ClusterError | None) -> None:
         self.error = error
 
-    async def write(self, _: Any, last: bool, *, head: bytes) -> None:
-        assert last and head
+    async def write(self, _: Any, __: bool, *, head: bytes) -> None:
+        assert head
 
     async def finish(self, _: float) -> bytes:
         if self.error is not None:
@@ -67,10 +67,10 @@ async def send(
     fanout = Fanout(  # type: ignore[arg-type]
         node, team.group, FRAME.stream, lambda: team.core.configuration
     )
-    await fanout.write(FRAME)
-    if ends is not None:
-        team.core.configuration = ends
     try:
+        await fanout.write(FRAME)
+        if ends is not None:
+            team.core.configuration = ends
         await fanout.durable()
     except Unavailable as error:
         return error
@@ -106,3 +106,26 @@ def test_the_members_at_the_start_are_enough_when_others_joined_meanwhile() -> N
     # But no fewer than these.
     refusal = run(send(Node(()), THREE, Configuration(voters=(1, 2, 3, 4, 5))), 1)
     assert refusal is not None
+
+
+@pytest.mark.parametrize(("up", "taken"), [((), False), ((2,), False), ((2, 3), True)])
+def test_a_stranger_is_told_at_once_that_no_majority_can_take_the_body(
+    up: tuple[int, ...], taken: bool
+) -> None:
+    async def main() -> None:
+        node: Any = Node(up)
+        node.id = 4
+        fanout = Fanout(node, 1, FRAME.stream, lambda: THREE, own=False)
+        first = SealedFrame(FRAME.stream, 0, False, 4, FRAME.data)
+        if taken:
+            await fanout.write(first)
+        else:
+            with pytest.raises(Unavailable, match=f"only {len(up)} of 3 nodes can take") as refused:
+                await fanout.write(first)
+            assert not refused.value.uncertain
+        fanout.abort()
+        with pytest.raises(Unavailable):
+            await fanout.write(FRAME)  # nor later, when they are lost
+        await asyncio.gather(*node.tasks, return_exceptions=True)
+
+    run(main(), 1)

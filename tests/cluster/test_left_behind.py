@@ -94,15 +94,17 @@ def test_one_loan_has_an_end() -> None:
         async with Places(count=5) as places:
             await start(places)
             holder, reader = holders(places)[0], away(places)[0]
-            hold = bytes(8) + bytes(MAX_STREAMS * STREAM_BYTES)
             peers = reader.node.replication.peers
 
-            async def ask() -> bytes:
+            async def ask(first: int) -> bytes:
+                streams = range(first, first + MAX_STREAMS)
+                hold = bytes(8) + b"".join([s.to_bytes(STREAM_BYTES, "big") for s in streams])
                 return await peers.call(holder.id, _kinds.HOLD, hold, timeout_s=5.0, lane=Lane.BULK)
 
-            for _ in range(MAX_LENT // MAX_STREAMS):
-                assert await ask() == b"\x01"
+            for first in range(0, MAX_LENT, MAX_STREAMS):
+                assert await ask(first) == b"\x01"
             with pytest.raises(PeerError):
-                await ask()
+                await ask(MAX_LENT)
+            assert await ask(0) == b"\x01", "these are lent already"
 
     run(main(), 62)

@@ -69,8 +69,12 @@ class Fanout:
             branch.start()
 
     async def write(self, frame: SealedFrame) -> None:
-        """Hand it to every member; waits while a majority is behind."""
+        """Hand it to every member; waits while a majority is behind. Raises Unavailable as soon
+        as no majority will hold it: the client need not send the rest."""
         while True:
+            able = [*self._own, *(b.member for b in self._branches.values() if b.open or b.done)]
+            if not self._decided(able):
+                raise self._refusal(able, "can take")
             late = [b for b in self._branches.values() if b.open and b.bytes >= BEHIND_BYTES]
             if not late:
                 break
@@ -97,11 +101,17 @@ class Fanout:
             if not any(branch.open for branch in self._branches.values()):
                 if self._began.decided(holders):
                     return
-                raise Unavailable(
-                    f"only {len(holders)} of {len(self._began.members())} nodes hold the body, "
-                    "which is no majority; try again"
-                )
+                raise self._refusal(holders, "hold")
             await self._change()
+
+    def _decided(self, nodes: list[int]) -> bool:
+        return self._configuration().decided(nodes) or self._began.decided(nodes)
+
+    def _refusal(self, nodes: list[int], do: str) -> Unavailable:
+        return Unavailable(
+            f"only {len(nodes)} of {len(self._began.members())} nodes {do} the body, "
+            "which is no majority; try again"
+        )
 
     def holders(self) -> list[int]:
         """Nodes that hold all frames durably by now; this one once its own are."""

@@ -41,7 +41,7 @@ MAX_LOANS = 8192
 MAX_STREAMS = 1024
 """Of one HOLD: a page of parts."""
 MAX_LENT = 16_384
-"""Of one loan: the parts of an object, 10,000 at most, some of them twice (`Loan._renew`)."""
+"""Of one loan: the parts of an object, of which there are 10,000 at most."""
 STREAM_BYTES = 16
 CODE_BUSY = 65
 """PeerError: this node lends as many as it can."""
@@ -54,7 +54,7 @@ class Lender:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._loans: dict[tuple[int, int], tuple[float, list[bytes]]] = {}
+        self._loans: dict[tuple[int, int], tuple[float, dict[bytes, None]]] = {}
         """(reader, token) -> (until when, streams that are pinned)."""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -76,13 +76,16 @@ class Lender:
                 return b"\x00"
             if len(self._loans) >= MAX_LOANS:
                 raise PeerError(CODE_BUSY, "this node lends as many bodies as it can")
-        streams = found[1] if found is not None else []
-        if len(streams) + len(data) // STREAM_BYTES > MAX_LENT:
+        streams = found[1] if found is not None else {}
+        asked = dict.fromkeys(
+            [data[at : at + STREAM_BYTES] for at in range(0, len(data), STREAM_BYTES)]
+        )
+        new = [stream for stream in asked if stream not in streams]
+        if len(streams) + len(new) > MAX_LENT:
             raise ValueError("a loan of too many streams")
-        for at in range(0, len(data), STREAM_BYTES):
-            stream = data[at : at + STREAM_BYTES]
+        for stream in new:
             store.pin(stream)
-            streams.append(stream)
+            streams[stream] = None
         self._loans[key] = loop.time() + LEND_S, streams
         if self._timer is None:
             self._timer = loop.call_later(LEND_S / 2, self._sweep)
@@ -150,15 +153,18 @@ class Loan:
             self._elsewhere.spawn(self._let_go(self.holder))
 
     async def _renew(self, streams: Sequence[bytes]) -> None:
+        lent = len(streams)
         while True:
             await asyncio.sleep(RENEW_S)
             try:
                 kept = await self._call(self.holder, _kinds.HOLD, self._token)
                 if kept == b"\x00":
                     # It was started again, and forgot: what it still has is kept from now on.
-                    for at in range(0, len(streams), MAX_STREAMS):
-                        part = streams[at : at + MAX_STREAMS]
-                        await self._call(self.holder, _kinds.HOLD, b"".join((self._token, *part)))
+                    lent = 0
+                while lent < len(streams):
+                    part = streams[lent : lent + MAX_STREAMS]
+                    await self._call(self.holder, _kinds.HOLD, b"".join((self._token, *part)))
+                    lent += len(part)
             except ClusterError:
                 continue  # others may have the frames
 
