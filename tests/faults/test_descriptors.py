@@ -38,6 +38,9 @@ def test_a_flood_of_connections_does_not_take_the_disk_out_of_service(tmp_path: 
 
     try:
         with RunningStore(tmp_path / "data", wrapper=wrapper) as store:
+            status = Path(f"/proc/{store.pid}/status").read_text().splitlines()
+            room = int(next(line for line in status if line.startswith("FDSize:")).split()[1])
+            assert room >= LIMIT, "made at the start, not while clients wait"
             asyncio.run(put_volumes_full(store))
             assert store.stop() == 0
         lines = [json.loads(line) for line in store.log_path.read_text().splitlines()]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import resource
 import selectors
 import socket
 import time
+import weakref
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +23,15 @@ from o3storage.runtime import (
     _stall,
     busy_share,
     new_event_loop,
+    reserve_descriptors,
 )
-from o3storage.runtime._stall import EVENTS_PER_STEP
+from o3storage.runtime._stall import (
+    EVENTS_PER_STEP,
+    MOSTLY_IDLE,
+    OLDER_AFTER,
+    OLDER_AT_LAST,
+    YOUNG_OBJECTS,
+)
 
 
 def test_clock() -> None:
@@ -35,6 +47,29 @@ def test_entropy() -> None:
     drawn = [entropy.uniform(2, 4) for _ in range(2000)]
     assert all(2 <= value < 4 for value in drawn)
     assert abs(sum(drawn) / len(drawn) - 3) < 0.1  # 8 standard deviations
+
+
+def test_room_for_descriptors_is_made_beforehand() -> None:
+    def room() -> int:
+        """Of this process's table, which never shrinks."""
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("FDSize:")).split()[1])
+
+    before = room()
+    wanted = 2 * before
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard == resource.RLIM_INFINITY or hard >= wanted
+    used = os.listdir("/proc/self/fd")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+        reserve_descriptors(wanted)  # not allowed
+        assert room() == before
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        reserve_descriptors(wanted)
+        assert room() >= wanted
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) == len(used)
 
 
 def test_stall_meter() -> None:
@@ -95,6 +130,78 @@ def test_the_share_of_time_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     meter.busy_share = 0.7
     with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
         assert runner.run(share()) == 0.7
+
+
+class _Collector:
+    """Stands for the module `gc`."""
+
+    def __init__(self) -> None:
+        self.counts = (0, 0, 0)
+        self.collected: list[int] = []
+
+    def get_count(self) -> tuple[int, int, int]:
+        return self.counts
+
+    def collect(self, generation: int) -> None:
+        self.collected.append(generation)
+
+
+def test_garbage_is_collected_when_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = _Collector()
+    monkeypatch.setattr(_stall, "gc", collector)
+    meter = StallMeter()
+    here, there = socket.socketpair()
+    key = meter.register(here, selectors.EVENT_READ)
+    try:
+        collector.counts = (YOUNG_OBJECTS, 0, 0)
+        assert meter.select(0.001) == [] and not collector.collected
+        meter.collects = True
+        for timeout in (None, 5.0):  # it comes back at once: what is to be done next may be due
+            assert meter.select(timeout) == []
+        assert collector.collected == [0, 0]
+        collector.collected.clear()
+        assert meter.select(0) == [], "somebody waits for the loop already"
+        there.send(b"x")
+        assert meter.select(5.0) == [(key, selectors.EVENT_READ)], "and so does a client"
+        here.recv(1)
+        collector.counts = (YOUNG_OBJECTS - 1, 1000, 1000)
+        assert meter.select(0.001) == []
+        assert not collector.collected
+        for share, enough in ((0.0, OLDER_AFTER), (MOSTLY_IDLE, OLDER_AT_LAST)):
+            for young, middle in ((enough - 1, 1000), (enough, enough - 1), (enough, enough)):
+                collector.counts = (YOUNG_OBJECTS, young, middle)
+                meter.busy_share = share
+                meter.select(5.0)
+        assert collector.collected == [0, 1, 2] * 2
+    finally:
+        meter.close()
+        here.close()
+        there.close()
+
+
+def test_circles_are_collected_by_an_idle_loop() -> None:
+    class Circle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    async def main() -> None:
+        last = weakref.ref(Circle())
+        for _ in range(YOUNG_OBJECTS):
+            Circle()
+        assert last() is not None
+        await asyncio.sleep(0.001)
+        assert last() is None
+        assert gc.get_count()[0] < YOUNG_OBJECTS, "else the loop would do nothing else"
+
+    meter = StallMeter()
+    meter.collects = True
+    gc.collect()
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
+            runner.run(main())
+    finally:
+        gc.enable()
 
 
 def test_a_step_serves_a_bounded_number_of_sockets_and_all_in_turn() -> None:

@@ -7,7 +7,12 @@ from o3storage.runtime import log, metrics
 from o3storage.runtime._pool import JobPool, NativeJobs
 from o3storage.runtime._real_disk import RealDisk, RealFile
 from o3storage.runtime._stall import StallMeter, busy_share, new_event_loop
-from o3storage.runtime._system import SystemClock, SystemEntropy, raise_descriptor_limit
+from o3storage.runtime._system import (
+    SystemClock,
+    SystemEntropy,
+    raise_descriptor_limit,
+    reserve_descriptors,
+)
 from o3storage.runtime._tasks import Tasks, let_others, wait_any
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import (
@@ -55,6 +60,7 @@ __all__ = [
     "metrics",
     "new_event_loop",
     "raise_descriptor_limit",
+    "reserve_descriptors",
     "tune_memory",
     "wait_any",
 ]

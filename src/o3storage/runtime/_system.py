@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import resource
 import time
 
@@ -19,6 +21,20 @@ def raise_descriptor_limit(wanted: int) -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if soft == resource.RLIM_INFINITY else soft
+
+
+def reserve_descriptors(count: int) -> None:
+    """Have the kernel make room for `count` descriptors now, rather than whenever their number
+    passes a power of two: with threads, the call that opens that descriptor waits there for all
+    cores (Linux, fs/file.c, `expand_fdtable`: synchronize_rcu), 8 to 24 ms in our measurements, and
+    the event loop with it. Costs 8 bytes of the kernel's for each; does nothing where `count` are
+    not allowed."""
+    with contextlib.suppress(OSError):
+        here = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.close(fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, count - 1))
+        finally:
+            os.close(here)
 
 
 class SystemClock:

@@ -58,7 +58,8 @@ STOPPING = f"stopping: what is in flight may take {DRAIN_TIMEOUT_S:.0f} s; Ctrl-
 GC_THRESHOLDS = (10_000, 20, 20)
 """Of the collector's generations. A request makes about fifty containers that live until its sync
 is done; with the interpreter's own 700 every fifteenth request starts a collection, which finds
-only what is still in use: circles are not made on the path of a request."""
+only what is still in use: circles are not made on the path of a request. A loop that is idle now
+and then collects before that (`StallMeter.collects`)."""
 
 MAX_BAD_FRAME_LINES = 1000
 """Log lines for bad records in the life of a process: enough to see where a disk goes bad."""
@@ -181,6 +182,7 @@ class Application:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        self.meter.collects = True
         return await self._first_screen(new_store)
 
     def _tell_of_faults(self) -> None:

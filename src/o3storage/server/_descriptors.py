@@ -7,7 +7,7 @@ where few are allowed, fewer connections are served.
 from __future__ import annotations
 
 from o3storage.http import Limits
-from o3storage.runtime import Logger, raise_descriptor_limit
+from o3storage.runtime import Logger, raise_descriptor_limit, reserve_descriptors
 
 OWN_DESCRIPTORS = 1024
 """Kept for the store: 512 volumes that are open for reading, those being written, the tables of the
@@ -24,8 +24,11 @@ _log = Logger("server")
 
 def client_limits() -> Limits:
     """Limits of the HTTP server that leave the store its descriptors. Raises the process's soft
-    limit as far as it may."""
-    return share(raise_descriptor_limit(WANTED_DESCRIPTORS))
+    limit as far as it may, and has the kernel make room for them before there are clients who
+    would wait for it."""
+    allowed = raise_descriptor_limit(WANTED_DESCRIPTORS)
+    reserve_descriptors(min(allowed, WANTED_DESCRIPTORS))
+    return share(allowed)
 
 
 def share(allowed: int) -> Limits:
