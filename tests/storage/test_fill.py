@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from o3storage.storage import _records as records
@@ -69,5 +71,32 @@ def test_a_tail_that_nobody_holds_is_cut():
         async with store_on(disk) as store:
             assert store.log_state(1).missing == []
             assert await read(store, 4, 5) == [other]
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("lost", [[4], [3, 4], [2, 3, 4]])
+@pytest.mark.parametrize("cut", [3, 4])
+def test_what_came_back_and_is_replaced_at_once_stays_replaced(lost, cut):
+    """Another member answers with entries of an old leader, and the new one's are here before what
+    came back is on the disk."""
+
+    async def main():
+        disk = await three_batches(SimDisk(1))
+        entries = places(disk, records.ENTRY)
+        for number in lost:
+            path, offset, size = entries[number - 1]
+            disk.rot(path, offset + size // 2, 4)
+        store = await open_store(disk)
+        new = entry(cut, 7, b"another")
+        await asyncio.gather(store.fill(1, [entry(i) for i in lost]), store.append(1, None, [new]))
+        for _ in range(2):
+            state = store.log_state(1)
+            assert (state.last_index, state.durable_index, state.missing) == (cut, cut, [])
+            assert await read(store, 2, cut + 1) == [*(entry(i) for i in range(2, cut)), new]
+            disk = disk.crash()
+            await store.close()
+            store = await open_store(disk)
+        await store.close()
 
     run(main(), 1)

@@ -124,11 +124,13 @@ class Append:
 class Infos:
     """Group summaries of the batch being gathered."""
 
-    __slots__ = ("by_group",)
+    __slots__ = ("by_group", "filled")
 
     def __init__(self) -> None:
         self.by_group: dict[int, list[int]] = {}
         """group -> [flags, first index, its previous term, last index] of what the batch holds."""
+        self.filled: dict[int, int] = {}
+        """group -> last index of entries that were missing and came back in this batch."""
 
     def takes(self, append: Append) -> bool:
         group = append.group
@@ -139,6 +141,8 @@ class Infos:
             return len(self.by_group) < MAX_BATCH_GROUPS
         if append.reset is not None:
             return False
+        if self.filled and append.entries and append.first <= self.filled.get(group.group, 0):
+            return False  # (of two records of one index a replay takes the first)
         return not (append.entries and info[0] & FLAG_ENTRIES and append.first <= info[3])
 
     def take(self, append: Append) -> None:
@@ -154,6 +158,9 @@ class Infos:
                 info[1] = append.first
                 info[2] = append.previous_term
             info[3] = append.entries[-1].index
+        if append.fills:
+            last = append.fills[-1].index
+            self.filled[group.group] = max(last, self.filled.get(group.group, 0))
         if append.hard is not None:
             info[0] |= FLAG_HARD_STATE
 
