@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from o3storage.runtime.network import Address
-from o3storage.simulation import SeedReport, run, simulate
+from o3storage.simulation import Fault, FaultKind, SeedReport, run, simulate
 from o3storage.simulation._machine import PEER_PORT
 from o3storage.simulation._world import World
 
@@ -136,3 +136,21 @@ def test_the_network_of_a_process_that_is_being_started_goes_with_it(how: str) -
         assert world.net.listener(address) is None
 
     run(main(), 11)
+
+
+def test_an_index_that_a_failed_start_was_building_is_no_finding() -> None:
+    async def main() -> list[str]:
+        world = World(11, nodes=3, keep_trace=True)
+        machine = world.machines[0]
+        await machine.start()
+        machine.power_cut("power cut")
+        # There was no flush yet, and the log is too long, so the start builds the index; it fails.
+        machine.options.flush_log_bytes = 1
+        machine.disk.inject(Fault("truncate", FaultKind.ERROR, path_prefix="index/"))
+        await machine.serving.wait()
+        await machine.stop()
+        assert not world.report.violations
+        return world.report.trace
+
+    trace = "\n".join(run(main(), 11))
+    assert "start failed" in trace and "verify: 1 problems" in trace

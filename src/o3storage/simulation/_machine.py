@@ -248,7 +248,8 @@ class Machine:
         if self.disk is not disk:
             return  # the power went while it was being checked
         self.trace(f"verify: {report.problem_count} problems, returned {report.returned}")
-        bad: list[Problem] = report.problems
+        # An index that the start which failed was building is begun anew by the next one.
+        bad: list[Problem] = [p for p in report.problems if "half-built" not in p.detail]
         if bad and not self.rotten:
             problem = bad[0]
             self.world.violation(
