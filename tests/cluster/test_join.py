@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -115,10 +117,11 @@ def test_the_file_is_replaced_and_a_damaged_one_says_what_to_do() -> None:
         disk = SimDisk(1)
         assert await _members_file.load(disk) is None
         first = Members(Stage.ASKING, 7)
-        await _members_file.save(disk, first)
+        members = _members_file.MembersFile(disk)
+        await members.save(first)
         assert await _members_file.load(disk) == first
         second = Members(Stage.HOLDING, 7, b"c" * 16, {1: (b"i" * 32, Announcement())})
-        await _members_file.save(disk, second)
+        await members.save(second)
         disk = disk.crash(None)
         assert await _members_file.load(disk) == second
         file = await disk.open(_members_file.MEMBERS_FILE, OpenMode.WRITE)
@@ -128,3 +131,26 @@ def test_the_file_is_replaced_and_a_damaged_one_says_what_to_do() -> None:
             await _members_file.load(disk)
 
     run(main(), 1)
+
+
+def test_some_who_save_at_the_same_time_do_not_take_each_others_file() -> None:
+    """Also where the power goes meanwhile."""
+    known = [
+        Members(Stage.HOLDING, 7, b"c" * 16, {n: (b"i" * 32, Announcement())}) for n in range(1, 5)
+    ]
+
+    async def main(wait_s: float) -> None:
+        disk = SimDisk(1)
+        members = _members_file.MembersFile(disk)
+        await members.save(known[0])
+        saving = asyncio.gather(*(members.save(one) for one in known[1:]), return_exceptions=True)
+        await asyncio.sleep(wait_s)
+        done = saving.done()
+        found = await _members_file.load(disk.crash(random.Random(wait_s)))
+        assert found in known
+        if done:
+            assert saving.result() == [None] * 3
+            assert found == known[-1]
+
+    for wait_us in range(0, 10_000, 40):
+        run(main(wait_us / 1e6), 1)

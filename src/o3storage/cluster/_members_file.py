@@ -9,6 +9,7 @@ its volumes from one that never had any. It holds no secret.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import struct
 from dataclasses import dataclass, field
@@ -97,10 +98,18 @@ async def load(disk: Disk) -> Members | None:
         ) from None
 
 
-async def save(disk: Disk, members: Members) -> None:
-    """Durable, and whole, on return. Raises DiskError."""
-    data = members.encode()
-    name = MEMBERS_FILE + _NEW
-    await write_whole(disk, name, data)
-    await disk.rename(name, MEMBERS_FILE)
-    await disk.sync_dir("")
+class MembersFile:
+    """Written by one task at a time: the rows of range 0 are followed by several."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._writing = asyncio.Lock()
+
+    async def save(self, members: Members) -> None:
+        """Durable, and whole, on return; who called last is who stays. Raises DiskError."""
+        data = members.encode()
+        name = MEMBERS_FILE + _NEW
+        async with self._writing:
+            await write_whole(self._disk, name, data)
+            await self._disk.rename(name, MEMBERS_FILE)
+            await self._disk.sync_dir("")

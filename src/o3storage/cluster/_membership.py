@@ -142,6 +142,7 @@ class Membership:
         """Known address -> id of another cluster that was met there."""
         self.bound: Address | None = None
         self.gate = Gate(self)
+        self._file = _members_file.MembersFile(options.disk)
         self.introductions = Introductions(self)
         self.peers: Peers
         self.keys = keys
@@ -216,7 +217,7 @@ class Membership:
         if self.members is None:
             # Kept before anybody is asked: see `_members_file.Stage`.
             self.members = Members(Stage.ASKING, self._clock.wall_ns())
-            await _members_file.save(options.disk, self.members)
+            await self._file.save(self.members)
         record = NodeRecord(
             self.node,
             self.keys.identity,
@@ -242,7 +243,7 @@ class Membership:
         nodes.pop(self.node, None)
         self.cluster_id = cluster_id
         self.members = Members(Stage.JOINED, record.joined_ns, cluster_id, nodes)
-        await _members_file.save(options.disk, self.members)
+        await self._file.save(self.members)
         self.show_peers()
         options.say(f"joined cluster {cluster_id.hex()[:8]}; receiving its records")
 
@@ -421,7 +422,7 @@ class Membership:
         if self.introductions.drop_known() or members != before:
             self.members = members
             self.show_peers()
-            await _members_file.save(self.options.disk, members)
+            await self._file.save(members)
 
     def live(self) -> list[NodeRecord]:
         """All nodes but those that were removed, by id."""
