@@ -8,7 +8,7 @@ import pytest
 
 from o3storage.storage import _records as records
 
-from .support import SimDisk, entry, open_store, run, store_on
+from .support import SimDisk, entry, hard, open_store, run, store_on
 from .test_faults import places, three_batches
 
 
@@ -98,5 +98,42 @@ def test_what_came_back_and_is_replaced_at_once_stays_replaced(lost, cut):
             await store.close()
             store = await open_store(disk)
         await store.close()
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("lost", [6, 7, 20])
+def test_an_entry_that_came_back_does_not_hide_later_ones_from_the_replay_floor(lost):
+    """It stands in a later volume than those behind it, and none of them is applied yet."""
+    count, applied = 60, 5
+
+    def long(index):
+        return entry(index, data=b"%d" % index * 1500)
+
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        for index in range(1, count + 1):
+            await store.append(1, hard(1), [long(index)])
+        for index in range(1, applied + 1):
+            store.apply(1, index, [(b"\x10k%d" % index, b"v")])
+        await store.note(b"x", b"")  # the outcomes ride with it
+        disk = disk.crash()
+        await store.close()
+        path, offset, size = places(disk, records.ENTRY)[lost - 1]
+        disk.rot(path, offset + size // 2, 4)
+        store = await open_store(disk)
+        assert store.log_state(1).missing == [(lost, lost)]
+        await store.fill(1, [long(lost)])
+        await store.flush()
+        while await store.compact():
+            await store.flush()
+        disk = disk.crash()
+        await store.close()
+        async with store_on(disk) as store:
+            state = store.log_state(1)
+            assert (state.last_index, state.missing) == (count, [])
+            for index in range(applied + 1, count + 1):
+                assert await read(store, index, index + 1) == [long(index)]
 
     run(main(), 1)

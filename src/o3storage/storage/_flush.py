@@ -57,11 +57,10 @@ class Flusher:
             if group.missing or group.uncertain:
                 return min(floor, self.mark.floor_volume)
             at = group.applied_index + 1 - group.first_index
-            while 0 <= at < len(group.places):
-                if group.places[at]:
-                    floor = min(floor, unpack_place(group.places[at])[0])
-                    break
-                at += 1
+            if 0 <= at < len(group.places):
+                # Not the first of them: one that rot had taken came back to a later volume.
+                place = min(filter(None, group.places[at:]), default=0)
+                floor = min(floor, unpack_place(place)[0]) if place else floor
         return floor
 
     async def flush(self) -> None:
