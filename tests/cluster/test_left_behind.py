@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
+from o3storage.catalog import head_version
 from o3storage.cluster import _kinds
 from o3storage.cluster._lending import MAX_LENT, MAX_STREAMS, STREAM_BYTES
 from o3storage.cluster._peer_types import PeerError
 from o3storage.cluster._wire import Lane
-from o3storage.crypto import FRAME_BYTES
+from o3storage.crypto import FRAME_BYTES, StreamRef
 from o3storage.simulation import run
 from tests.cluster.member_rig import Places, patiently
 from tests.cluster.support import body_of
@@ -87,6 +88,40 @@ def test_frames_that_a_range_which_was_cut_off_may_name_are_kept() -> None:
             assert not keeper.keeps_nothing_of(1) and keeper.keeps_nothing_of(2)
 
     run(main(), 63)
+
+
+def test_a_range_comes_back_only_when_readers_of_its_frames_have_ended() -> None:
+    """What they hold goes when they end: a replica that counted it as its own would lack it, and
+    not know."""
+
+    async def main() -> None:
+        async with Places(count=4) as places:
+            await start(places, 4)
+            bucket = await patiently(places[1].bucket)
+            body = body_of(3, 900_000)
+            await patiently(lambda: places[1].put(bucket, b"k", body))
+            version = await patiently(
+                lambda: places[1].node.query(head_version(bucket.bucket_id, b"k"))
+            )
+            stream = StreamRef.unpack(version.body).stream
+            first, second = [p for p in holders(places) if p is not places[1]]
+            first.store.pin(stream)
+            keeper = first.node.ranges
+            await patiently(lambda: places[1].membership.drain(first.id, shrink=False))
+            await places.until(lambda: 1 in keeper._leaving, 60.0)
+            await patiently(lambda: places[1].membership.stay(first.id))
+            await patiently(lambda: places[1].membership.drain(second.id, shrink=False))
+            await asyncio.sleep(30)
+            assert await first.store.stream_frames(stream) == [(0, 4)], "it is read"
+            assert 1 in keeper._leaving and 1 not in first.node._replicas
+            first.store.unpin(stream)
+            await places.until(lambda: keeper.is_here(1), 60.0)
+            await moved(places, second)
+            await places.until(lambda: not first.node._replicas[1].team.debt, 60.0)
+            assert await first.store.stream_frames(stream) == [(0, 4)]
+            assert await patiently(lambda: first.get(bucket, b"k")) == body
+
+    run(main(), 64)
 
 
 def test_one_loan_has_an_end() -> None:

@@ -6,15 +6,16 @@ anything else.
                             2: it is gone; the range may come back only as a snapshot
 
 The first note is durable before the first row goes, and a start that finds it goes on. Until the
-last row is gone the span counts as held by this disk, so no other range with any of its keys is
-made here (`RangeTable.free_for`): what a cut gave to another range is never erased with the one
-that it was cut off. The second note goes in the batch that installs a snapshot (`_snapshots`).
+last frame and the last row are gone the span counts as held by this disk, so no other range with
+any of its keys is made here (`RangeTable.free_for`): what a cut gave to another range is never
+erased with the one that it was cut off. The second note goes in the batch that installs a snapshot
+(`_snapshots`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from o3storage.cluster import _records
@@ -35,6 +36,8 @@ PAUSE_S = 0.002
 """Between pages: requests come first."""
 RETRY_S = 0.5
 """A damaged block is being rebuilt, or the disk is full: looked at again so often."""
+MAX_HELD = 1000
+"""Released streams that readers still hold, or that are still being reaped (promise P8)."""
 STREAM_BYTES = 16
 
 _log = Logger("ranges")
@@ -110,15 +113,34 @@ async def _until_done(erase: Callable[[], Awaitable[None]], group: int, event: s
 
 
 async def _release_bodies(node: Node, low: bytes, high: bytes) -> None:
+    """Returns when no frame of them is here any more, so when their last readers have ended: a
+    range that came back before that would count frames as its own that go then."""
     store = node.store
+    held: dict[bytes, None] = {}
     at: bytes | None = low
     while at is not None:
         rows = await store.scan(at, high, PAGE_ROWS)
+        released: dict[bytes, None] = {}
         for key, value in rows:
             if key[0] == _records.TABLE_OPEN_STREAM:
-                store.release_again(key[-STREAM_BYTES:])
+                streams = [key[-STREAM_BYTES:]]
             else:
-                for body in node.machine.bodies(key, value):
-                    store.release_again(StreamRef.unpack(body).stream)
+                streams = [
+                    StreamRef.unpack(body).stream for body in node.machine.bodies(key, value)
+                ]
+            for stream in streams:
+                store.release_again(stream)
+                released[stream] = None
         at = rows[-1][0] + b"\x00" if len(rows) == PAGE_ROWS else None
         await asyncio.sleep(PAUSE_S)
+        held |= await _still_here(store, released)
+        while held and (at is None or len(held) > MAX_HELD):
+            await asyncio.sleep(RETRY_S)
+            held = await _still_here(store, held)
+
+
+async def _still_here(store: Store, streams: Iterable[bytes]) -> dict[bytes, None]:
+    """Raises StoreError, BadBlock."""
+    return {
+        s: None for s in streams if store.frames_held_now(s) != 0 and await store.stream_frames(s)
+    }
