@@ -140,7 +140,7 @@ class Replica(Applying):
         self.applied = core.applied
         self._target = core.applied
         self._applying = False  # a task waits for the disk
-        self._held_back = False  # a snapshot is being installed
+        self._held_back = False  # a snapshot is being installed: its rows come in steps
         self._apply_due = False
         self._task: asyncio.Task[None] | None = None
         self._reads: dict[int, asyncio.Future[int]] = {}
@@ -554,7 +554,7 @@ class Replica(Applying):
     def reads_after(self, count: int) -> bool:
         """Whether what is applied here may answer a read that began when this node had asked
         `count` questions (see `_barriers.py`)."""
-        if self.team is None or self.fault:
+        if self.team is None or self.fault or self._held_back:
             return False
         index = self.team.reads.begun_after(count)
         return index is not None and self.applied >= index
@@ -577,7 +577,7 @@ class Replica(Applying):
             index = reads.begun_after(count)
             if index is None:
                 index = await reads.index(count)
-            if self.applied < index:
+            if self.applied < index or self._held_back:
                 await self.barrier_applied(index)
             return
         self._token += 1
@@ -588,7 +588,7 @@ class Replica(Applying):
 
     async def barrier_applied(self, index: int) -> None:
         """Return when the entry at `index` is applied here. Raises Unavailable."""
-        if self.applied >= index:
+        if self.applied >= index and not self._held_back:
             return
         if self.fault:
             raise Unavailable(self.fault)
