@@ -148,3 +148,33 @@ def test_a_batch_of_the_log_that_went_astray_is_seen():
         await store.close()
 
     run(main(), 4)
+
+
+@pytest.mark.parametrize("freed", [True, False])
+def test_a_volume_that_goes_while_it_is_read_does_not_end_the_scrub(freed):
+    async def main():
+        disk = SimDisk(4)
+        path, offset = await filled(disk)
+        store = await opened(disk)
+        core = store._core
+        read, found, gone = core.disk.read_direct, [], []
+
+        async def read_direct(where, *place):
+            if not gone:
+                gone.append(where)
+                volume = next(v for v in core.volumes.values() if v.path == where)
+                if freed:
+                    await core.drop_volume(volume)
+                else:
+                    await core.disk.unlink(where)
+            return await read(where, *place)
+
+        core.disk.read_direct = read_direct
+        disk.rot(path, offset)
+        await store.scrub(found.append)
+        assert gone and gone != [path]
+        assert (stream_id(8), 7) in [(one.stream, one.number) for one in found], "it goes on"
+        assert any("not there" in one.reason for one in found) is not freed
+        await store.close()
+
+    run(main(), 4)

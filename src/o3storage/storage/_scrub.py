@@ -119,6 +119,9 @@ async def _damage(core: Core, volume: Volume) -> tuple[str, bool]:
                 since = 0
         lacking |= volume.kind is VolumeKind.BULK and volume.size_bytes > align(end)
         return "", lacking
+    except FileNotFoundError:
+        # A flush, or a compaction, let it go while it was read.
+        return "" if volume.unlinked else "its file is not there", False
     except DiskError as error:
         return f"cannot be read: {error}", lacking
     finally:
