@@ -379,6 +379,11 @@ class World:
 
     async def _compare(self) -> None:
         """Every replica has the same rows, and every version's bytes on its own disk."""
+        rotten = [machine for machine in self.machines if machine.rotten]
+        for machine in rotten:
+            await mend_frames(machine)
+        if rotten:
+            await self._converge()  # (ranges may have moved meanwhile)
         for look in range(LOOKS):
             parts = [await parts_of(machine) for machine in self.machines]
             found = self._differences(parts)
@@ -389,8 +394,6 @@ class World:
                     self.violation("P5", text)
             await self._converge()
         for machine, part in zip(self.machines, parts, strict=True):
-            if machine.rotten:
-                await mend_frames(machine)
             rows = {key: value for rows in part.values() for key, value in rows.items()}
             problems = await missing_bodies(machine, rows, self.values)
             if problems and not machine.lossy:
