@@ -224,6 +224,7 @@ def list_objects(  # noqa: PLR0917
             break
         low = max(rows[-1][0][:-8] + BEHIND_KEY, jump)
         size = next_scan(useful, before - room, room)
+        rows = []  # (large; others may be served before the next come)
     if span.border:
         return ListPage(entries, groups, True, span.at_border(last))
     return ListPage(entries, groups, False, b"")
@@ -355,6 +356,7 @@ def list_versions(  # noqa: PLR0917
             break
         low = max(rows[-1][0] + b"\x00", jump)
         size = next_scan(useful, before - room, room)
+        rows = []  # (large; others may be served before the next come)
     if span.border:
         return VersionsPage(entries, groups, True, span.at_border(last_key), 0)
     return VersionsPage(entries, groups, False, b"", 0)

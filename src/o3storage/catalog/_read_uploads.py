@@ -157,6 +157,7 @@ def list_uploads(  # noqa: PLR0917
             break
         low = max(rows[-1][0] + b"\x00", jump)
         size = next_scan(useful, before - room, room)
+        rows = []
     if span.border:
         return UploadsPage(entries, groups, True, span.at_border(last_key), b"")
     return UploadsPage(entries, groups, False, b"", b"")

@@ -173,6 +173,7 @@ class Queries(Routing):
                 read = steps.send(found)
                 if type(found) is list:
                     weight += len(found) + SCAN_ROWS
+                    found = None  # (many queries wait, and rows may be large)
                     if weight >= STEP_ROWS:
                         weight = 0
                         if snapshot is None:
