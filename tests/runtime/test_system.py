@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import resource
+import select
 import selectors
 import socket
 import time
@@ -27,6 +28,8 @@ from o3storage.runtime import (
 )
 from o3storage.runtime._stall import (
     EVENTS_PER_STEP,
+    LEAST_EVENTS,
+    LONG_STEP_S,
     MOSTLY_IDLE,
     OLDER_AFTER,
     OLDER_AT_LAST,
@@ -236,6 +239,42 @@ def test_a_step_serves_a_bounded_number_of_sockets_and_all_in_turn() -> None:
     assert max(steps) <= EVENTS_PER_STEP
     # In turn: nobody is served a third time before the last one was served once.
     assert max(Counter(served).values()) <= 2
+
+
+def test_long_steps_are_followed_by_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More sockets are ready than any step serves; what each costs changes."""
+    now_s = 100.0
+    monkeypatch.setattr(_stall, "perf_counter", lambda: now_s)
+    meter = StallMeter()
+    here, there = socket.socketpair()
+    meter.register(here, selectors.EVENT_READ)
+    sizes: list[int] = []
+
+    def poll(_: float, most: int) -> list[tuple[int, int]]:
+        sizes.append(most)
+        return [(here.fileno(), select.EPOLLIN)] * most
+
+    monkeypatch.setattr(meter, "_poll", poll)
+
+    def serve(steps: int, cost_s: float, more_s: float = 0.0) -> list[int]:
+        nonlocal now_s
+        sizes.clear()
+        for _ in range(steps):
+            now_s += len(meter.select(0)) * cost_s + more_s
+        return sizes
+
+    try:
+        assert set(serve(20, 0.00015)) == {EVENTS_PER_STEP}, "these take less"
+        found = serve(50, 0.0004)
+        assert found[0] == EVENTS_PER_STEP
+        assert max(found[1:]) * 0.0004 <= LONG_STEP_S + 2 * 0.0004
+        assert min(found) * 0.0004 >= LONG_STEP_S - 2 * 0.0004, "and not smaller than needed"
+        assert serve(EVENTS_PER_STEP, 0.00015)[-1] == EVENTS_PER_STEP
+        assert serve(5, 0.0, more_s=1.0)[1:] == [LEAST_EVENTS] * 4
+    finally:
+        meter.close()
+        here.close()
+        there.close()
 
 
 def test_events_of_both_directions_and_timeouts() -> None:
