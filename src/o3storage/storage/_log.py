@@ -110,6 +110,9 @@ class LogWriter:
         self._outcome_bytes = 0
         self._runs: list[PlacedRun] = []
         self._held: list[Volume] = []
+        self._placing: list[Volume] = []
+        """Held by the runs of the batch that is being made. (If it begins a log volume, others are
+        encoded before it.)"""
         self._notes: dict[bytes, bytes | None] = {}
         """Rows of tables 04, 07 and 08 for the next batch."""
         self._reaped: Container[bytes] = ()
@@ -377,6 +380,9 @@ class LogWriter:
         if batch_bytes(MAX_BATCH_GROUPS, payload) > self._room:
             await self._rotate(batch_bytes(MAX_BATCH_GROUPS, payload))
         data, entries = self._encode(infos, outcomes, runs, notes, payload)
+        for held in self._placing:
+            held.holds -= 1
+        self._placing = []
         await self._put(data)
         self._writing = False
         self._complete(entries)
@@ -429,6 +435,7 @@ class LogWriter:
         gathered = self._gathered
         assert not gathered
         runs, self._runs = self._runs, []
+        self._placing, self._held = self._held, []
         notes, self._notes = self._notes, {}
         if runs or notes:
             payload += RECORD_OVERHEAD + runs_bytes(runs, notes)
@@ -487,9 +494,6 @@ class LogWriter:
         self._sequence += 1
         if body.rows:
             core.write_rows(body.rows)
-        held, self._held = self._held, []
-        for held_volume in held:
-            held_volume.holds -= 1
         stats = core.stats
         stats.batches += 1
         stats.batch_bytes += len(data)
