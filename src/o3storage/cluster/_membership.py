@@ -372,8 +372,12 @@ class Membership:
         if applied == self._seen_applied:
             return
         self._seen_applied = applied
-        await self._read_records(self._store)
-        await self._remember()
+        try:
+            await self._read_records(self._store)
+            await self._remember()
+        except BaseException:
+            self._seen_applied = -1  # a damaged block is rebuilt; then they are read again
+            raise
 
     async def _read_records(self, store: Store) -> None:
         cluster_id = await store.get(_node_records.CLUSTER_ID_KEY)
