@@ -53,3 +53,30 @@ def test_no_rows_are_held_while_others_are_served(
             assert max(held) < HELD_BYTES
 
     run(main(), 31)
+
+
+def test_few_listings_read_from_the_disk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_a_time, most = 0, 0
+
+    async def read(store: Any, read: Any, at: Any = None) -> Any:
+        nonlocal at_a_time, most
+        at_a_time += 1
+        most = max(most, at_a_time)
+        await asyncio.sleep(0.001)
+        at_a_time -= 1
+        return await store.scan(read.low, read.high, read.limit, at=at)
+
+    async def main() -> None:
+        async with rig(32) as r:
+            bucket = await r.bucket()
+            await asyncio.gather(*(r.put(bucket, b"k%04d" % n, b"x") for n in range(100)))
+            monkeypatch.setattr(_queries, "read_now", lambda *_: _queries.MISS)
+            monkeypatch.setattr(_queries, "read_row", read)
+            listings = 3 * _queries.MAX_DISK_SCANS
+            pages = await asyncio.gather(
+                *(r.node.query(catalog.list_objects(bucket.bucket_id)) for _ in range(listings))
+            )
+            assert [len(page.entries) for page in pages] == [100] * listings
+            assert most == _queries.MAX_DISK_SCANS
+
+    run(main(), 32)

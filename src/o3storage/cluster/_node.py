@@ -18,7 +18,7 @@ from o3storage.cluster._elsewhere import Elsewhere
 from o3storage.cluster._errors import ClusterError, Unavailable
 from o3storage.cluster._node_records import FIRST_VERSION, VERSION_KEY
 from o3storage.cluster._own_bodies import OwnBodies
-from o3storage.cluster._queries import Queries
+from o3storage.cluster._queries import MAX_DISK_SCANS, Queries
 from o3storage.cluster._range_keeper import RangeKeeper
 from o3storage.cluster._range_rows import EVERYTHING
 from o3storage.cluster._ranges import FIRST_KEY_GROUP, SYSTEM_GROUP, RangeTable
@@ -83,6 +83,7 @@ class Node(Commands, Queries, OwnBodies):
         self.store = store
         self.jobs = jobs
         self._crowd = _bodies.Crowd()
+        self._disk_scans = asyncio.Semaphore(MAX_DISK_SCANS)
         self.clock = clock
         self.entropy = entropy
         self.id = node_id(keys)

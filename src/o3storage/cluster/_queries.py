@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +14,7 @@ from o3storage.cluster._reading import MISS, READ_FAULTS, read_now, read_row
 from o3storage.cluster._replica import Replica
 from o3storage.cluster._routing import Routing
 from o3storage.runtime import let_others
-from o3storage.runtime.state_machine import Read
+from o3storage.runtime.state_machine import Read, Scan
 from o3storage.storage import Miss, Snapshot
 
 T_co = TypeVar("T_co", covariant=True)
@@ -21,6 +22,10 @@ T_co = TypeVar("T_co", covariant=True)
 STEP_ROWS = 512
 """Rows that `query` reads before it lets others in: with what is made of them it takes a fifth of a
 millisecond, and a turn of the loop a tenth of that."""
+DISK_SCAN_ROWS = 64
+MAX_DISK_SCANS = 16
+"""Scans of so many rows that are read from the disk at a time: each keeps its rows, which may be of
+32 KiB, until it has all of them."""
 SCAN_ROWS = 16
 """What a scan counts for besides its rows: it begins by a search in each table."""
 
@@ -46,6 +51,8 @@ class Query(Protocol[T_co]):
 
 class Queries(Routing):
     """What `_node.Node` does with queries."""
+
+    _disk_scans: asyncio.Semaphore
 
     def query_now(self, query: Query[T_co], count: int = NO_COUNT) -> T_co | Miss:
         """The answer, if it needs neither the disk nor other nodes; else MISS: await `query`.
@@ -169,7 +176,11 @@ class Queries(Routing):
                 if found is MISS:
                     if snapshot is None:
                         snapshot = store.snapshot()
-                    found = await read_row(store, read, snapshot)
+                    if type(read) is Scan and read.limit >= DISK_SCAN_ROWS:
+                        async with self._disk_scans:
+                            found = await read_row(store, read, snapshot)
+                    else:
+                        found = await read_row(store, read, snapshot)
                 read = steps.send(found)
                 if type(found) is list:
                     weight += len(found) + SCAN_ROWS
