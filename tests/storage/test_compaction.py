@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader
+from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader, StoreFull
 from o3storage.storage._frames import frame_place
 from o3storage.storage._records import HASH_BYTES
 from o3storage.storage._rows import run_bytes
@@ -299,6 +299,42 @@ def test_a_repair_that_cannot_see_what_it_cuts_into_reads_it_and_tries_again(mis
                 assert bytes(await store.read_frame(stream_id(1), n)) == frame(1, n, 20_000).data
 
     run(main(), 7)
+
+
+def test_what_a_compaction_placed_that_broke_off_is_not_placed_after_its_release():
+    """The log waits for space when the compaction asks for its placements; so these come later."""
+
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            await upload(store, 1, 3)
+            await upload(store, 2, 9)
+            await upload(store, 3, 3)
+            await release(store, 1, [2])
+            await store.append(1, hard(1), [entry(2)])
+            volume = max(store._core.volumes.values(), key=lambda v: v.placed_bytes + v.dead_bytes)
+            settle = store._log.settle
+
+            def full():
+                raise StoreFull("no space for the log")
+
+            store._log.settle = full
+            with pytest.raises(StoreFull):
+                await store._compactor.compact(volume)
+            assert store._log._runs
+            store.apply(1, 2, [], [stream_id(1)])
+            with pytest.raises(StoreFull):
+                await store._compactor.compact(volume)
+            store._log.settle = settle
+            await store.append(1, hard(1), [entry(3)])
+            assert await store._frames.runs(stream_id(1)) == []
+            for n in range(3):
+                assert bytes(await store.read_frame(stream_id(3), n)) == frame(3, n, 20_000).data
+            await compact_all(store)
+            assert store._compactor._broken_off is None
+            assert not any(volume.holds for volume in store._core.volumes.values())
+
+    run(main(), 9)
 
 
 def test_scrub_of_a_good_store_finds_nothing():

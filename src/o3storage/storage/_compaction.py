@@ -22,6 +22,8 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 from o3storage.storage._bulk import BulkWriter, RecordOwner, RunBuilder
 from o3storage.storage._core import Core, Volume
@@ -123,6 +125,8 @@ class Compactor:
         self.flusher = flusher
         self.pace = Pace(PIECE_S, makes_up=True)
         self._busy = asyncio.Lock()
+        self._broken_off: _Mover | None = None
+        """Of a compaction that an error ended: what it placed may wait for space in the log."""
 
     def rest(self) -> asyncio.Lock:
         """Held while something else must see the volumes at rest."""
@@ -179,41 +183,59 @@ class Compactor:
         async with self._busy:
             if volume.volume not in self.core.volumes or not self._may_free(volume):
                 return 0
-            return await self._compact(volume)
+            async with self._moving() as (mover, reaped):
+                return await self._compact(volume, mover, reaped)
 
-    async def _compact(self, volume: Volume) -> int:
+    @contextlib.asynccontextmanager
+    async def _moving(self) -> AsyncIterator[tuple[_Mover, set[bytes]]]:
+        """While frames move: what owns them, and the streams that are reaped meanwhile, which the
+        log does not place. After an error it goes on until the log has written what was placed:
+        else streams that were released would be placed again, and volumes freed that others of
+        these frames are in. Raises StoreFull as long as the log waits for space."""
+        if self._broken_off is not None:
+            await self.log.settle()
+            self._end(self._broken_off)
         reaped: set[bytes] = set()
         self.frames.moving = reaped
         mover = _Mover()
         try:
-            before = self.bulk.written_bytes
-            if await self._is_dead(volume):
-                # The outcome of whatever released its frames is durable first: an offline check
-                # cannot apply entries, and would miss the frames.
-                await self.log.settle()
-                freed = volume.size_bytes
-                await self._drop(volume)
-                self.core.stats.compactions += 1
-                return freed
-            cuts = self.log.cuts
-            bad = await self._copy(volume, mover, reaped)
-            if bad:
-                for damaged in await placed_bad_frames(self.core, volume.volume):
-                    mover.leave(damaged.stream, self.core)
-            await self._place(mover, reaped, whole=True)
-            if (bad or self.log.cuts != cuts) and await self._placed_in(volume):
-                volume.keep = True
-                return 0
-            freed = volume.size_bytes - (self.bulk.written_bytes - before)
-            self._forget_entries(volume)
+            yield mover, reaped
+        except BaseException:
+            self._broken_off = mover
+            raise
+        self._end(mover)
+
+    def _end(self, mover: _Mover) -> None:
+        self._broken_off = None
+        mover.discard()
+        self.frames.moving = None
+        self.log.place_runs([], [], unless=())
+
+    async def _compact(self, volume: Volume, mover: _Mover, reaped: set[bytes]) -> int:
+        before = self.bulk.written_bytes
+        if await self._is_dead(volume):
+            # The outcome of whatever released its frames is durable first: an offline check
+            # cannot apply entries, and would miss the frames.
+            await self.log.settle()
+            freed = volume.size_bytes
             await self._drop(volume)
             self.core.stats.compactions += 1
-            self.core.stats.compacted_bytes += volume.size_bytes
             return freed
-        finally:
-            mover.discard()
-            self.frames.moving = None
-            self.log.place_runs([], [], unless=())
+        cuts = self.log.cuts
+        bad = await self._copy(volume, mover, reaped)
+        if bad:
+            for damaged in await placed_bad_frames(self.core, volume.volume):
+                mover.leave(damaged.stream, self.core)
+        await self._place(mover, reaped, whole=True)
+        if (bad or self.log.cuts != cuts) and await self._placed_in(volume):
+            volume.keep = True
+            return 0
+        freed = volume.size_bytes - (self.bulk.written_bytes - before)
+        self._forget_entries(volume)
+        await self._drop(volume)
+        self.core.stats.compactions += 1
+        self.core.stats.compacted_bytes += volume.size_bytes
+        return freed
 
     async def set_aside(self, volume: Volume, directory: str) -> tuple[str, int] | None:
         """Move what can be read out of a volume in which something cannot, and the file itself to
@@ -226,10 +248,7 @@ class Compactor:
             if volume.volume not in self.core.volumes or not self._may_free(volume):
                 return None
             lost = await placed_bad_frames(self.core, volume.volume)
-            reaped: set[bytes] = set()
-            self.frames.moving = reaped
-            mover = _Mover()
-            try:
+            async with self._moving() as (mover, reaped):
                 await self._copy(volume, mover, reaped)
                 await self._place(mover, reaped, whole=True)
                 await self._place_lost(lost, volume, reaped)
@@ -242,10 +261,6 @@ class Compactor:
                     self.log.note_bulk(volume.volume, None)
                 await self.log.settle()
                 return path, len(lost)
-            finally:
-                mover.discard()
-                self.frames.moving = None
-                self.log.place_runs([], [], unless=())
 
     async def _drop(self, volume: Volume) -> None:
         await self.core.drop_volume(volume)
