@@ -94,12 +94,16 @@ class Tender:
         since = REFRESH_S
         while not self._core.out_of_service:
             since += TICK_S
-            if since >= REFRESH_S:
-                since = 0.0
-                await self._space.refresh()
-            if self._flusher.due():
-                with contextlib.suppress(StoreError, IndexFailure):
-                    await self._flusher.flush()
+            try:
+                if since >= REFRESH_S:
+                    since = 0.0
+                    await self._space.refresh()
+                if self._flusher.due():
+                    with contextlib.suppress(StoreError, IndexFailure):
+                        await self._flusher.flush()
+            except Exception as error:
+                _tell_of_defect("flushes", error)
+                await asyncio.sleep(COMPACT_EVERY_S)
             await asyncio.sleep(TICK_S)
 
     async def _tend_volumes(self) -> None:
@@ -120,6 +124,8 @@ class Tender:
                 continue  # full: later; out of service: the loop ends
             except BadBlock as bad:
                 self._spans.wanted(bad)
+            except Exception as error:
+                _tell_of_defect("compaction or scrub", error)
 
     async def _load_scrub(self) -> None:
         found: bytes | None = None
@@ -146,3 +152,11 @@ class Tender:
         if not self._core.out_of_service:
             self._scrubbed = ScrubState(0, self._core.clock.wall_ns())
             self._log.note_scrub(self._scrubbed.encode())
+
+
+def _tell_of_defect(what: str, error: Exception) -> None:
+    """Of the program, which is told of and outlived: without this work nothing seems wrong until
+    the disk is full."""
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": f"{what}: a defect, tried again", "exception": error}
+    )
