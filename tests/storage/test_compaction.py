@@ -337,6 +337,33 @@ def test_what_a_compaction_placed_that_broke_off_is_not_placed_after_its_release
     run(main(), 9)
 
 
+def test_frames_that_compaction_moved_between_two_syncs_of_their_writer_stay_placed():
+    """The run that was open at the first sync is not placed once more by the second."""
+
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            await upload(store, 1, 5)
+            writer = store.open_stream(stream_id(2))
+            await writer.write(frame(2, 0, 20_000, last=False))
+            await writer.sync()
+            before = await store._frames.runs(stream_id(2))
+            await upload(store, 3, 5)
+            await release(store, 1, [1, 3])
+            assert await compact_all(store)
+            moved = await store._frames.runs(stream_id(2))
+            assert moved != before
+            await writer.sync()
+            assert await store._frames.runs(stream_id(2)) == moved
+            await writer.write(frame(2, 1, 20_000))
+            await writer.sync()
+            for n in range(2):
+                data = await store.read_frame(stream_id(2), n)
+                assert bytes(data) == frame(2, n, 20_000, last=n == 1).data
+
+    run(main(), 9)
+
+
 def test_scrub_of_a_good_store_finds_nothing():
     async def main():
         disk = SimDisk(1)

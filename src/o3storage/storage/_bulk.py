@@ -57,12 +57,15 @@ PLACE_TRIES = 16
 class RunBuilder:
     """Joins frames that came to stand one behind the other into runs."""
 
-    __slots__ = ("_open", "_ready")
+    __slots__ = ("_open", "_ready", "_taken")
 
     def __init__(self) -> None:
         self._open: list[int] | None = None
         """[first, volume, offset, frames, record bytes, last bytes], still growing."""
         self._ready: list[tuple[int, Run]] = []
+        self._taken = 0
+        """Frames of the open run when it was taken last. It is not given again as it was then:
+        compaction may have moved them since, and freed their volume."""
 
     def add(self, number: int, volume: int, offset: int, size: int) -> None:
         run = self._open
@@ -79,20 +82,23 @@ class RunBuilder:
                 run[3] = frames + 1
                 run[5] = size
                 return
-            self._ready.append(_closed(run))
+            self.cut()
         self._open = [number, volume, offset, 1, size, size]
 
     def cut(self) -> None:
         """The next frame begins a run, wherever it stands."""
-        if self._open is not None:
-            self._ready.append(_closed(self._open))
-            self._open = None
+        run, self._open = self._open, None
+        if run is not None and run[3] > self._taken:
+            self._ready.append(_closed(run))
+        self._taken = 0
 
     def take(self) -> list[tuple[int, Run]]:
         """(first frame, run) of what was added since; an open run comes again once it grew."""
         ready, self._ready = self._ready, []
-        if self._open is not None:
-            ready.append(_closed(self._open))
+        run = self._open
+        if run is not None and run[3] > self._taken:
+            ready.append(_closed(run))
+            self._taken = run[3]
         return ready
 
     def single(self) -> bool:
