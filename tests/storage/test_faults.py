@@ -18,6 +18,7 @@ from o3storage.storage import (
     StoreOutOfService,
 )
 from o3storage.storage import _records as records
+from o3storage.storage._log import LogWriter
 
 from .support import SimDisk, entry, frame, hard, open_store, run, store_on, stream_id
 
@@ -493,6 +494,33 @@ def test_without_header_and_trailer_all_groups_are_uncertain(which):
         await store.close()
         async with store_on(disk) as store:
             assert not store.log_state(1).uncertain
+
+    run(main(), 1)
+
+
+def test_a_start_that_ends_before_it_says_that_groups_are_uncertain_leaves_what_tells_the_next(
+    monkeypatch,
+):
+    async def main():
+        disk = await three_batches(SimDisk(1))
+        path, at = batch_starts(disk)[-1]
+        end = batch_end(disk, path, at)
+        disk.rot(path, at + 50)
+        disk.rot(path, end - 50)
+
+        async def full(_):
+            raise StoreFull("no space for a new volume")
+
+        with monkeypatch.context() as patch, pytest.raises(StoreFull):
+            patch.setattr(LogWriter, "start", full)
+            await open_store(disk)
+        disk = disk.crash()
+        for _ in range(2):
+            store = await open_store(disk)
+            assert store.log_state(1).uncertain
+            await store.append(1, hard(2, 1), [])
+            disk = disk.crash()
+            await store.close()
 
     run(main(), 1)
 

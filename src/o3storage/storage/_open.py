@@ -203,7 +203,10 @@ async def settle_tail(core: Core, result: WalkResult) -> None:
             file = await core.disk.open(volume.path, OpenMode.WRITE)
             try:
                 await file.write(last.offset, [data])
-                if volume.size_bytes > result.ends[last.volume]:
+                # What says that all groups are uncertain stays: were it cut off, and the power
+                # went before the next volume says so, nobody would know.
+                doubtful = last.volume in result.doubtful()
+                if volume.size_bytes > result.ends[last.volume] and not doubtful:
                     await file.truncate(result.ends[last.volume])
                 await file.sync()
             finally:
@@ -223,7 +226,10 @@ async def settle_tail(core: Core, result: WalkResult) -> None:
 
 async def drop_spares(core: Core, result: WalkResult) -> None:
     """Log volumes without a batch were made ahead and never used."""
+    doubtful = result.doubtful()
     for number, end in result.ends.items():
+        if number in doubtful:
+            continue
         volume = core.volumes[number]
         volume.size_bytes = end
         if end <= HEADER_BYTES:

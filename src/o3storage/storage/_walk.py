@@ -104,6 +104,10 @@ class WalkResult:
     ends: dict[int, int] = field(default_factory=dict)
     """volume -> end of its last batch that counts."""
 
+    def doubtful(self) -> set[int]:
+        """Volumes in which something was lost without a trace."""
+        return {region.volume for region in self.regions if region.verdict == "uncertain"}
+
 
 class LogWalk:
     """One walk over the log volumes of a disk, oldest first."""
