@@ -197,6 +197,18 @@ def test_common_headers_are_understood_everywhere(store: Store) -> None:
     assert store.get("/bucket/k").body == b"x"
 
 
+@pytest.mark.s3(op="GetObject", headers=["x-amz-te"], errors=["NotImplemented"])
+def test_an_md5_behind_the_body_is_offered_and_not_taken(store: Store) -> None:
+    """The AWS SDK for Java 2 sends this with every GetObject; it was answered with 501."""
+    store.bucket()
+    store.put("/bucket/k", b"x")
+    got = store.get("/bucket/k", {"x-amz-te": "append-md5"})
+    assert (got.status, got.body) == (200, b"x")
+    assert "x-amz-transfer-encoding" not in got.headers
+    assert store.get("/bucket/k", {"x-amz-te": "append-sha256"}).code == "NotImplemented"
+    assert store.put("/bucket/k", b"y", {"x-amz-te": "append-md5"}).code == "NotImplemented"
+
+
 # --- names
 
 

@@ -127,7 +127,7 @@ TABLE: Final[Table] = {
     ),
     # --- objects
     ("GET", OBJECT, ""): _operation(
-        "GetObject", _objects_get.get_object, frozenset({"x-amz-checksum-mode"})
+        "GetObject", _objects_get.get_object, frozenset({"x-amz-checksum-mode", "x-amz-te"})
     ),
     ("HEAD", OBJECT, ""): _operation(
         "HeadObject", _objects_get.head_object, frozenset({"x-amz-checksum-mode"})
