@@ -189,6 +189,45 @@ def test_a_multipart_object_replaced_while_it_is_opened_is_read_anew(
     assert store.call(method, "/bucket/k?partNumber=1&versionId=null").status == 404
 
 
+@pytest.mark.s3(op=["CopyObject", "UploadPartCopy", "GetObjectAttributes"])
+def test_a_multipart_object_replaced_while_it_is_copied_is_not_said_to_be_missing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was answered with 404 NoSuchVersion, which no client tries again."""
+    store.bucket()
+    upload = store.upload("/bucket/k")
+    etag = store.put(f"/bucket/k?partNumber=1&uploadId={upload}", b"part").headers["etag"]
+    store.complete("/bucket/k", upload, [(1, etag)])
+    other = store.upload("/bucket/other")
+    real = store.node.query_now
+    looks = []
+
+    def gone(times: int) -> Any:
+        looks.clear()
+
+        def query_now(query: Any) -> Any:
+            if repr(query) in ("Query(parts_from)", "Query(parts_of_version)"):
+                looks.append(query)
+                if len(looks) <= times:
+                    raise NoSuchVersion(b"k", 1)
+            return real(query)
+
+        return query_now
+
+    asked = {"x-amz-object-attributes": "ObjectParts"}
+    monkeypatch.setattr(store.node, "query_now", gone(2))
+    assert store.get("/bucket/k?attributes", asked).status == 200
+    monkeypatch.setattr(store.node, "query_now", gone(99))
+    assert store.get("/bucket/k?attributes", asked).status == 503
+    assert store.get("/bucket/k?attributes&versionId=null", asked).status == 404
+    for target in ("/bucket/dst", f"/bucket/other?partNumber=1&uploadId={other}"):
+        answer = store.put(target, b"", {"x-amz-copy-source": "/bucket/k"})
+        assert (answer.status, "retry-after" in answer.headers) == (503, True)
+        named = {"x-amz-copy-source": "/bucket/k?versionId=null"}
+        assert store.put(target, b"", named).code == "NoSuchVersion"
+    assert store.objects() == ["k"]
+
+
 @pytest.mark.s3(op="GetObject")
 def test_what_is_not_in_memory_is_read_from_the_disk(
     store: Store, monkeypatch: pytest.MonkeyPatch

@@ -12,12 +12,17 @@ from o3storage.s3._conditions import check_read
 from o3storage.s3._context import Context
 from o3storage.s3._errors import NotModified, S3Error
 from o3storage.s3._headers import version_header
+from o3storage.s3._objects_get import read_anew
 from o3storage.s3._times import http_date
 
 KNOWN: Final = ("ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize")
 
 
 async def get_object_attributes(ctx: Context) -> Response:
+    return await read_anew(ctx, _attributes)
+
+
+async def _attributes(ctx: Context) -> Response:
     text = ctx.headers.get("x-amz-object-attributes", "")
     asked = {name.strip() for name in text.split(",") if name.strip()}
     if not asked or not asked.issubset(KNOWN):

@@ -12,10 +12,12 @@ from urllib.parse import unquote_to_bytes
 from o3storage.catalog import (
     BucketInfo,
     MethodNotAllowed,
+    NoSuchVersion,
     VersionInfo,
     get_bucket,
     head_version,
 )
+from o3storage.cluster import BodyMissing
 from o3storage.http import Response
 from o3storage.s3._answers import Header, xml
 from o3storage.s3._bodies import StoredBody, empty_body, read_version, store_body
@@ -192,7 +194,8 @@ class _PiecesSource:
 async def copy_bytes(
     ctx: Context, source: CopySource, offset: int, length: int, algorithm: Algorithm | None
 ) -> StoredBody:
-    """A range of the source as a stored body of its own."""
+    """A range of the source as a stored body of its own. Raises BodyMissing, also where the parts
+    of a source that was not named by its version are gone: it was replaced."""
     if length == 0:
         return empty_body(algorithm)
     pieces = read_version(ctx, source.bucket.bucket_id, source.version, offset, length)
@@ -205,4 +208,9 @@ async def copy_bytes(
         algorithm=None,
         value=None,
     )
-    return await store_body(ctx, body, algorithm)
+    try:
+        return await store_body(ctx, body, algorithm)
+    except NoSuchVersion as error:
+        if source.named_version:
+            raise
+        raise BodyMissing("the source is replaced while it is copied") from error

@@ -34,14 +34,14 @@ TRIES: Final = 3
 
 
 async def get_object(ctx: Context) -> Response:
-    return await _anew(ctx, _get)
+    return await read_anew(ctx, _get)
 
 
 async def head_object(ctx: Context) -> Response:
-    return await _anew(ctx, _head)
+    return await read_anew(ctx, _head)
 
 
-async def _anew(ctx: Context, read: Callable[[Context], Awaitable[Response]]) -> Response:
+async def read_anew(ctx: Context, read: Callable[[Context], Awaitable[Response]]) -> Response:
     """The answer, begun anew while the version that was found is replaced under it."""
     for _ in range(TRIES - 1):
         try:
