@@ -124,6 +124,10 @@ def committed(state: State) -> None:
         commit = min(state.progress[node].match, state.commit)
         state.sends.append(Heartbeat(state.id, node, state.term, commit))
         del state.progress[node]
+    if not state.progress:
+        # Those who left may have acknowledged all of this: only who has applied it may answer a
+        # read without a round.
+        state.term_start = state.commit
     if not now.votes(state.id):
         for node, progress in state.progress.items():
             commit = min(progress.match, state.commit)

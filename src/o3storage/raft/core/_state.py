@@ -206,7 +206,9 @@ class State:
         self.leader = NOBODY
         self.votes: dict[int, bool] = {}
         self.progress: dict[int, Progress] = {}  # of the others, while leading
-        self.term_start = 0  # index of this leader's first entry
+        self.term_start = 0
+        """Index of this leader's first entry; once it is alone again, of the last one committed
+        before. Who leads answers reads only when so much is committed."""
         self.quiescent = False
         self.idle_ticks = 0
         # time
