@@ -4,13 +4,26 @@ begins with the section."""
 from __future__ import annotations
 
 from o3storage.raft.core import (
+    COMMAND,
     CONFIGURATION,
+    Append,
+    AppendResponse,
+    Apply,
     Configuration,
+    Core,
     DataGap,
+    Entry,
+    HardState,
+    Log,
     Options,
+    Persisted,
+    PieceStored,
     Refusal,
     Role,
+    Send,
     SnapshotPiece,
+    Start,
+    StorePiece,
     VoteRequest,
 )
 from tests.raft.model import (
@@ -226,3 +239,20 @@ def test_7_a_follower_that_holds_the_log_keeps_it() -> None:
     cluster.step(node, piece)
     assert core_of(node).log.last == last
     assert core_of(node).incoming is None
+
+
+def test_7_a_snapshot_that_entries_overtake_while_it_is_stored_is_not_restored() -> None:
+    """What is applied above it would be undone, and done twice."""
+    members = Configuration((1, 2, 3))
+    core = Core(1, log=Log(), hard_state=HardState(1), applied=0, configuration=members)
+    core.step(Start())
+    outputs = core.step(SnapshotPiece(2, 1, 1, 5, 1, members, 0, b"rows", True))
+    (store,) = [o for o in outputs if isinstance(o, StorePiece)]
+    entries = [Entry(index, 1, COMMAND, b"x") for index in range(1, 7)]
+    core.step(Append(2, 1, 1, 0, 0, entries, 6))
+    outputs = core.step(Persisted(core.ticket))
+    assert [(o.low, o.high) for o in outputs if isinstance(o, Apply)] == [(1, 6)]
+    (sent,) = core.step(PieceStored(store.session, 0))
+    assert core.incoming is None and core.applied == 6
+    assert isinstance(sent, Send) and isinstance(sent.message, AppendResponse)
+    assert sent.message.match == 6

@@ -121,23 +121,12 @@ def failed(state: State, event: SnapshotFailed) -> None:
 
 def piece(state: State, message: SnapshotPiece) -> None:
     _replication.follow(state, message.sender)
-    log = state.log
     if state.retired:
         return
-    held = message.index <= min(state.commit, log.ceiling) or (
-        not log.holes and log.term(message.index) == message.index_term
-    )
     incoming = state.incoming
     if incoming is not None and incoming.restoring:
         return
-    if held:
-        # The log reaches that far by itself.
-        state.incoming = None
-        if message.index > state.commit:
-            state.commit = message.index
-            _membership.committed(state)
-        state.verified = max(state.verified, message.index)
-        _replication.answer(state, message.sender, max(message.index, state.commit), 0)
+    if _held(state, message.sender, message.index, message.index_term):
         return
     if (
         incoming is None
@@ -173,10 +162,28 @@ def piece(state: State, message: SnapshotPiece) -> None:
     )
 
 
+def _held(state: State, leader: int, index: int, term: int) -> bool:
+    """Whether the log reaches that far by itself. Then the snapshot is of no use, and installing it
+    would undo what is applied above it."""
+    log = state.log
+    agrees = not log.holes and log.term(index) == term
+    if index > min(state.commit, log.ceiling) and not agrees:
+        return False
+    state.incoming = None
+    if index > state.commit:
+        state.commit = index
+        _membership.committed(state)
+    state.verified = max(state.verified, index)
+    _replication.answer(state, leader, max(index, state.commit), 0)
+    return True
+
+
 def piece_stored(state: State, event: PieceStored) -> None:
     incoming = state.incoming
     if incoming is None or event.session != incoming.session or event.number != incoming.stored:
         return
+    if _held(state, incoming.sender, incoming.index, incoming.index_term):
+        return  # (entries came while it was being written)
     incoming.stored += 1
     state.gated.append(
         SnapshotResponse(state.id, incoming.sender, state.term, incoming.index, incoming.stored)
