@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from o3storage.storage import _records as records
+from o3storage.storage._rebuild import remove_index
 
 from .support import SimDisk, entry, hard, open_store, run, store_on
 from .test_faults import places, three_batches
@@ -102,10 +103,21 @@ def test_what_came_back_and_is_replaced_at_once_stays_replaced(lost, cut):
     run(main(), 1)
 
 
-@pytest.mark.parametrize("lost", [6, 7, 20])
-def test_an_entry_that_came_back_does_not_hide_later_ones_from_the_replay_floor(lost):
+@pytest.mark.parametrize(
+    ("lost", "applied", "rebuilt"),
+    [
+        (6, 5, False),
+        (7, 5, False),
+        (20, 5, False),
+        (11, 10, False),  # the last of its volume: the floor is behind that
+        (22, 21, False),
+        (16, 15, True),
+        (22, 21, True),
+    ],
+)
+def test_an_entry_that_came_back_hides_none_from_the_replay_floor(lost, applied, rebuilt):
     """It stands in a later volume than those behind it, and none of them is applied yet."""
-    count, applied = 60, 5
+    count = 60
 
     def long(index):
         return entry(index, data=b"%d" % index * 1500)
@@ -130,7 +142,10 @@ def test_an_entry_that_came_back_does_not_hide_later_ones_from_the_replay_floor(
             await store.flush()
         disk = disk.crash()
         await store.close()
+        if rebuilt:
+            await remove_index(disk, "index")
         async with store_on(disk) as store:
+            assert store.stats().index_rebuilt == rebuilt
             state = store.log_state(1)
             assert (state.last_index, state.missing) == (count, [])
             for index in range(applied + 1, count + 1):

@@ -342,10 +342,10 @@ def _mark_of(core: Core, last: BatchInfo | None) -> Mark:
     applied: dict[int, int] = {}
     for number, group in core.groups.items():
         applied[number] = group.applied_index
-        for at in range(max(0, group.applied_index + 1 - group.first_index), len(group.places)):
-            if group.places[at]:
-                floor = min(floor, unpack_place(group.places[at])[0])
-                break
+        # Not the first of them: one that rot had taken came back to a later volume.
+        open_at = max(0, group.applied_index + 1 - group.first_index)
+        place = min(filter(None, group.places[open_at:]), default=0)
+        floor = min(floor, unpack_place(place)[0]) if place else floor
         for low, _ in group.missing:
             at = low - 1 - group.first_index
             if low > group.applied_index and 0 <= at < len(group.places) and group.places[at]:

@@ -213,6 +213,9 @@ class Replay:
     def _entry(self, volume: int, offset: int, header: RecordHeader) -> None:
         group = self._group(header.group)
         index = header.b
+        if group.applied_index < index < group.first_index:
+            # It came back to a volume behind the floor, where the one it was lost in is not read.
+            group.miss_below(index - 1)
         if index <= group.last_index or group.is_missing(index):
             # A batch holds an index once; this one was lost to rot, and came back.
             group.pad(index)
