@@ -16,6 +16,7 @@ from o3storage.cluster._kinds import BODY
 from o3storage.cluster._peer_types import PeerError
 from o3storage.cluster._reading import entries_of
 from o3storage.crypto import FRAME_BYTES, StreamRef
+from o3storage.raft.core import UNKNOWN
 from o3storage.simulation import SimDisk, run
 from o3storage.storage import BadFrame, SealedFrame
 from o3storage.storage._frames import frame_place
@@ -388,6 +389,22 @@ def test_a_member_whose_log_rots_gets_back_what_it_lost() -> None:
         if seed >= 49 and found["missing"] >= 3:
             return
     raise AssertionError(found)
+
+
+def test_a_member_that_lost_the_term_of_what_is_applied_stores_frames_that_come_behind_it() -> None:
+    async def main() -> None:
+        async with team(seed=22) as group:
+            leader, member = group.leader(), group.follower()
+            bucket = await leader.bucket()
+            await group.level()
+            log = member.replica().core.log
+            log.compact(log.last)
+            log.floor_term = UNKNOWN  # as `log_of` has it when rot took the last applied entry
+            await leader.put(bucket, b"key", body_of(1, 4000))
+            await group.level()
+            assert await streams_of(member) == await streams_of(leader) != []
+
+    run(main(), 22)
 
 
 def test_streams_of_a_run_that_ended_are_collected_by_the_ranges_leader() -> None:

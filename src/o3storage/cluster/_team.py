@@ -405,7 +405,10 @@ class Team:
             return
         restoring = core.incoming is not None and core.incoming.restoring
         known = min(core.commit, log.ceiling)
-        agrees = message.prev_index < known or log.term(message.prev_index) == message.prev_term
+        here = log.term(message.prev_index)
+        # (As `raft.core` judges it: rot may have taken the term of what is applied.)
+        agrees = message.prev_index < known or here == message.prev_term
+        agrees = agrees or (here == UNKNOWN and message.prev_index == known)
         if restoring or core.retired or not agrees:
             return
         self._arrived = {frame.stream: frame for frame in frames}
