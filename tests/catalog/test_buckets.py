@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from o3storage import catalog as c
+from o3storage.cluster._snapshots import PIECE_BYTES
+from o3storage.storage import MAX_PIECE_BYTES
+from o3storage.storage._types import MAX_ROW_VALUE_BYTES
 from tests.catalog.making import DAY, NOW, World
 from tests.support.memory_node import MemoryNode
 
@@ -188,6 +191,21 @@ def test_settings_are_set_and_removed_without_a_new_epoch() -> None:
         world.submit(c.SetBucketSetting("bucket", "one-more", b""))
 
 
+def test_the_settings_of_a_bucket_fit_into_a_row_and_into_a_piece_of_a_snapshot() -> None:
+    """32 of 64 KiB were taken: a row of 2 MiB, which no log record and no snapshot can hold."""
+    world = World()
+    large = bytes(64 * 1024)
+    for n in range(8):
+        world.submit(c.SetBucketSetting("bucket", f"s{n}", large))
+    with pytest.raises(c.InvalidBucketState):
+        world.submit(c.SetBucketSetting("bucket", "one-more", b"x"))
+    world.submit(c.SetBucketSetting("bucket", "s0", None))
+    world.submit(c.SetBucketSetting("bucket", "s1", b"smaller"))
+    world.submit(c.SetBucketSetting("bucket", "one-more", large))
+    row = world.node.rows.get(b"\x11bucket")
+    assert len(row) + PIECE_BYTES < min(MAX_ROW_VALUE_BYTES, MAX_PIECE_BYTES)
+
+
 def test_list_buckets_pages_by_name_and_prefix() -> None:
     node = MemoryNode()
     for name in ("b1", "a", "b2", "b3", "c"):
@@ -201,6 +219,20 @@ def test_list_buckets_pages_by_name_and_prefix() -> None:
     assert ([b.name for b in page.buckets], page.next_after) == (["b2"], "b2")
     assert node.query_now(c.list_buckets("owner", prefix="b", after="c")).buckets == []
     assert node.query_now(c.list_buckets("own")).buckets == []
+
+
+def test_a_page_of_buckets_does_not_hold_their_settings() -> None:
+    """A thousand with 64 KiB of CORS rules and as many tags would take 128 MiB."""
+    node = MemoryNode()
+    for name in ("a", "b"):
+        make(node, name)
+        node.submit_now(c.SetBucketSetting(name, "cors", bytes(600 if name == "a" else 10)))
+    page = node.query_now(c.list_buckets("owner"))
+    assert [(b.name, b.region, b.settings) for b in page.buckets] == [
+        ("a", "eu-1", {}),
+        ("b", "eu-1", {}),
+    ]
+    assert [len(node.query_now(c.get_bucket(n)).settings["cors"]) for n in "ab"] == [600, 10]
 
 
 def test_access_keys() -> None:

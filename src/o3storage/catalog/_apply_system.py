@@ -37,7 +37,12 @@ from ._keys import (
     range_row,
     split_keyed,
 )
-from ._limits import COLLECT_STEP_ROWS, DEAD_BUCKET_KEPT_NS, MAX_SETTINGS_PER_BUCKET
+from ._limits import (
+    COLLECT_STEP_ROWS,
+    DEAD_BUCKET_KEPT_NS,
+    MAX_SETTINGS_BYTES,
+    MAX_SETTINGS_PER_BUCKET,
+)
 from ._range import Apply, Range, Reads, Rows, refused
 from ._rows import (
     BUCKET_STATES,
@@ -231,6 +236,12 @@ def set_bucket_setting(_: Range, command: c.SetBucketSetting) -> Apply:
         if len(bucket.settings) > MAX_SETTINGS_PER_BUCKET:
             return refused(
                 InvalidBucketState(f"a bucket holds at most {MAX_SETTINGS_PER_BUCKET} settings")
+            )
+        if sum(map(len, bucket.settings.values())) > MAX_SETTINGS_BYTES:
+            return refused(
+                InvalidBucketState(
+                    f"the settings of a bucket have at most {MAX_SETTINGS_BYTES} bytes together"
+                )
             )
     return Outcome(bucket, None, [(bucket_row(command.name), pack_bucket(bucket))])
 

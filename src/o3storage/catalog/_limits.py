@@ -16,6 +16,10 @@ MAX_SETTING_BYTES: Final = 64 * 1024
 MAX_SETTINGS_PER_BUCKET: Final = 32
 """Kinds of settings a bucket row can hold; S3 has about twenty."""
 
+MAX_SETTINGS_BYTES: Final = 512 * 1024
+"""All settings of a bucket: they lie in one row, which ends at 1 MiB, and which a snapshot sends
+whole, in a piece of at most 1,000 KiB that may hold 256 KiB of other rows."""
+
 MAX_HEADERS_BYTES: Final = 16 * 1024
 """All stored response headers of an object: an HTTP head is at most 16 KiB."""
 

@@ -49,7 +49,8 @@ def get_bucket(name: str) -> Query[BucketInfo]:
 def list_buckets(
     owner: str, prefix: str = "", after: str = "", limit: int = MAX_PAGE
 ) -> Query[BucketsPage]:
-    """An owner's buckets by name, those > `after` that start with `prefix`; limit 1 to 1,000."""
+    """An owner's buckets by name, those > `after` that start with `prefix`, without their
+    `settings`; limit 1 to 1,000."""
     return Query(b"", _read_system.list_buckets, owner, prefix, after, limit)
 
 
