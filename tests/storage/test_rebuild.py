@@ -300,3 +300,56 @@ def test_a_batch_that_is_gone_is_not_taken_for_moved_by_compaction(later):
             assert [key for key, _ in rows] == [b"\x20row%d" % n for n in range(1, wanted + 1)]
 
     run(main(), 5)
+
+
+def test_a_row_that_is_deleted_while_compaction_moves_it_does_not_come_back():
+    """The volume that takes the old row is made after the deletion, which is compacted later, when
+    no other volume is older than it."""
+
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        compactor, log = store._compactor, store._log
+        needed_rows = compactor._needed_rows
+        index = 0
+
+        async def change(rows, data=b""):
+            nonlocal index
+            index += 1
+            await store.append(1, hard(1), [entry(index, data=data)])
+            store.apply(1, index, rows)
+
+        async def fill_volume():
+            volume = log.volume
+            while log.volume is volume:
+                await change([], b"e" * 8000)
+            await store.flush()
+
+        async def deleted_meanwhile(volume, found):
+            rows = await needed_rows(volume, found)
+            if any(key == b"\x10k" for _, key, _ in rows):
+                await change([(b"\x10k", None)])
+                await change([])  # the outcome rides with it
+            return rows
+
+        first = log.volume
+        await change([(b"\x10k", b"v"), (b"\x10l", b"w")])
+        await fill_volume()
+        compactor._needed_rows = deleted_meanwhile
+        await compactor.compact(first)
+        compactor._needed_rows = needed_rows
+        assert store.get_now(b"\x10k") is None
+        for _ in range(3):
+            await fill_volume()
+        logs = [v for v in store._core.volumes.values() if v.path.endswith(".log")]
+        for volume in reversed(logs):
+            await compactor.compact(volume)
+        disk = disk.crash()
+        await store.close()
+        await lose_index(disk)
+        async with store_on(disk) as store:
+            assert store.stats().index_rebuilt
+            assert store.get_now(b"\x10l") == b"w"
+            assert store.get_now(b"\x10k") is None
+
+    run(main(), 1)

@@ -195,6 +195,8 @@ class Compactor:
         if self._broken_off is not None:
             await self.log.settle()
             self._end(self._broken_off)
+        else:
+            self.core.moving_since = self.core.sequence
         reaped: set[bytes] = set()
         self.frames.moving = reaped
         mover = _Mover()
@@ -204,6 +206,7 @@ class Compactor:
             self._broken_off = mover
             raise
         self._end(mover)
+        self.core.moving_since = None
 
     def _end(self, mover: _Mover) -> None:
         self._broken_off = None

@@ -147,6 +147,8 @@ class Core:
         self.out_of_service = ""
         self.watch: tuple[bytes, bytes | None, dict[bytes, bytes | None]] | None = None
         """(low, high, what was written there): while a span of the index is being repaired."""
+        self.moving_since: int | None = None
+        """Rows that were current at this sequence may still be on their way to a bulk volume."""
         self.fault_listeners: list[Callable[[StoreOutOfService], None]] = []
         self.mark_task: asyncio.Task[None] | None = None
         self.took_space: Callable[[int], None] = lambda _: None
@@ -232,11 +234,14 @@ class Core:
         """A new volume on the medium, its name too. Log volumes are zero-filled to `size`, bulk
         volumes fallocated. Raises StoreFull (nothing is left behind), StoreOutOfService."""
         self.check_service()
+        born = self.sequence
+        if kind is VolumeKind.BULK and self.moving_since is not None:
+            born = self.moving_since  # what hides a row that comes here is kept (`_compaction`)
         header = VolumeHeader(
             kind,
             self.give_volume_id(),
             self.epoch,
-            self.sequence,
+            born,
             self.entropy.random_bytes(SALT_BYTES),
             self.store_id,
         )
