@@ -276,7 +276,8 @@ def check_tags(tags: list[tuple[str, str]], limit: int) -> list[tuple[str, str]]
 
 
 def tagging_header(headers: dict[str, str]) -> list[tuple[str, str]]:
-    """The tags of x-amz-tagging, a URL query string. Raises S3Error."""
+    """The tags of x-amz-tagging, a URL query string; a name alone has an empty value. Raises
+    S3Error."""
     text = headers.get("x-amz-tagging")
     if not text:
         return []
@@ -284,7 +285,6 @@ def tagging_header(headers: dict[str, str]) -> list[tuple[str, str]]:
         pairs = parse_qsl(
             text.encode("latin-1").decode("utf-8"),
             keep_blank_values=True,
-            strict_parsing=True,
             errors="strict",
             max_num_fields=MAX_OBJECT_TAGS + 1,
         )
@@ -293,9 +293,14 @@ def tagging_header(headers: dict[str, str]) -> list[tuple[str, str]]:
             raise S3Error(
                 "BadRequest", f"Object tags cannot be greater than {MAX_OBJECT_TAGS}"
             ) from None
-        raise S3Error(
-            "InvalidArgument",
-            "The header 'x-amz-tagging' shall be encoded as UTF-8 then "
-            "URLEncoded URL query parameters without tag name duplicates.",
-        ) from None
+        raise S3Error("InvalidArgument", _TAGGING_FORM) from None
+    check_tag_count(len(pairs), MAX_OBJECT_TAGS)
+    if len(dict(pairs)) != len(pairs):
+        raise S3Error("InvalidArgument", _TAGGING_FORM)
     return check_tags(pairs, MAX_OBJECT_TAGS)
+
+
+_TAGGING_FORM: Final = (
+    "The header 'x-amz-tagging' shall be encoded as UTF-8 then "
+    "URLEncoded URL query parameters without tag name duplicates."
+)
