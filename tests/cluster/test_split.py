@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from o3storage import catalog
 from o3storage.catalog import DeleteItem, DeleteObjects, PutObject
-from o3storage.cluster import ClusterError, Node, _records
+from o3storage.cluster import ClusterError, Node, _applying, _records
 from o3storage.cluster._newcomer import LOST
 from o3storage.cluster._range_rows import (
     EVERYTHING,
@@ -24,6 +24,7 @@ from o3storage.cluster._range_rows import (
     encode_publish,
 )
 from o3storage.simulation import SimDisk, run
+from o3storage.storage import Miss
 from tests.cluster.support import OWNER, Rig, body_of, rig
 from tests.cluster.team_support import Team, forget, team
 
@@ -517,6 +518,62 @@ def test_what_a_member_lacks_is_looked_for_in_the_part_that_was_cut_off() -> Non
             await level(group, 2)
             others = [m.replica(child).team for m in group.members if m is not member]
             assert not any(other._marked for other in others)
+
+    run(main(), 10)
+
+
+def test_a_part_begins_though_the_other_left_this_node_meanwhile() -> None:
+    async def main() -> None:
+        async with team(seed=71) as group:
+            bucket = await group.members[0].bucket()
+            member = group.follower()
+            keeper, parent = member.node.ranges, member.replica(1)
+            opened = keeper._open_replica
+
+            async def slowly(number: int) -> Any:
+                found = await opened(number)
+                del member.node._replicas[1]  # as `look_away` has it
+                return found
+
+            keeper._open_replica = slowly  # type: ignore[method-assign]
+            child = await cut(group.leader().node, bucket, b"b0")
+            while child not in keeper._opening:
+                await asyncio.sleep(0.0001)
+            await keeper._opening[child]  # with the flush that keeps the cut from being made again
+            member.node._replicas[1] = parent
+
+    run(main(), 10)
+
+
+def test_a_replica_that_was_stopped_while_it_applied_the_cut_does_not_make_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be leaving this node: its rows are erased then, and the other part would begin with
+    what is left of them."""
+    monkeypatch.setattr(_applying, "read_now", lambda *_: Miss.MISS)
+
+    async def main() -> None:
+        async with team(seed=72) as group:
+            bucket = await group.members[0].bucket()
+            member = group.follower()
+            await group.level()
+            replica = member.replica(1)
+            entered, goes_on = asyncio.Event(), asyncio.Event()
+            apply_entry = replica._run_entry
+
+            async def slowly(*how: Any) -> Any:
+                entered.set()
+                await goes_on.wait()  # a row that it reads is on the disk
+                return await apply_entry(*how)
+
+            replica._run_entry = slowly
+            child = await cut(group.leader().node, bucket, b"b0")
+            await entered.wait()
+            replica.fail("this node has no replica of the range any more")
+            goes_on.set()
+            await asyncio.sleep(1)
+            assert child not in member.store.groups()
+            assert child not in member.node._replicas
 
     run(main(), 10)
 

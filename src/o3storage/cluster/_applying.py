@@ -269,6 +269,8 @@ class Applying:
                         return
                 else:
                     break
+            if self.fault:
+                return  # stopped meanwhile; if it leaves this disk, its rows are being erased
             if self._finish(entry, outcome):
                 self._queue.popleft()
         except asyncio.CancelledError:

@@ -216,7 +216,7 @@ class RangeKeeper:
     def on_split(self, group: int, split: Split) -> None:
         """An entry that was applied here cut the range `group`."""
         self._table.put((group, split.lower), (split.child, split.upper))
-        self._open(split.child, self._open_child(group, split.child))
+        self._open(split.child, self._open_child(self._replicas[group], split.child))
 
     async def read_directory(self) -> None:
         """Range 0, or a span here, has changed. Raises StoreError, BadBlock."""
@@ -423,21 +423,21 @@ class RangeKeeper:
             else:
                 return replica
 
-    async def _open_child(self, parent: int, child: int) -> None:
+    async def _open_child(self, parent: Replica, child: int) -> None:
+        """`parent` may leave this node meanwhile."""
         log = self._node.store.log_state(child)
         if log.applied_index > FIRST_INDEX:
             # Its parent executes the SPLIT again, though what came after it was kept.
-            self._replicas[parent].fail(
+            parent.fail(
                 f"range {child} is ahead of its beginning: empty this node's data directory and "
                 "let it join again"
             )
             return
         replica = await self._open_replica(child)
         if replica is not None and replica.team is not None:
-            above = self._replicas[parent]
-            assert above.team is not None
-            replica.team.begin(above.team)
-            if above.leads and not replica.core.sole:
+            assert parent.team is not None
+            replica.team.begin(parent.team)
+            if parent.leads and not replica.core.sole:
                 await self._lead_soon(replica)
         # From here on no restart executes the SPLIT, or what came before it, again.
         with contextlib.suppress(StoreError, IndexFailure):
