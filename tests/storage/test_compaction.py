@@ -59,6 +59,42 @@ def test_dead_bulk_volumes_are_freed_without_reading_bodies():
     run(main(), 1)
 
 
+def test_a_small_frame_behind_another_keeps_its_volume_whatever_the_account_says():
+    """A frame that was stored again counts twice when its stream is released: where it was first,
+    less seems to be placed than is."""
+
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+
+            async def apart(stream, frames):
+                writer = store.open_stream(stream_id(stream))
+                for n in range(frames):
+                    await writer.write(frame(stream, n, 20_000, last=n == frames - 1))
+                    await store._bulk.sync()
+                await writer.sync()
+
+            await apart(1, 3)
+            small = [store.open_stream(stream_id(n)) for n in (2, 3)]
+            for n, writer in enumerate(small, 2):
+                await writer.write(frame(n, 0, 300))
+            for writer in small:
+                await writer.sync()
+            volume = store._bulk.volume
+            await apart(4, 6)
+            assert volume.sealed
+            again = store.open_stream(stream_id(1))
+            await again.write(frame(1, 1, 20_000, last=False))
+            await again.sync()
+            await release(store, 1, [1, 2, 4])
+            assert volume.placed_bytes < 0
+            await compact_all(store)
+            assert volume.unlinked
+            assert bytes(await store.read_frame(stream_id(3), 0)) == frame(3, 0, 300).data
+
+    run(main(), 1)
+
+
 def test_live_frames_move_and_stay_readable():
     async def main():
         disk = SimDisk(1)

@@ -60,7 +60,7 @@ from o3storage.storage._scan import Scanned, scan_records
 from o3storage.storage._scrub import BadFrame, placed_bad_frames
 from o3storage.storage._space import SpaceAccount
 from o3storage.storage._types import KIB, FrameMissing, SealedFrame
-from o3storage.storage._volume import HEADER_BYTES, VolumeKind, align
+from o3storage.storage._volume import HEADER_BYTES, PAD, VolumeKind, align
 from o3storage.storage.index import Miss
 
 STATE_BODY_BYTES = 48 * KIB
@@ -282,10 +282,17 @@ class Compactor:
         while at + PREFIX_BYTES <= volume.size_bytes:
             if self.pace.is_long():
                 await self.pace.rest()
+            gap = align(at) - at
+            data = await volume.file.read(at, gap + PREFIX_BYTES)
+            if data[:gap].strip(PAD):
+                return False  # a packed record: the slow way looks closer
+            at += gap
+            if at >= volume.size_bytes:
+                break
             try:
-                header = parse_header(await volume.file.read(at, PREFIX_BYTES))
+                header = parse_header(data[gap:])
             except RecordBad:
-                return False  # packed records, or damage: the slow way looks closer
+                return False  # damage, as well
             if header.kind != FRAME:
                 return False
             try:
@@ -294,7 +301,7 @@ class Compactor:
                 run = None
             if run is not None and run.volume == volume.volume:
                 return False
-            at = align(at + header.size_bytes)
+            at += header.size_bytes
         return True
 
     async def _copy(self, volume: Volume, mover: _Mover, reaped: set[bytes]) -> bool:
