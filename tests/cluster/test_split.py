@@ -529,17 +529,19 @@ def test_a_part_begins_though_the_other_left_this_node_meanwhile() -> None:
             member = group.follower()
             keeper, parent = member.node.ranges, member.replica(1)
             opened = keeper._open_replica
+            tasks: list[Any] = []
 
             async def slowly(number: int) -> Any:
+                tasks.append(asyncio.current_task())
                 found = await opened(number)
                 del member.node._replicas[1]  # as `look_away` has it
                 return found
 
             keeper._open_replica = slowly  # type: ignore[method-assign]
-            child = await cut(group.leader().node, bucket, b"b0")
-            while child not in keeper._opening:
-                await asyncio.sleep(0.0001)
-            await keeper._opening[child]  # with the flush that keeps the cut from being made again
+            await cut(group.leader().node, bucket, b"b0")
+            while not tasks:
+                await asyncio.sleep(0.001)
+            await tasks[0]  # with the flush that keeps the cut from being made again
             member.node._replicas[1] = parent
 
     run(main(), 10)
