@@ -103,6 +103,23 @@ def test_what_came_back_and_is_replaced_at_once_stays_replaced(lost, cut):
     run(main(), 1)
 
 
+def test_what_replaces_an_entry_that_came_back_is_not_durable_with_it():
+    async def main():
+        disk = await three_batches(SimDisk(1))
+        path, offset, size = places(disk, records.ENTRY)[3]
+        disk.rot(path, offset + size // 2, 4)
+        async with store_on(disk) as store:
+            filled = store.fill(1, [entry(4)])
+            replaced = store.append(1, None, [entry(4, 7, b"another")])
+            await filled
+            assert not replaced.done()
+            assert store.log_state(1).durable_index == 3
+            await replaced
+            assert store.log_state(1).durable_index == 4
+
+    run(main(), 1)
+
+
 @pytest.mark.parametrize(
     ("lost", "applied", "rebuilt"),
     [

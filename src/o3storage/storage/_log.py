@@ -512,7 +512,8 @@ class LogWriter:
 
     def _complete(self, entries: list[tuple[GroupLog, int]]) -> None:
         for group, last in entries:
-            group.durable_index = max(group.durable_index, min(last, group.cut))
+            last = min(last, group.cut, group.last_index)  # (what was missing may be dropped again)
+            group.durable_index = max(group.durable_index, last)
         gathered, self._gathered = self._gathered, []
         shared = self._queue or sum([len(append.entries) for append in gathered]) > 1
         self._shared += ((1.0 if shared else 0.0) - self._shared) / SHARED_BATCHES

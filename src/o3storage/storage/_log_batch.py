@@ -173,11 +173,14 @@ class Infos:
 
     def last_entries(self, core: Core) -> list[tuple[GroupLog, int]]:
         """(group, last index in the batch) of groups with entries in it."""
-        return [
+        last = [
             (core.groups[number], core.groups[number].written_last)
             for number, (flags, _, _, _) in self.by_group.items()
             if flags & FLAG_ENTRIES
         ]
+        if self.filled:
+            last += [(core.groups[number], index) for number, index in self.filled.items()]
+        return last
 
 
 def runs_bytes(runs: Sequence[PlacedRun], notes: Mapping[bytes, bytes | None]) -> int:

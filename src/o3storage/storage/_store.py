@@ -297,16 +297,8 @@ class Store:
         StoreOutOfService."""
         self._check_open()
         log = self._core.groups[group]
-        high = entries[-1].index
-        log.pad(high)
-        future = self._log.submit(log, None, (), (), fills=entries)
-
-        def durable(ended: asyncio.Future[None]) -> None:
-            if not ended.cancelled() and ended.exception() is None:
-                log.durable_index = max(log.durable_index, min(high, log.last_index))
-
-        future.add_done_callback(durable)
-        return future
+        log.pad(entries[-1].index)
+        return self._log.submit(log, None, (), (), fills=entries)
 
     def drop_missing(self, group: GroupId, low: int) -> None:
         """The entries from `low` on, which are missing, were never committed: the log ends before
