@@ -167,6 +167,19 @@ def test_versions_as_source(store: Store) -> None:
     assert copy(store, "/bucket/dst", "/bucket/src?versionId=x").code == "InvalidArgument"
 
 
+@pytest.mark.s3(
+    op=["CopyObject", "UploadPartCopy"], errors=["NoSuchKey", "NoSuchVersion", "NoSuchBucket"]
+)
+def test_a_source_that_is_missing_is_named(store: Store) -> None:
+    """The answer named the destination, which was there."""
+    store.bucket()
+    upload = store.upload("/bucket/dst")
+    for target in ("/bucket/dst", f"/bucket/dst?partNumber=1&uploadId={upload}"):
+        assert copy(store, target, "/bucket/a%2Fb").text("Key") == "a/b"
+        assert copy(store, target, "/bucket/a?versionId=null").text("Key") == "a"
+        assert copy(store, target, "/no-such/k").text("BucketName") == "no-such"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

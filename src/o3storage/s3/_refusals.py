@@ -41,17 +41,24 @@ def translate(error: CatalogError, bucket: str, key: str) -> S3Error:
     return make(error, bucket, key)
 
 
-def _no_such_key(error: Any, _bucket: str, key: str) -> S3Error:
+# (A copy may lack its source: what is missing is what the refusal names, not the request's target.)
+
+
+def _no_such_key(error: Any, _bucket: str, _key: str) -> S3Error:
     headers: tuple[tuple[str, str], ...] = ()
     marker = error.marker_version_id
     if marker is not None:
         headers = (("x-amz-delete-marker", "true"), ("x-amz-version-id", marker))
-    return S3Error("NoSuchKey", details=(("Key", key),), headers=headers)
+    return S3Error("NoSuchKey", details=(("Key", _text(error.key)),), headers=headers)
 
 
-def _no_such_version(error: Any, _bucket: str, key: str) -> S3Error:
+def _no_such_version(error: Any, _bucket: str, _key: str) -> S3Error:
     text = "null" if error.version < 0 else version_id(error.version)
-    return S3Error("NoSuchVersion", details=(("Key", key), ("VersionId", text)))
+    return S3Error("NoSuchVersion", details=(("Key", _text(error.key)), ("VersionId", text)))
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
 
 
 def _marker_named(error: Any, _bucket: str, _key: str) -> S3Error:
@@ -81,7 +88,9 @@ def _invalid_part(error: Any, _bucket: str, _key: str) -> S3Error:
 
 
 def _bucket_code(code: str) -> Callable[[Any, str, str], S3Error]:
-    return lambda _error, bucket, _key: S3Error(code, details=(("BucketName", bucket),))
+    return lambda error, bucket, _key: S3Error(
+        code, details=(("BucketName", getattr(error, "name", bucket)),)
+    )
 
 
 def _later(message: str) -> Callable[[Any, str, str], S3Error]:
