@@ -44,9 +44,12 @@ def tick(state: State, event: Tick) -> None:
                 state.incoming = None
             if state.may_campaign():
                 campaign(state, pre=True)
-            elif state.log.holes and state.configuration.votes(state.id) and not state.sole:
+            elif state.configuration.votes(state.id) and not state.sole:
                 # (What a sole voter lost is for `verify --repair` and its operator to decide.)
-                ask_for_missing(state)
+                if state.log.holes:
+                    ask_for_missing(state)
+                if state.leader == NOBODY:
+                    ask_who_leads(state)
         return
     if state.election_elapsed >= state.options.election_ticks:
         state.election_elapsed = 0
@@ -202,6 +205,16 @@ def timeout_now(state: State, message: TimeoutNow) -> None:
     if message.sender == state.leader and state.may_campaign():
         state.wake()
         campaign(state, pre=False, transfer=True)
+
+
+def ask_who_leads(state: State) -> None:
+    """A quiescent group takes notice of who hears no leader by its pre-vote request. Who may not
+    campaign sends one all the same, and takes no answer for a vote."""
+    last, last_term = state.log.last, state.log.last_term
+    for node in sorted({*state.configuration.voters, *state.configuration.outgoing}):
+        if node != state.id:
+            term = state.term + 1
+            state.sends.append(VoteRequest(state.id, node, term, last, last_term, pre=True))
 
 
 def ask_for_missing(state: State) -> None:
