@@ -6,8 +6,8 @@ import asyncio
 
 from o3storage.simulation import SimDisk, run
 
-from .support import open_store
-from .test_compaction import BULK, release, upload
+from .support import frame, open_store, store_on, stream_id
+from .test_compaction import BULK, release, upload, volumes
 
 
 def test_flushes_and_compactions_outlive_a_defect():
@@ -41,5 +41,34 @@ def test_flushes_and_compactions_outlive_a_defect():
         assert store.stats().compactions
         assert store.stats().flushes > flushes
         await store.close()
+
+    run(main(), 3)
+
+
+def test_a_volume_with_a_damaged_frame_is_freed_once_a_scrub_finds_it_repaired():
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            await upload(store, 1, 2)
+            volume = store._bulk.volume
+            await upload(store, 2, 8)
+            await release(store, 1, [2])
+            assert volume.sealed
+            disk.rot(volumes(disk)[0], 8192 + 5000)
+            assert await store.compact() == 0
+            assert volume.keep
+            await store._tender._go_on_scrubbing()
+            assert volume.keep
+            again = store.open_stream(stream_id(1))
+            await again.write(frame(1, 0, 20_000, last=False))
+            await again.sync()
+            assert await store.compact() == 0
+            await store._tender._go_on_scrubbing()
+            while await store.compact():
+                pass
+            assert volume.unlinked
+            for n in range(2):
+                data = await store.read_frame(stream_id(1), n)
+                assert bytes(data) == frame(1, n, 20_000, last=n == 1).data
 
     run(main(), 3)

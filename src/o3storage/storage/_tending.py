@@ -144,7 +144,11 @@ class Tender:
             self._scrubbed.next_volume = volume
             self._log.note_scrub(self._scrubbed.encode())
 
+        damaged: dict[int, None] = {}
+
         def bad(found: BadFrame) -> None:
+            if found.stream:
+                damaged[found.volume] = None
             for listener in self.bad_listeners:
                 listener(found)
 
@@ -152,6 +156,9 @@ class Tender:
         if not self._core.out_of_service:
             self._scrubbed = ScrubState(0, self._core.clock.wall_ns())
             self._log.note_scrub(self._scrubbed.encode())
+        for number, volume in self._core.volumes.items():
+            if number not in damaged:
+                volume.keep = False  # what was bad in it may be repaired: compaction looks again
 
 
 def _tell_of_defect(what: str, error: Exception) -> None:
