@@ -103,6 +103,34 @@ def test_what_came_back_and_is_replaced_at_once_stays_replaced(lost, cut):
     run(main(), 1)
 
 
+@pytest.mark.parametrize("lost", [[4], [3, 4]])
+def test_a_last_entry_that_came_back_is_in_what_the_next_volume_restates(lost):
+    """Nothing is appended behind it, and other groups go on."""
+
+    async def main():
+        disk = await three_batches(SimDisk(1))
+        entries = places(disk, records.ENTRY)
+        for number in lost:
+            path, offset, size = entries[number - 1]
+            disk.rot(path, offset + size // 2, 4)
+        store = await open_store(disk)
+        await store.fill(1, [entry(i) for i in lost])
+        volume, index = store._log.volume, 0
+        while store._log.volume is volume:
+            index += 1
+            await store.append(2, hard(1), [entry(index, data=b"e" * 9000)])
+        for _ in range(2):
+            disk = disk.crash()
+            await store.close()
+            store = await open_store(disk)
+            state = store.log_state(1)
+            assert (state.last_index, state.missing) == (4, [])
+            assert await read(store, 2, 5) == [entry(i) for i in range(2, 5)]
+        await store.close()
+
+    run(main(), 1)
+
+
 def test_what_replaces_an_entry_that_came_back_is_not_durable_with_it():
     async def main():
         disk = await three_batches(SimDisk(1))

@@ -224,11 +224,11 @@ class GroupLog:
             self.places.append(0)
             self.sizes.append(0)
 
-    def fill(self, index: int, term: int, volume: int, offset: int, size: int) -> None:
-        """A missing entry stands there now (unless the log was cut meanwhile)."""
+    def fill(self, index: int, term: int, volume: int, offset: int, size: int) -> bool:
+        """A missing entry stands there now (unless the log was cut meanwhile: False)."""
         at = index - self.first_index
         if not 0 <= at < len(self.terms) or not self.is_missing(index):
-            return
+            return False
         self.terms[at] = term
         self.place(index, volume, offset, size)
         parts: list[tuple[int, int]] = []
@@ -238,6 +238,7 @@ class GroupLog:
             else:
                 parts.append((lo, hi))
         self.missing = [(lo, hi) for lo, hi in parts if lo <= hi]
+        return True
 
     def miss_below(self, index: int) -> None:
         """The log goes back to `index`, whose term nobody remembers; what was not here is lost."""

@@ -300,7 +300,11 @@ class Payload:
             for entry in append.fills:
                 offset = self._offset
                 size = self._seal(ENTRY, entry.kind, a0, entry.term, entry.index, 0, entry.data)
-                group.fill(entry.index, entry.term, volume, offset, size)
+                filled = group.fill(entry.index, entry.term, volume, offset, size)
+                if filled and entry.index > group.written_last:
+                    # The next volume restates where the log ends: with this entry.
+                    group.written_last = entry.index
+                    group.written_term = entry.term
             _note(group, append)
         for frame in append.frames:
             self._put_frame(frame)
