@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import BadBlock, FrameMissing, Miss
+from o3storage.storage import BadBlock, FrameMissing, Miss, encode_piece
 
 from .support import entry, frame, hard, stream_id
 from .test_verify import opened
@@ -186,6 +186,41 @@ def test_a_large_span_is_repaired_in_steps_while_the_store_is_used():
         await store.close()
         store = await opened(disk)
         assert await store.get(b"\x10%05d" % 4999) == expected[b"\x10%05d" % 4999]
+        await store.close()
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("call", ["stage", "install", "erase", "noted", "frames", "sync"])
+def test_whatever_meets_a_bad_block_has_it_repaired(call):
+    """Nobody else may ever read there."""
+
+    async def main():
+        store, _, _ = await history(SimDisk(1))
+        span = (b"\x10", b"\x11")
+        await store.append(2, hard(1), [entry(1)])
+        writer = store.open_stream(stream_id(1000))
+        await writer.write(frame(1000))
+        calls = {
+            "stage": lambda: store.stage_piece(2, 0, encode_piece([])),
+            "install": lambda: store.install(2, 5, 1, 0, [span], hard(1, 0, 5), False),
+            "erase": lambda: store.erase(2, [span], []),
+            "noted": lambda: store.noted(b"name"),
+            "frames": lambda: store.stream_frames(stream_id(1)),
+            "sync": writer.sync,
+        }
+        index = store._core.index
+        scan, get = index.scan, index.get
+
+        async def bad(*_, **__):
+            index.scan, index.get = scan, get
+            raise BadBlock(1, *span, "rot")
+
+        index.scan = index.get = bad
+        with pytest.raises(BadBlock):
+            await calls[call]()
+        assert await store.repair_index() > 0
+        await calls[call]()
         await store.close()
 
     run(main(), 1)

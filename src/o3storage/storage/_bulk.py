@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 
 from o3storage.runtime.disk import Buffer, DiskError, DiskFull
 from o3storage.storage._core import Core, Volume
@@ -41,6 +42,7 @@ from o3storage.storage._types import (
     StoreFull,
 )
 from o3storage.storage._volume import BLOCK_BYTES, HEADER_BYTES, VolumeKind, align
+from o3storage.storage.index import BadBlock
 
 WRITE_BYTES = 2 * MIB
 """One write of the bulk: large enough to be steady (measured at 8 MiB/s steps and up), small
@@ -254,6 +256,8 @@ class BulkWriter:
         self._retire = False
         """Close the current volume before the next write."""
         self._buffer: memoryview | None = None
+        self.on_bad_block: Callable[[BadBlock], None] = lambda _: None
+        """Told of a block that a look at the placement table met."""
         core.fault_listeners.append(self._fail)
 
     def start(self) -> None:
@@ -306,9 +310,12 @@ class BulkWriter:
 
     async def placed_at(self, stream: bytes, number: int) -> list[tuple[bytes, bytes]]:
         """The placement row for the last run that begins at or before frame `number`."""
-        return await self.core.index.scan(
-            placement_key(stream, number), placement_bounds(stream)[1], 1
-        )
+        low, high = placement_key(stream, number), placement_bounds(stream)[1]
+        try:
+            return await self.core.index.scan(low, high, 1)
+        except BadBlock as bad:
+            self.on_bad_block(bad)
+            raise
 
     def _kick(self) -> None:
         wake, self._wake = self._wake, None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import Buffer, Disk
@@ -86,7 +86,7 @@ class Store:
         core.spare_bytes = self._space.spare_bytes
         self._compactor = Compactor(core, log, bulk, self._frames, self._flusher)
         self._spans = SpanRepair(core, log, self._frames, self._compactor)
-        self._frames.on_bad_block = self._spans.wanted
+        self._frames.on_bad_block = bulk.on_bad_block = self._spans.wanted
         self._installer = Installer(core, log)
         self._tender = Tender(
             core,
@@ -372,7 +372,8 @@ class Store:
         """Keep a piece (of `encode_piece`) of a snapshot that is being received; durable on
         return. Piece 0 drops what was staged before. Raises ValueError, StoreError."""
         self._check_open()
-        await self._installer.stage(group, number, piece)
+        with self._repairing():
+            await self._installer.stage(group, number, piece)
 
     async def install(  # noqa: PLR0917
         self,
@@ -390,14 +391,16 @@ class Store:
         it. All or nothing, over a crash too. Nobody may read or apply in the spans meanwhile.
         Raises StoreError."""
         self._check_open()
-        await self._installer.install(group, index, term, pieces, spans, hard_state, keep, rows)
+        with self._repairing():
+            await self._installer.install(group, index, term, pieces, spans, hard_state, keep, rows)
 
     async def erase(self, group: GroupId, spans: Sequence[Span], rows: Sequence[RowChange]) -> None:
         """The group has left this disk: the rows of `spans` go, and its log is empty behind what is
         applied; its term and vote stay. `rows` are written at the end. In steps: after a crash
         call it again. Nobody may read or apply in the spans meanwhile. Raises StoreError."""
         self._check_open()
-        await self._installer.erase(group, spans)
+        with self._repairing():
+            await self._installer.erase(group, spans)
         if rows:
             await self._log.write_rows(list(rows))
         log = self._core.groups.get(group)
@@ -412,7 +415,8 @@ class Store:
 
     async def noted(self, name: bytes) -> bytes | None:
         """What `note` said last."""
-        return await self._core.index.get(NOTE_TABLE + name)
+        with self._repairing():
+            return await self._core.index.get(NOTE_TABLE + name)
 
     def clear_uncertain(self, group: GroupId) -> asyncio.Future[None]:
         """The group found a way on (it became a learner and caught up, or a sole voter took
@@ -451,7 +455,8 @@ class Store:
     async def stream_frames(self, stream: bytes) -> list[tuple[int, int]]:
         """(first frame, count) runs held here, ascending; for repair."""
         frames = self._frames
-        found = await frames.runs(stream)
+        with self._repairing():
+            found = await frames.runs(stream)
         return [(first, run.frames) for first, run in found if frames.is_here(run)]
 
     def frames_held_now(self, stream: bytes) -> int | None:
@@ -644,6 +649,15 @@ class Store:
             max(0, volume.size_bytes - volume.placed_bytes) for volume in volumes
         )
         return stats
+
+    @contextlib.contextmanager
+    def _repairing(self) -> Iterator[None]:
+        """A bad block of the index that is met here is repaired: the same call works then."""
+        try:
+            yield
+        except BadBlock as bad:
+            self._spans.wanted(bad)
+            raise
 
     def _check_open(self) -> None:
         core = self._core
