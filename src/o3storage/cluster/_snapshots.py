@@ -126,7 +126,11 @@ class Snapshots:
         replica = self._replica
         index = replica.applied
         core = replica.core
-        configuration = core.configurations[0][1]
+        since, configuration = core.configurations[0]
+        if index < since:
+            # Of what is committed much is not applied yet, and who the members were then is not
+            # known any more. (A cut between gives them to the new range: the same on all replicas.)
+            return
         for at, found in core.configurations:
             if at <= index:
                 configuration = found
