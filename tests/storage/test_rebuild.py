@@ -13,6 +13,7 @@ from o3storage.storage import Store, _open, _rebuild
 from o3storage.storage import _records as records
 
 from .crash_model import Driver
+from .dict_index import DictIndex
 from .support import (
     KEY,
     SimClock,
@@ -351,5 +352,38 @@ def test_a_row_that_is_deleted_while_compaction_moves_it_does_not_come_back():
             assert store.stats().index_rebuilt
             assert store.get_now(b"\x10l") == b"w"
             assert store.get_now(b"\x10k") is None
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("opens", [0, 1, 2])
+def test_what_is_known_to_be_missing_behind_all_that_is_applied_stays_known(opens):
+    """Only the batch that held it names it, in a volume of an earlier start."""
+
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        for index in range(1, 5):
+            await store.append(1, hard(1, 1), [entry(index)])
+        for index in range(1, 4):
+            store.apply(1, index, [(b"\x10k%d" % index, b"v")])
+        await store.append(2, hard(1), [])  # the outcomes ride with it
+        disk = disk.crash()
+        await store.close()
+        path, offset, size = places(disk, records.ENTRY)[3]
+        disk.rot(path, offset + size // 2, 4)
+        for _ in range(opens):
+            store = await open_store(disk)
+            assert store.log_state(1).missing == [(4, 4)]
+            await store.append(2, hard(1), [])
+            disk = disk.crash()
+            await store.close()
+        await DictIndex(disk, "index").flush(_rebuild.REBUILDING)
+        for rebuilt in (True, False):
+            store = await open_store(disk)
+            assert store.stats().index_rebuilt == rebuilt
+            assert store.log_state(1).missing == [(4, 4)]
+            disk = disk.crash()
+            await store.close()
 
     run(main(), 1)

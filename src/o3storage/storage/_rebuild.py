@@ -85,6 +85,8 @@ class _Gather(Replay):
         self._freed = 0
         """Those where one may have been."""
         self.staged: dict[bytes, tuple[int, bytes | None]] = {}
+        self.missing_from: dict[int, int] = {}
+        """group -> first log volume that names entries which are missing."""
 
     def stage(self, sequence: int, rows: Sequence[RowChange]) -> None:
         self.core.sequence = max(self.core.sequence, sequence)
@@ -129,6 +131,11 @@ class _Gather(Replay):
                     self._reach(header.group, header.b)
                 others.append(found)
         super().batch(info, data, others, rotted=False)
+        for summary in info.groups:
+            if self._group(summary.group).missing:
+                self.missing_from.setdefault(summary.group, info.volume)
+            else:
+                self.missing_from.pop(summary.group, None)
 
     def _look_for_hole(self, info: BatchInfo) -> None:
         """Are all batches here that were written before this one? What volumes that were freed
@@ -259,8 +266,13 @@ async def rebuild(
     await index.flush(REBUILDING)
     staging = await open_index(core, STAGING_DIR)
     try:
-        last = await _collect(core, staging, progress)
+        last, missing_from = await _collect(core, staging, progress)
         mark = _mark_of(core, last)
+        for number, volume in missing_from.items():
+            group = core.groups[number]
+            if any(high > group.applied_index for _, high in group.missing):
+                # The batch that names them must be met again: they may be known by it alone.
+                mark.floor_volume = min(mark.floor_volume, volume)
         await _copy(core, staging, index, mark, progress)
         mark.sequence = core.sequence
         await index.flush(mark.encode())
@@ -274,8 +286,8 @@ async def rebuild(
 
 async def _collect(
     core: Core, staging: RowIndex, progress: Callable[[str, float], None] | None
-) -> BatchInfo | None:
-    """Everything into the staging index; returns the log's last batch."""
+) -> tuple[BatchInfo | None, dict[int, int]]:
+    """Everything into the staging index; returns the log's last batch, and `missing_from`."""
 
     gather = _Gather(core, core.sealer_now)
     volumes = [core.volumes[number] for number in sorted(core.volumes)]
@@ -298,7 +310,7 @@ async def _collect(
             progress("rebuild", done / total * 0.7)
     result = walk.finish()
     await _store_staged(gather, staging)
-    return result.last
+    return result.last, gather.missing_from
 
 
 async def _gather_state(core: Core, volume: Volume, gather: _Gather, staging: RowIndex) -> None:
