@@ -8,6 +8,7 @@ import pytest
 from o3storage.cluster import _kinds
 from o3storage.cluster._forwarding import encode_batch
 from o3storage.cluster._peer_types import PeerError
+from o3storage.cluster._records import encode_set
 from o3storage.cluster._team import Batch
 from o3storage.simulation import run
 from o3storage.storage import SealedFrame
@@ -22,6 +23,8 @@ FORGED = {
     "a command of another version": (b"\xff\x02\x02\x00", []),
     "a cluster command of no kind": (b"\xff\x01\xfa", []),
     "a cut of nothing": (b"\xff\x01\x05", []),
+    "a SET for a key range": (encode_set([(b"\xfe\x06name", b"value")]), []),
+    "a command that is all head": (b"\xff", []),
 }
 
 

@@ -184,6 +184,12 @@ class Applying:
         """What another node proposes, before it comes into a log: an entry that nobody can apply
         stops every replica of the range, and stops it again at each start. Raises ValueError."""
         for data in payloads:
+            if (
+                self.span is not None
+                and data[:1] == b"\xff"
+                and data[2:3] not in _records.OF_RANGES
+            ):
+                raise ValueError("a command of range 0 for a key range")
             steps = self._begin(data)
             with contextlib.suppress(StopIteration):
                 next(steps)  # what a command says is decoded before it reads its first row

@@ -49,6 +49,8 @@ Apply = Generator[Read, ReadResult, Outcome]
 OWN = 0xFF
 VERSION = 1
 SET, OPEN, CARRY, CLOSE = 1, 2, 3, 4
+OF_RANGES = bytes((OPEN, CARRY, CLOSE, _range_rows.SPLIT))
+"""Kinds of commands that a key range takes; all others are of range 0, and write its rows."""
 
 CLOSE_ON_SUCCESS = 1
 """CARRY: the stream has an open row; it goes when the command succeeds."""
