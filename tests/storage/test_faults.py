@@ -490,7 +490,12 @@ def test_without_header_and_trailer_all_groups_are_uncertain(which):
         await store.close()
         store = await open_store(disk)  # it is not forgotten
         assert store.log_state(1).uncertain
+        assert store.log_state(5).uncertain, "what told of this group may be what was lost"
+        await store.append(5, hard(1, 0), [])
         await store.clear_uncertain(1)
+        assert store.log_state(5).uncertain
+        await store.clear_uncertain(5)
+        assert not store.log_state(6).uncertain
         await store.close()
         async with store_on(disk) as store:
             assert not store.log_state(1).uncertain

@@ -236,7 +236,7 @@ class Store:
     def log_state(self, group: GroupId) -> LogState:
         """A copy; an unknown group has the empty state."""
         found = self._core.groups.get(group)
-        return found.state() if found is not None else LogState()
+        return found.state() if found is not None else LogState(uncertain=self._in_doubt())
 
     def append(
         self,
@@ -313,8 +313,15 @@ class Store:
         groups = self._core.groups
         if len(groups) >= MAX_GROUPS or not 0 <= group < 1 << 32:
             raise ValueError(f"group {group}: at most {MAX_GROUPS} groups on one disk")
+        doubtful = self._in_doubt()
         log = groups[group] = GroupLog(group, self._core.entry_account)
+        log.uncertain = doubtful
         return log
+
+    def _in_doubt(self) -> bool:
+        """Where all promises are in doubt, so are those of a group that is made a second time:
+        what told of it may be what was lost."""
+        return any(other.uncertain for other in self._core.groups.values())
 
     def entries(
         self, group: GroupId, lo: int, hi: int, max_bytes: int
@@ -362,8 +369,6 @@ class Store:
         if group in self._core.groups:
             return
         log = self._create_group(group)
-        # Where all promises are in doubt, so are those of a group that is made a second time.
-        log.uncertain = any(other.uncertain for other in self._core.groups.values())
         log.reset(index, term)
         log.hard_state = HardState(term, 0, index)
         self._log.submit(log, HardState(term, 0, index), (), (), reset=(index, term))
