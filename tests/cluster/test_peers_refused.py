@@ -9,8 +9,10 @@ import pytest
 
 from o3storage.cluster import _wire as wire
 from o3storage.cluster._peer_types import (
+    MEMBER,
     Code,
     PeerError,
+    PeerLost,
     PeerRefused,
     PeerUnreachable,
 )
@@ -42,6 +44,49 @@ def test_a_node_that_is_no_member_any_more_is_cut_off() -> None:
         assert not one.peers.is_up(2) and [p["node"] for p in one.peers.status()] == [3]
         assert one.seen[-1] == ("down", 2)
         await until(lambda: not two.peers.is_up(1))
+
+    play(main())
+
+
+def test_a_link_that_was_admitted_does_not_come_up_after_its_node_was_removed() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        one, two = [await Node(net, n).listen() for n in (1, 2)]
+        one.knows(two)
+        two.knows(one)
+        while not any(link.verdict is MEMBER for link in two.peers._links):
+            await asyncio.sleep(0.00001)
+        assert not any(link.ready for link in two.peers._links)
+        two.cluster = b"one that is no member of it"
+        two.peers.set_peers({})
+        await asyncio.sleep(1.0)
+        assert two.peers.status() == []
+
+    play(main())
+
+
+def test_a_member_that_is_removed_is_cut_off_in_a_call_on_a_link_of_its_own() -> None:
+    async def main() -> None:
+        one, two, three = await cluster(SimNet(1), 3)
+
+        async def never(_: int, __: memoryview) -> bytes:
+            await asyncio.sleep(3600.0)
+            return b""
+
+        one.peers.serve(SLOW, never)
+        calls = [
+            asyncio.ensure_future(
+                node.peers.call_address(Address(host(1), PORT), SLOW, b"", timeout_s=60.0)
+            )
+            for node in (two, three)
+        ]
+        await asyncio.sleep(1.0)
+        one.knows(three)
+        await asyncio.sleep(1.0)
+        assert calls[0].done() and not calls[1].done(), "the other one is a member"
+        with pytest.raises(PeerLost):
+            await calls[0]
+        calls[1].cancel()
 
     play(main())
 

@@ -56,6 +56,7 @@ MAX_PROBLEMS = 64
 PASSES_WITHIN_S = 10.0
 """A node that has just joined is known to all others within this time."""
 SESSIONS_KEPT = 8
+NO_MEMBER = "the node is no member any more"
 TICK_S = 0.1
 
 _BULKY = (Append, HoleAnswer, SnapshotPiece)
@@ -133,7 +134,11 @@ class Peers:
             self._stop_dialing(peer)
             for link in list(peer.links):
                 if link is not None:
-                    link.close("the node is no member any more")
+                    link.close(NO_MEMBER)
+        for link in list(self._links):
+            # Also what was admitted and is not ready yet, and calls of its own.
+            if link.verdict is not None and not link.guest and link.node not in peers:
+                link.close(NO_MEMBER)
         for node, (identity, addresses) in peers.items():
             if node == self.me:
                 continue
