@@ -224,3 +224,35 @@ def test_whatever_meets_a_bad_block_has_it_repaired(call):
         await store.close()
 
     run(main(), 1)
+
+
+def test_a_bad_block_that_only_a_merge_meets_is_repaired_and_merges_go_on():
+    async def main():
+        disk = SimDisk(1)
+        store = await opened(disk)
+        index = 0
+
+        async def write_all():
+            nonlocal index
+            for i in range(60):
+                index += 1
+                await store.append(1, hard(1, 1, index - 1), [entry(index)])
+                store.apply(1, index, [(b"\x10key%03d" % i, b"%d " % index * 100)])
+            await store.flush()
+
+        await write_all()
+        await store.close()
+        (path,) = tables(disk)
+        disk.rot(path, len(disk.image.lookup(path).cached) // 2, 0x10)
+        store = await opened(disk, background=True)
+        for _ in range(7):
+            await write_all()
+            await asyncio.sleep(30)
+        assert store.stats().spans_repaired == 1
+        assert store._core.index.stats.merges
+        assert len(tables(disk)) < 6
+        rows = await read_all(store)
+        assert sorted(rows) == [b"\x10key%03d" % i for i in range(60)]
+        await store.close()
+
+    run(main(), 1)

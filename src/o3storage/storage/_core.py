@@ -44,6 +44,7 @@ from o3storage.storage._volume import (
 
 if TYPE_CHECKING:
     from o3storage.storage._rows import RowChange, RowIndex
+    from o3storage.storage.index import BadBlock
 
 OUT_OF_SERVICE = "OUT_OF_SERVICE"
 """File that start-up obeys; its text says why and what to do."""
@@ -151,6 +152,8 @@ class Core:
         """Rows that were current at this sequence may still be on their way to a bulk volume."""
         self.fault_listeners: list[Callable[[StoreOutOfService], None]] = []
         self.mark_task: asyncio.Task[None] | None = None
+        self.on_bad_block: Callable[[BadBlock], None] = lambda _: None
+        """Told of a bad block that a merge of the index met (the repair of spans listens)."""
         self.took_space: Callable[[int], None] = lambda _: None
         """Told the bytes of each allocation (the space account listens)."""
         self.spare_bytes: Callable[[], Awaitable[int]] = _no_limit
@@ -222,6 +225,10 @@ class Core:
             for key, value in rows:
                 if key >= low and (high is None or key < high):
                     seen[key] = value
+
+    def met_bad_block(self, bad: BadBlock) -> None:
+        """A merge of the index did."""
+        self.on_bad_block(bad)
 
     # --- volumes
 

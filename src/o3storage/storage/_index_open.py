@@ -49,6 +49,7 @@ def open_index_factory(
                 random_bytes=core.entropy.random_bytes,
                 prefix_length=prefix,
                 options=options,
+                on_bad_block=core.met_bad_block,
             )
         except IndexKeyWrong as error:
             raise StoreKeyWrong(str(error)) from error

@@ -71,16 +71,20 @@ class SpanRepair:
         self._wanted: list[tuple[bytes, bytes | None]] = []
         self._task: asyncio.Task[None] | None = None
         self._mending = asyncio.Lock()
+        self._closed = False
 
     def wanted(self, bad: BadBlock) -> None:
         """A read met this block. Returns at once."""
         span = (bad.key_low, bad.key_high)
         if span not in self._wanted:
             self._wanted.append(span)
-        if self.core.options.background and (self._task is None or self._task.done()):
+        if self._closed or not self.core.options.background:
+            return
+        if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
+        self._closed = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

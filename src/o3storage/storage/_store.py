@@ -87,6 +87,7 @@ class Store:
         self._compactor = Compactor(core, log, bulk, self._frames, self._flusher)
         self._spans = SpanRepair(core, log, self._frames, self._compactor)
         self._frames.on_bad_block = bulk.on_bad_block = self._spans.wanted
+        core.on_bad_block = self._spans.wanted
         self._installer = Installer(core, log)
         self._tender = Tender(
             core,
