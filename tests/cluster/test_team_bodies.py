@@ -329,6 +329,36 @@ def test_what_scrub_finds_is_repaired_and_what_nobody_has_is_an_error() -> None:
     run(main(), 17)
 
 
+def test_a_repair_leaves_nothing_of_a_stream_that_goes_meanwhile() -> None:
+    """Its range leaves the disk: nobody would ever release what is stored after that."""
+
+    async def main() -> None:
+        async with team(seed=18) as group:
+            bucket = await group.members[0].bucket()
+            upload, command = await group.members[0].upload(bucket, b"key", body_of(1, 700_000))
+            await group.members[0].node.submit(command, upload.frames)
+            await equal(group)
+            member = group.members[2]
+            stream = upload.ref.stream
+            await spoil(member, stream, 1)
+            repair = member.node.replication.repair
+            fetch = repair.fetch
+
+            async def while_it_leaves(*what: Any) -> Any:
+                found = await fetch(*what)
+                member.store.release_again(stream)
+                return found
+
+            repair.fetch = while_it_leaves
+            repair.wanted(BadFrame(stream, 1, 0, 0, "as scrub says"))
+            await repair.settled()
+            await member.store.flush()
+            assert repair.repaired_frames == 1
+            assert await member.store.stream_frames(stream) == []
+
+    run(main(), 18)
+
+
 async def whole(member: Member, bucket: Any, bodies: dict[bytes, bytes]) -> None:
     """All frames are placed on the member's own disk."""
     for key in bodies:

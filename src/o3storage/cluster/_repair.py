@@ -62,15 +62,26 @@ class Repair:
                 if attempt:
                     await asyncio.sleep(RETRY_S)
                 with contextlib.suppress(ClusterError, StoreError, *READ_FAULTS):
-                    runs = await self._node.store.stream_frames(stream)
-                    frames = max((first + count for first, count in runs), default=0)
-                    if number >= frames:
-                        break  # released meanwhile
-                    frame = await self.fetch(stream, number, frames)
-                    if frame is not None and await self.store_again(frame):
+                    if await self._repair(stream, number):
                         break
             else:
                 self.unrepaired_frames += 1
+
+    async def _repair(self, stream: bytes, number: int) -> bool:
+        """Whether it is good now, or not wanted any more. Raises as its steps do."""
+        store = self._node.store
+        # Pinned: what is released meanwhile (an entry says so, or the range leaves this disk) goes
+        # when this has ended, and with it what is stored here.
+        store.pin(stream)
+        try:
+            runs = await store.stream_frames(stream)
+            frames = max((first + count for first, count in runs), default=0)
+            if number >= frames:
+                return True  # released before
+            frame = await self.fetch(stream, number, frames)
+            return frame is not None and await self.store_again(frame)
+        finally:
+            store.unpin(stream)
 
     async def fetch(self, stream: bytes, number: int, frames: int) -> SealedFrame | None:
         """The frame from whoever has it, or None. `frames`: how many the stream has."""
@@ -81,7 +92,7 @@ class Repair:
         return None
 
     async def store_again(self, frame: SealedFrame) -> bool:
-        """In the place of the damaged one. Raises StoreError."""
+        """In the place of the damaged one, of a stream that the caller pins. Raises StoreError."""
         node = self._node
         if node.was_released(frame.stream):
             return True
