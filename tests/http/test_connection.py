@@ -15,7 +15,7 @@ from o3storage.http import (
     Response,
     plain_error,
 )
-from o3storage.http._limits import WRITE_HIGH_BYTES
+from o3storage.http._limits import PIPELINED_PER_STEP, WRITE_HIGH_BYTES
 from tests.http.clients import Client
 from tests.http.serving import echo, hello, run, serving, until
 
@@ -67,6 +67,42 @@ def test_pipelined_requests_with_bodies() -> None:
                 f"PUT /d HTTP/1.1\r\n{H}Content-Length: 1\r\n\r\nf"
             )
             assert [(await client.answer()).body for _ in range(4)] == [b"abc", b"de", b"", b"f"]
+
+    run(main())
+
+
+def test_pipelined_requests_share_the_loop() -> None:
+    """However many came at once, on however many connections."""
+    count, clients = 150, 3
+    turn = 0
+    turns: list[int] = []
+
+    async def handle(request: Request) -> Response:
+        turns.append(turn)
+        return await hello(request)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def next_turn() -> None:
+            nonlocal turn
+            turn += 1
+            if len(turns) < count * clients:
+                loop.call_soon(next_turn)
+
+        async with serving(handle) as served:
+            asking = [await served.connect() for _ in range(clients)]
+            next_turn()
+            for client in asking:
+                client.send("".join(f"GET /{n} HTTP/1.1\r\n{H}\r\n" for n in range(count)))
+                client.half_close()
+            for client in asking:
+                for n in range(count):
+                    assert (await client.answer()).body == b"hello /%d" % n
+                assert await client.at_end()
+            most = max(turns.count(number) for number in set(turns))
+            assert most <= PIPELINED_PER_STEP + clients
+            assert not served.server._pipelined
 
     run(main())
 

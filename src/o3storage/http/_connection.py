@@ -206,8 +206,9 @@ class Connection(Answer, asyncio.BufferedProtocol):
 
     # --- requests
 
-    def _next_requests(self) -> None:
-        """Serve whole heads that were received, until one request has to wait."""
+    def _next_requests(self, most: int = 1) -> None:
+        """Serve whole heads that were received, until one request has to wait; those behind the
+        first `most` in a later step of the loop."""
         while self._state == OPEN:
             if self._writing_paused:
                 # Who asks on and does not read what was answered has us keep no more of it.
@@ -227,6 +228,11 @@ class Connection(Answer, asyncio.BufferedProtocol):
             if end < 0 or end - at > limit:
                 self._partial_head(data, at, limit)
                 return
+            if most == 0:
+                self._pause()
+                self._server._later(self)
+                return
+            most -= 1
             try:
                 head = parse_head(data[at:end], self._server.limits.max_headers)
             except BadHead as error:

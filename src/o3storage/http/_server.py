@@ -8,10 +8,11 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from o3storage.http._connection import BUSY, Connection
 from o3storage.http._errors import HttpError
-from o3storage.http._limits import RECEIVE_BYTES, UNREAD_BYTES, Limits
+from o3storage.http._limits import PIPELINED_PER_STEP, RECEIVE_BYTES, UNREAD_BYTES, Limits
 from o3storage.http._messages import Address, Handler, Request, Response
 from o3storage.http._tls import ServerTls, TlsLayer
 from o3storage.http._wire import http_date, plain_error
@@ -92,6 +93,10 @@ class Server:
         self._wire_in = memoryview(bytearray(RECEIVE_BYTES))
         self._wire_out = memoryview(bytearray(RECEIVE_BYTES + TLS_OVERHEAD_BYTES))
         self._connections: dict[Connection, None] = {}
+        self._pipelined: dict[Connection, None] = {}
+        """Connections with more requests at hand; those that wait longest first."""
+        self._serves_pipelined = False
+        """Whether the next turn of the loop goes on with them."""
         self._listeners: list[asyncio.AbstractServer] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._last_tick_s = self.loop.time()
@@ -182,6 +187,28 @@ class Server:
         self._connections.pop(connection, None)
         if not self._connections and self._all_gone is not None and not self._all_gone.done():
             self._all_gone.set_result(None)
+
+    def _later(self, connection: Connection) -> None:
+        """`connection` goes on with the requests that it has, in a later step of the loop."""
+        self._pipelined[connection] = None
+        if not self._serves_pipelined:
+            self._serves_pipelined = True
+            self.loop.call_soon(self._serve_pipelined)
+
+    def _serve_pipelined(self) -> None:
+        self._serves_pipelined = False
+        turn = list(islice(self._pipelined, PIPELINED_PER_STEP))
+        for connection in turn:
+            del self._pipelined[connection]
+        if self._pipelined:  # (who is served now comes behind them)
+            self._serves_pipelined = True
+            self.loop.call_soon(self._serve_pipelined)
+        for connection in turn:
+            try:
+                connection._next_requests(PIPELINED_PER_STEP // len(turn))
+            except Exception as error:
+                self._report(error, None)
+                connection._abort()
 
     # --- time
 
