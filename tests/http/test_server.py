@@ -8,8 +8,11 @@ import socket
 import pytest
 
 from o3storage.http import Server
+from o3storage.http._connection import Connection
 from o3storage.http._eager import Started, start
 from tests.http.serving import hello, run, serving, until
+
+NEVER = 3600.0
 
 
 def test_several_addresses() -> None:
@@ -86,6 +89,44 @@ def test_date_follows_the_clock_it_was_given() -> None:
         await server.listen("localhost", 0)
         assert server.common_lines == "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
         await server.close()
+
+    run(main())
+
+
+def test_client_that_goes_when_its_deadline_comes() -> None:
+    """In the same step of the loop: it resets the connection at the answer, whose other half cannot
+    be closed then. The deadlines of others are kept all the same."""
+
+    async def main() -> None:
+        async with serving(hello, tick_s=NEVER) as served:
+            with socket.create_connection(("127.0.0.1", served.port)) as client:
+                client.send(b"GET / HTTP/1.1\r\nHo")
+                await until(lambda: any(c._in_head for c in served.server._connections))
+                served.first_connection._deadline_s = 0.0
+            ticker = served.server._ticker
+            served.server._tick()
+            assert served.server._ticker is not ticker
+            await until(lambda: not served.server._connections)
+            assert served.server.stats.refused == 1
+            assert not served.reports
+
+    run(main())
+
+
+def test_a_connection_that_fails_does_not_stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(connection: Connection, now_s: float, passed_s: float) -> None:
+        raise ValueError("a defect")
+
+    async def main() -> None:
+        async with serving(hello) as served:
+            client = await served.connect()
+            await until(lambda: served.server.connections == 1)
+            monkeypatch.setattr(Connection, "_tick", fails)
+            await until(lambda: not served.server.connections)
+            assert [str(error) for error, _ in served.reports] == ["a defect"]
+            assert await client.at_end()
+            before = served.server._last_tick_s
+            await until(lambda: served.server._last_tick_s > before)
 
     run(main())
 

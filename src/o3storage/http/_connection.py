@@ -350,7 +350,8 @@ class Connection(Answer, asyncio.BufferedProtocol):
         self._unread_at = 0
         self._received_bytes = 0
         self._deadline_s = self._server.loop.time() + self._server.limits.linger_s
-        self._transport.write_eof()
+        with contextlib.suppress(OSError):  # reset since; the end of the input will say so
+            self._transport.write_eof()
         self._resume()
 
     def _abort(self) -> None:

@@ -207,8 +207,12 @@ class Server:
             try:
                 connection._next_requests(PIPELINED_PER_STEP // len(turn))
             except Exception as error:
-                self._report(error, None)
-                connection._abort()
+                self._broken(connection, error)
+
+    def _broken(self, connection: Connection, error: Exception) -> None:
+        """A defect shows at one connection: the others are not to suffer by it."""
+        self._report(error, None)
+        connection._abort()
 
     # --- time
 
@@ -220,9 +224,13 @@ class Server:
         self._last_tick_s = now_s
         unsent = sum([connection._unsent_bytes() for connection in self._connections])
         self.crowded = unsent > self.limits.max_unsent_bytes
-        for connection in list(self._connections):
-            connection._tick(now_s, passed_s)
+        # Before anything that could fail: without it no deadline is kept any more.
         self._ticker = self.loop.call_later(self.limits.tick_s, self._tick)
+        for connection in list(self._connections):
+            try:
+                connection._tick(now_s, passed_s)
+            except Exception as error:
+                self._broken(connection, error)
 
 
 def _bind(host: str, port: int, backlog: int) -> socket.socket:
