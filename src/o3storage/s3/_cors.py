@@ -26,8 +26,8 @@ MAX_RULES: Final = 100
 MAX_RULE_ID: Final = 255
 
 MAX_ASKED_HEADERS: Final = 100
-"""Header names of one preflight: no request has more fields (http's MAX_HEADERS). Each is held
-against every pattern of a configuration, in one step of the event loop."""
+"""Header names of one preflight: no request has more fields (http's MAX_HEADERS). They are held
+against all patterns of a configuration in one step of the event loop."""
 
 MAX_STORED_BYTES: Final = 64 * 1024
 """A configuration may have 64 KB (AWS); the catalog's limit of a setting."""
@@ -53,10 +53,7 @@ class Rule:
         return (
             method in self.methods
             and any(_wildcard(pattern, origin) for pattern in self.origins)
-            and all(
-                any(_wildcard(pattern.lower(), name.lower()) for pattern in self.headers)
-                for name in asked
-            )
+            and (not asked or _all_match(self.headers, asked))
         )
 
 
@@ -65,6 +62,32 @@ def _wildcard(pattern: str, text: str) -> bool:
     if not star:
         return pattern == text
     return len(text) >= len(head) + len(tail) and text.startswith(head) and text.endswith(tail)
+
+
+def _all_match(patterns: list[str], names: list[str]) -> bool:
+    """Whether each of `names` matches one of `patterns`, in any case. One by one that would be two
+    hundred thousand comparisons at most, 80 ms, for a question that takes no credentials."""
+    tails: dict[str, list[str]] = {}
+    """What stands before the wildcard, and all that may stand behind it there."""
+    whole: dict[str, None] = {}
+    for pattern in patterns:
+        head, star, tail = pattern.lower().partition("*")
+        if star:
+            tails.setdefault(head, []).append(tail)
+        else:
+            whole[head] = None
+    by_head = {head: tuple(found) for head, found in tails.items()}
+    sizes = list(dict.fromkeys([len(head) for head in by_head]))
+    for name in dict.fromkeys([name.lower() for name in names]):
+        if name in whole:
+            continue
+        for size in sizes:
+            ends = by_head.get(name[:size])
+            if ends is not None and name[size:].endswith(ends):
+                break
+        else:
+            return False
+    return True
 
 
 def parse_rules(root: Element) -> list[Rule]:
