@@ -105,6 +105,14 @@ def test_an_unfinished_stream_is_not_ended() -> None:
         assert decode(whole[:cut]) is None
 
 
+def test_trailer_lines_are_counted_as_they_come() -> None:
+    decoder = ChunkedDecoder()
+    view = memoryview(bytearray(1))
+    decoder.decode(memoryview(b"0\r\n" + b"a: b\r\n" * 100), view)
+    with pytest.raises(BadChunk, match="more than 100"):
+        decoder.decode(memoryview(b"a: b\r\n"), view)
+
+
 def test_trailer_names_are_lower_case() -> None:
     decoder = ChunkedDecoder()
     decoder.decode(memoryview(b"0\r\nX-A: v\r\n\r\n"), memoryview(bytearray(1)))

@@ -273,3 +273,23 @@ def test_drain_is_bounded_and_lingering_ends() -> None:
             await until(lambda: served.server.connections == 0)
 
     run(main())
+
+
+@pytest.mark.parametrize("chunks", [100, 1000])
+def test_a_chunked_body_that_nobody_reads_is_not_taken_apart_for_long(chunks: int) -> None:
+    """Behind a short one the connection goes on; a long one ends it, though it is all here."""
+
+    async def main() -> None:
+        async with serving(hello) as served:
+            client = await served.connect()
+            body = "1\r\nx\r\n" * chunks + "0\r\n\r\n"
+            head = f"PUT /a HTTP/1.1\r\n{H}Transfer-Encoding: chunked\r\n\r\n"
+            answer = await client.ask(head + body)
+            assert answer.body == b"hello /a"
+            if chunks == 100:
+                assert "connection" not in answer.headers
+                assert (await client.ask(f"GET /b HTTP/1.1\r\n{H}\r\n")).body == b"hello /b"
+            else:
+                assert answer.headers["connection"] == "close"
+
+    run(main())

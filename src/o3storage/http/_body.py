@@ -17,6 +17,10 @@ from o3storage.http._messages import Headers
 DIRECT_BYTES = 4096
 """Below this much to come, receiving into shared memory and copying beats a receive of its own."""
 
+MAX_SKIPPED_CODED_BYTES = 2048
+"""Of a chunked body that nobody wants: 16 KiB of it may be 2,700 chunks, which took 10 ms to take
+apart, for an answer that needs no key. Behind more the connection is closed."""
+
 
 class Upstream(Protocol):
     """What a body needs of its connection."""
@@ -209,8 +213,14 @@ class Body:
         return used, count
 
     def _skip_unread(self, scratch: memoryview) -> None:
-        """Discard what was received, as far as it belongs to this body."""
+        """Discard what was received, as far as it belongs to this body, unless it is chunked and
+        much."""
         upstream = self._upstream
+        if (
+            self._decoder is not None
+            and len(upstream._unread) - upstream._unread_at > MAX_SKIPPED_CODED_BYTES
+        ):
+            return
         while not self.ended and upstream._unread_at < len(upstream._unread):
             self._take_unread(scratch)
 

@@ -119,4 +119,6 @@ class ChunkedDecoder:
             self._state = _END
         elif not line.endswith(b"\r\n"):
             raise BadChunk("a line of the trailer ends in a bare LF")
+        elif line.count(b"\n") > MAX_HEADERS:  # each is looked at with all before it
+            raise BadChunk(f"in the trailer: more than {MAX_HEADERS} header fields")
         return used
