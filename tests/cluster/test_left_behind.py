@@ -45,6 +45,30 @@ def test_frames_of_an_upload_that_ends_after_a_member_left() -> None:
     run(main(), 61)
 
 
+def test_a_coordinator_keeps_nothing_of_a_body_whose_range_left_it_during_the_upload() -> None:
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket = await patiently(places[1].bucket)
+            await patiently(lambda: places[1].put(bucket, b"x", b"1"))
+            source = next(p for p in holders(places) if p is not leader_of(places))
+            target = away(places)[0]
+            body = body_of(3, 3 * FRAME_BYTES)
+            node = source.node
+            upload = node.new_stream(bucket.bucket_id, b"k")
+            await upload.write(body[:FRAME_BYTES], False)
+            await patiently(lambda: target.node.ranges.move(1, source.id, target.id))
+            await moved(places, source)
+            await upload.write(body[FRAME_BYTES : 2 * FRAME_BYTES], False)
+            await upload.write(body[2 * FRAME_BYTES :], True)
+            await source.store.flush()
+            assert await source.store.stream_frames(upload.ref.stream) == []
+            assert upload.held and source.id not in upload.held
+            upload.discard()
+
+    run(main(), 65)
+
+
 def test_frames_that_a_range_which_was_cut_off_may_name_are_kept() -> None:
     """The upload began in the range that was cut, and leaves this disk; the new one stays."""
 

@@ -117,6 +117,10 @@ class Fanout:
         """Nodes that hold all frames durably by now; this one once its own are."""
         return [*self._own, *(b.member for b in self._branches.values() if b.done)]
 
+    def drop_own(self) -> None:
+        """This node does not keep the body."""
+        self._own = []
+
     def abort(self) -> None:
         for branch in self._branches.values():
             branch.drop()

@@ -68,6 +68,7 @@ class StreamUpload:
         "_ended",
         "_fanout",
         "_frames",
+        "_group",
         "_node",
         "_number",
         "_sealer",
@@ -91,6 +92,8 @@ class StreamUpload:
         self._announced: asyncio.Future[Outcome] | None = None
         self._writer: StreamWriter | None = None
         self._fanout: Fanout | None = None
+        self._group = 0
+        """The range when the first frame was stored."""
         self.ref = StreamRef(stream, salt, epoch, 0)
         """What a command names; whole once the last block was written."""
         self.route = route
@@ -144,6 +147,7 @@ class StreamUpload:
                 announced, self._announced = self._announced, None
                 await announced
             if number == 0:
+                self._group = self._node.group_of(self.route)
                 self._fanout = self._node.fan_out(self)
                 if self._node.holds(self.route):
                     self._writer = self._node.store.open_stream(ref.stream)
@@ -159,12 +163,23 @@ class StreamUpload:
                 # the stream, or before it. Others ask for the frames as soon as they hear of the
                 # entry, so theirs must be placed by then.
                 await self._writer.sync(wait_placement=self._fanout is not None or self._shared())
+                self._keep_own()
                 if self._fanout is not None:
                     await self._fanout.durable()
         except StoreFull as error:
             raise StorageFull(str(error)) from error
         except StoreError as error:
             raise Unavailable(str(error)) from error
+
+    def _keep_own(self) -> None:
+        """The body is placed on this disk: it goes again, if its range left the disk meanwhile.
+        Nothing here will name it, and nothing would release it. Raises Unavailable."""
+        replication = self._node.replication
+        if replication is None or replication.stored_late(self.ref.stream, self._group):
+            return
+        if self._fanout is None:
+            raise Unavailable("the range left this node during the upload; try again")
+        self._fanout.drop_own()
 
     def _shared(self) -> bool:
         """Whether the range has other members than this node."""
