@@ -197,3 +197,31 @@ def test_an_entry_that_came_back_hides_none_from_the_replay_floor(lost, applied,
                 assert await read(store, index, index + 1) == [long(index)]
 
     run(main(), 1)
+
+
+def test_what_follows_dropped_entries_is_not_durable_with_them():
+    async def main():
+        disk = await three_batches(SimDisk(1))
+        path, offset, size = places(disk, records.ENTRY)[3]
+        disk.rot(path, offset + size // 2, 4)
+        async with store_on(disk) as store:
+            filled = store.fill(1, [entry(4)])
+            await asyncio.sleep(0)
+            store.drop_missing(1, 4)
+            replaced = store.append(1, None, [entry(4, 7, b"another")])
+            await filled
+            assert not replaced.done()
+            assert store.log_state(1).durable_index == 3
+            await replaced
+            assert store.log_state(1).durable_index == 4
+            old = store.append(1, None, [entry(5, 7), entry(6, 7)])
+            await asyncio.sleep(0)
+            store.reset_group(1, 4, 7)
+            new = store.append(1, None, [entry(5, 8, b"another")])
+            await old
+            assert not new.done()
+            assert store.log_state(1).durable_index == 4
+            await new
+            assert store.log_state(1).durable_index == 5
+
+    run(main(), 1)

@@ -60,6 +60,7 @@ class GroupLog:
         "cache_account",
         "cut",
         "cuts",
+        "dropped",
         "durable_index",
         "first_index",
         "group",
@@ -99,6 +100,9 @@ class GroupLog:
         self.cut = NO_CUT
         """Highest index that waiting appends leave alone (they replace what lies above)."""
         self.cuts = 0
+        self.dropped = False
+        """Entries were dropped that may still be on their way to the disk: what is appended next
+        replaces them, and is not durable with them."""
         self.written_last = 0
         self.written_term = 0
         self.written_hard = HardState()
@@ -162,7 +166,8 @@ class GroupLog:
     def take_append(self, entries: Sequence[Entry]) -> bool:
         """Entries waiting to be written. True if they replace a suffix."""
         first = entries[0].index
-        replaces = first <= self.last_index
+        replaces = self.dropped or first <= self.last_index
+        self.dropped = False
         if self.missing:
             self.missing = [(lo, min(hi, first - 1)) for lo, hi in self.missing if lo < first]
         if replaces:

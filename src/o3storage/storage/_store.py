@@ -308,6 +308,7 @@ class Store:
         log.truncate(low - 1)
         log.missing = [(lo, min(hi, low - 1)) for lo, hi in log.missing if lo < low]
         log.durable_index = min(log.durable_index, low - 1)
+        log.dropped = True
         log.written_last, log.written_term = log.last_index, log.last_term
 
     def _create_group(self, group: GroupId) -> GroupLog:
@@ -360,6 +361,7 @@ class Store:
         self._check_open()
         log = self._core.groups.get(group) or self._create_group(group)
         log.reset(index, term)
+        log.dropped = True
         return self._log.submit(log, None, (), (), reset=(index, term))
 
     def create_group(self, group: GroupId, index: int, term: int) -> None:
