@@ -10,7 +10,7 @@ from o3storage.simulation import SimDisk, run
 from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader, StoreFull
 from o3storage.storage._frames import frame_place
 from o3storage.storage._records import HASH_BYTES
-from o3storage.storage._rows import run_bytes
+from o3storage.storage._rows import placement_bounds, run_bytes
 from o3storage.storage.index import Miss
 
 from .support import entry, frame, hard, open_store, store_on, stream_id
@@ -412,3 +412,37 @@ def test_scrub_of_a_good_store_finds_nothing():
             assert store.stats().scrubbed_bytes > 200_000
 
     run(main(), 8)
+
+
+def test_a_stream_that_moves_while_it_is_reaped_leaves_no_run():
+    """Where it moves to, a run is cut in two: one begins where none did when the table was read."""
+
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            await upload(store, 1, 5)
+            await upload(store, 2, 1)
+            await upload(store, 3, 2)
+            volume = store._core.volumes[2]
+            assert volume.sealed
+            low, high = placement_bounds(stream_id(1))
+            scan = store._core.index.scan
+            read = []
+
+            async def slow(start, end, limit):
+                rows = await scan(start, end, limit)
+                if start == low and not read:
+                    read.append(rows)
+                    assert await store._compactor.compact(volume)
+                return rows
+
+            store._core.index.scan = slow
+            store._frames._placed_now = lambda _: None
+            await release(store, 1, [1])
+            await store._frames.close()
+            store._core.index.scan = scan
+            assert read
+            assert await scan(low, high, 10) == []
+            assert sum(v.placed_bytes for v in store._core.volumes.values()) < 4 * 20_480
+
+    run(main(), 1)

@@ -286,10 +286,17 @@ class Frames:
         low, high = placement_bounds(stream)
         while True:
             rows = await self.core.index.scan(low, high, RUNS_PER_STEP)
-            done = len(rows) < RUNS_PER_STEP
-            self._drop(stream, rows, last=done)
-            if done:
+            rows = [self._as_now(row) for row in rows]
+            # Until none is found: compaction may have placed a run while the table was read. What
+            # it places from here on leaves out a stream of which something was dropped.
+            self._drop(stream, rows, last=not rows)
+            if not rows:
                 return
+
+    def _as_now(self, row: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+        """A row that was read a while ago: compaction may have written it since."""
+        value = self.core.index.get_now(row[0])
+        return (row[0], value) if isinstance(value, bytes) else row
 
     def _drop(self, stream: bytes, rows: list[tuple[bytes, bytes]], *, last: bool) -> None:
         changes: list[RowChange] = [(key, None) for key, _ in rows]
