@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader, StoreFull
+from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader, StoreFull, _core
 from o3storage.storage._frames import frame_place
 from o3storage.storage._records import HASH_BYTES
 from o3storage.storage._rows import placement_bounds, run_bytes
+from o3storage.storage._volume import VolumeKind
 from o3storage.storage.index import Miss
 
 from .support import entry, frame, hard, open_store, store_on, stream_id
@@ -444,5 +445,37 @@ def test_a_stream_that_moves_while_it_is_reaped_leaves_no_run():
             assert read
             assert await scan(low, high, 10) == []
             assert sum(v.placed_bytes for v in store._core.volumes.values()) < 4 * 20_480
+
+    run(main(), 1)
+
+
+def test_a_file_is_not_closed_under_who_reads_it_and_is_later(monkeypatch):
+    monkeypatch.setattr(_core, "OPEN_FILES_MAX", 2)
+
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            await upload(store, 1, 16)
+            await upload(store, 2, 12)
+            await release(store, 1, [1, 2])
+            core, find = store._core, store._frames.find
+
+            async def find_slowly(stream, number):
+                for volume in list(core.volumes.values()):
+                    if volume.sealed:
+                        await core.open_for_read(volume.volume)
+                return await find(stream, number)
+
+            store._frames.find = find_slowly
+            bulk = [v for v in core.volumes.values() if v.sealed and v.kind == VolumeKind.BULK]
+            assert len(bulk) == 4
+            bulk[0].in_use += 1
+            for volume in bulk:
+                await core.open_for_read(volume.volume)
+            bulk[0].in_use -= 1
+            for volume in bulk[1:]:
+                await core.open_for_read(volume.volume)
+            assert sum(volume.file is not None for volume in bulk) == 2
+            assert await compact_all(store) >= 3
 
     run(main(), 1)

@@ -276,6 +276,13 @@ class Compactor:
         if volume.kind is not VolumeKind.BULK or volume.placed_bytes > 0 or volume.change_bytes:
             return False
         volume = await self.core.open_for_read(volume.volume)
+        volume.in_use += 1
+        try:
+            return await self._is_all_dead(volume)
+        finally:
+            volume.in_use -= 1
+
+    async def _is_all_dead(self, volume: Volume) -> bool:
         assert volume.file is not None
         at = HEADER_BYTES
         self.pace.begin()

@@ -330,11 +330,16 @@ class Core:
         return volume.sealer
 
     async def _close_oldest(self) -> None:
-        while len(self._open_order) > OPEN_FILES_MAX:
+        tries = len(self._open_order)
+        while len(self._open_order) > OPEN_FILES_MAX and tries:
+            tries -= 1
             oldest = next(iter(self._open_order))
             del self._open_order[oldest]
             volume = self.volumes.get(oldest)
-            if volume is None or volume.file is None or volume.in_use or not volume.sealed:
+            if volume is None or volume.file is None:
+                continue
+            if volume.in_use or not volume.sealed:
+                self._open_order[oldest] = None  # its turn comes again
                 continue
             file, volume.file = volume.file, None
             await file.close()

@@ -151,7 +151,12 @@ class _Window:
             return await self._core.disk.read_direct(self._volume.path, offset, size)
         volume = await self._core.open_for_read(self._volume.volume)
         assert volume.file is not None
-        return await volume.file.read(offset, size)
+        volume.in_use += 1
+        try:
+            return await volume.file.read(offset, size)
+        finally:
+            volume.in_use -= 1
+            await self._core.release(volume)
 
 
 async def _next_magic(window: _Window, at: int, end: int) -> int:
