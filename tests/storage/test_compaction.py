@@ -479,3 +479,29 @@ def test_a_file_is_not_closed_under_who_reads_it_and_is_later(monkeypatch):
             assert await compact_all(store) >= 3
 
     run(main(), 1)
+
+
+def test_the_id_of_a_freed_volume_is_not_used_again_after_a_crash():
+    """The flush mark tells of it: what is said there would be taken for the new one's."""
+
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk, **BULK)
+        while store._log._spare is None:
+            await store.append(1, hard(1), [])
+        await store._log._spare
+        await upload(store, 1, 12)
+        await store._bulk._seal_volume()
+        last = max(store._core.volumes)
+        assert store._core.volumes[last].kind is VolumeKind.BULK
+        await store.flush()
+        await release(store, 1, [1])
+        while await store.compact():
+            pass
+        assert last not in store._core.volumes
+        disk = disk.crash()
+        await store.close()
+        async with store_on(disk, **BULK) as store:
+            assert store._log.volume.volume > last
+
+    run(main(), 1)

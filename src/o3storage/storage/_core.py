@@ -232,6 +232,10 @@ class Core:
 
     # --- volumes
 
+    def saw_volume(self, volume: int) -> None:
+        """There was one of this id, which may be freed."""
+        self.next_volume = max(self.next_volume, volume + 1)
+
     def give_volume_id(self) -> int:
         volume = self.next_volume
         self.next_volume += 1

@@ -259,6 +259,8 @@ class Replay:
             self._write()
 
     def _place(self, key: bytes, value: bytes | None) -> None:
+        if key[:1] == BULK_TABLE:
+            self.core.saw_volume(int.from_bytes(key[1:], "big"))
         if value is not None and key[:1] == PLACEMENT_TABLE:
             run = decode_run(value)
             volume = self.core.volumes.get(run.volume)

@@ -148,6 +148,7 @@ class Store:
         mark = Mark.decode(core.index.mark)
         core.sequence = max(core.sequence, mark.sequence)
         for number, count in mark.volumes.items():
+            core.saw_volume(number)
             if number in core.volumes:
                 core.volumes[number].placed_bytes = count.placed_bytes
                 core.volumes[number].dead_bytes = count.dead_bytes
