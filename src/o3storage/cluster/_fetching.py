@@ -69,6 +69,9 @@ class Fetcher:
     def __init__(self, node: Replication) -> None:
         self.fetched_frames = 0
         """Frames that were fetched and stored since the start."""
+        self.believed: dict[int, None] = {}
+        """Ranges for which a holder's word was taken that nobody needs some frames. It was one for
+        the keys that the range has there: a range that is cut off it here may need them."""
         self._node = node
         self._queue: deque[tuple[Team, int, Wanted]] = deque()
         self._wake: deque[asyncio.Future[None]] = deque()
@@ -169,6 +172,7 @@ class Fetcher:
                     request = _REQUEST.pack(group, wanted.at, wanted.stream, at, count)
                     answer = await self._call(node, request)
                     if answer[:1] == bytes((SUPERSEDED,)):
+                        self.believed[group] = None
                         return True
                     frames = decode_frames(wanted, answer, at)
                     if not frames:
@@ -241,9 +245,13 @@ class Fetcher:
         replica = self._node.replicas.get(group)
         if replica is None or replica.team is None or replica.applied < index:
             return NONE_HERE
-        team = replica.team
-        if not team.complete or any(w.stream == stream for w in team.debt.values()):
-            return NONE_HERE
+        for other in self._node.replicas.values():
+            # (Their key may be of a range that was cut off since.)
+            team = other.team
+            if team is None or not team.complete:
+                return NONE_HERE
+            if any(wanted.stream == stream for wanted in team.debt.values()):
+                return NONE_HERE
         return SUPERSEDED
 
 

@@ -48,8 +48,7 @@ if TYPE_CHECKING:
     from o3storage.cluster._replication import Replication
 
 REFUSE_S = 4.5
-"""A write that finds no leader waits so long, then it is refused: a client gets its 503
-within 5 s."""
+"""A write that finds no leader is refused after so long: a client gets its 503 within 5 s."""
 RETRY_S = 0.05
 """A leader is looked for again so often."""
 STUCK_TICKS = 3000
@@ -304,7 +303,8 @@ class Team:
 
     def begin(self, parent: Team) -> None:
         """This range was cut off the other just now, and with it perhaps what is missing there."""
-        if parent._marked or parent.gaps or parent.debt or not parent.complete:
+        sure = parent.complete and parent.group not in self._node.fetcher.believed
+        if parent._marked or parent.gaps or parent.debt or not sure:
             self.mark_incomplete()
             self.look_through()
 
