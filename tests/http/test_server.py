@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from o3storage.http import Server
 from o3storage.http._connection import Connection
 from o3storage.http._eager import Started, start
+from o3storage.http._listener import ACCEPTS_PER_STEP
 from tests.http.serving import hello, run, serving, until
 
+GET = "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 NEVER = 3600.0
 
 
@@ -72,6 +75,50 @@ def test_far_too_many_connections_are_reset() -> None:
             assert await unheard.at_end()
             assert (await told.answer()).status == 503
             held.close()
+
+    run(main())
+
+
+def test_many_connections_are_not_accepted_at_once() -> None:
+    async def main() -> None:
+        async with serving(hello) as served:
+            clients = [
+                socket.create_connection(("127.0.0.1", served.port))
+                for _ in range(2 * ACCEPTS_PER_STEP + 1)
+            ]
+            most = before = 0
+            while before < len(clients):
+                await asyncio.sleep(0)
+                accepted = served.server.stats.accepted
+                most, before = max(most, accepted - before), accepted
+            assert most <= ACCEPTS_PER_STEP
+            for client in clients:
+                client.close()
+
+    run(main())
+
+
+def test_no_descriptor_left_is_said_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.05)
+    said: list[object] = []
+
+    def exhausted(sock: socket.socket) -> tuple[int, object]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: said.append(context["exception"])
+        )
+        async with serving(hello) as served:
+            with monkeypatch.context() as patch, socket.socket() as client:
+                patch.setattr(socket.socket, "_accept", exhausted)
+                client.setblocking(False)
+                client.connect_ex(("127.0.0.1", served.port))
+                for count in (1, 2, 3):
+                    await until(lambda: len(said) >= count)
+                    assert len(said) == count
+            await until(lambda: served.server.stats.accepted == 1)
+            assert (await (await served.connect()).ask(GET)).status == 200
 
     run(main())
 

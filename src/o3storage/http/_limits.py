@@ -88,7 +88,7 @@ FAST_RATE_BYTES_PER_S = 64 * KIB
 """A body at least this fast fills a large block in 4 s."""
 
 BACKLOG = 1024
-"""Connections the kernel may hold before they are accepted; as many are accepted in one step."""
+"""Connections the kernel may hold before they are accepted."""
 
 MAX_REFUSED = 256
 """Connections above the limit that are told 503; those above that are reset unheard."""

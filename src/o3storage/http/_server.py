@@ -13,6 +13,7 @@ from itertools import islice
 from o3storage.http._connection import BUSY, Connection
 from o3storage.http._errors import HttpError
 from o3storage.http._limits import PIPELINED_PER_STEP, RECEIVE_BYTES, UNREAD_BYTES, Limits
+from o3storage.http._listener import Listener
 from o3storage.http._messages import Address, Handler, Request, Response
 from o3storage.http._tls import ServerTls, TlsLayer
 from o3storage.http._wire import http_date, plain_error
@@ -237,7 +238,7 @@ def _bind(host: str, port: int, backlog: int) -> socket.socket:
     address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     # (asyncio sets TCP_NODELAY on accepted sockets only when the protocol is named.)
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
