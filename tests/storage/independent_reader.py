@@ -85,7 +85,7 @@ class Reader:
 
     def change(self, sequence, key, value):
         old = self._changes.get(key)
-        if old is None or old[0] < sequence:
+        if old is None or old[0] <= sequence:
             self._changes[key] = (sequence, value)
 
     def _log(self, volume):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from o3storage.simulation import SimDisk, run
 from o3storage.storage import Store, _open, _rebuild
 from o3storage.storage import _records as records
+from o3storage.storage._span_repair import _Span
 
 from .crash_model import Driver
 from .dict_index import DictIndex
@@ -20,10 +21,12 @@ from .support import (
     SimEntropy,
     SimJobs,
     entry,
+    frame,
     hard,
     open_store,
     small_options,
     store_on,
+    stream_id,
 )
 from .test_faults import places
 
@@ -385,5 +388,58 @@ def test_what_is_known_to_be_missing_behind_all_that_is_applied_stays_known(open
             assert store.log_state(1).missing == [(4, 4)]
             disk = disk.crash()
             await store.close()
+
+    run(main(), 1)
+
+
+async def _always(*_):
+    return True
+
+
+def test_of_a_key_that_comes_twice_in_an_outcome_the_last_counts(monkeypatch):
+    monkeypatch.setattr(_rebuild, "_is_partial", _always)
+    rows = [(b"\x10a", b"first"), (b"\x10a", b"last"), (b"\x10b", b"there"), (b"\x10b", None)]
+
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk) as store:
+            await store.append(1, hard(1), [entry(1)])
+            store.apply(1, 1, rows)
+            assert await store.scan(b"\x10", b"\xff", 10) == [(b"\x10a", b"last")]
+        await lose_index(disk)
+        async with store_on(disk) as store:
+            assert store.stats().index_rebuilt
+            assert await store.scan(b"\x10", b"\xff", 10) == [(b"\x10a", b"last")]
+
+    run(main(), 1)
+    span = _Span(b"\x10", b"\x11")
+    span.take([(7, key, value) for key, value in rows])
+    assert span.rows == {b"\x10a": (7, b"last"), b"\x10b": (7, None)}
+
+
+def test_frames_that_were_stored_again_beside_each_other_are_found_after_a_rebuild(monkeypatch):
+    """What is left of the run they cut begins, for the first of them, where the second stands."""
+    monkeypatch.setattr(_rebuild, "_is_partial", _always)
+    size = 66_000
+
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, bulk_volume_bytes=1 << 20) as store:
+            first = store.open_stream(stream_id(1))
+            for number in range(5):
+                await first.write(frame(1, number, size, last=number == 4))
+            await first.sync()
+            again, other = (store.open_stream(stream_id(stream)) for stream in (1, 2))
+            await again.write(frame(1, 1, size, last=False))
+            await other.write(frame(2, 0, 9000))
+            await again.write(frame(1, 2, size, last=False))
+            await again.sync()
+            places = [await store._frames.find(stream_id(1), number) for number in range(5)]
+            assert [at for _, at in places] == [0, 1, 2, 3, 3]
+        await lose_index(disk)
+        async with store_on(disk, bulk_volume_bytes=1 << 20) as store:
+            assert store.stats().index_rebuilt
+            for number in range(5):
+                assert await store._frames.find(stream_id(1), number) == places[number]
 
     run(main(), 1)

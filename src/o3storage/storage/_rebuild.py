@@ -92,7 +92,7 @@ class _Gather(Replay):
         self.core.sequence = max(self.core.sequence, sequence)
         for key, value in rows:
             old = self.staged.get(key)
-            if old is None or old[0] < sequence:
+            if old is None or old[0] <= sequence:  # (of a key that comes twice the last counts)
                 self.staged[key] = (sequence, value)
 
     def batch(

@@ -234,7 +234,7 @@ class _Span:
             if not self.covers(key):
                 continue
             old = self.rows.get(key)
-            if old is None or old[0] < sequence:
+            if old is None or old[0] <= sequence:  # (of a key that comes twice the last counts)
                 self.rows[key] = (sequence, value)
 
     def _note_release(self, key: bytes) -> None:
