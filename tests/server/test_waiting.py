@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -13,9 +16,10 @@ from o3storage.cli._client import Client, ClientError
 from o3storage.cluster import ClusterSecret
 from o3storage.runtime import StallMeter, log
 from o3storage.server import ClusterConfig, ServerConfig, StartError
-from o3storage.server._app import Application
+from o3storage.server._app import Application, _unforeseen
 from o3storage.storage import DataDirLock
-from tests.cli.cluster_support import SECRET, free_port_pair
+from tests.cli.cluster_support import SECRET, Waiting, free_port_pair
+from tests.http.clients import CERTIFICATES
 
 
 def config(directory: Path, port: int, **more: Path) -> ServerConfig:
@@ -62,6 +66,60 @@ def test_probes_and_clients_are_told_while_it_waits(tmp_path: Path) -> None:
             await application.pool.close()
 
     asyncio.run(main())
+
+
+def test_a_node_that_waits_reads_its_certificate_again(tmp_path: Path) -> None:
+    arguments = ["--data-dir", str(tmp_path), "--port", str(free_port_pair())]
+    tls = [
+        "--tls-cert",
+        f"{CERTIFICATES / 'ecdsa.pem'}",
+        "--tls-key",
+        f"{CERTIFICATES / 'ecdsa.key'}",
+    ]
+    waiting = Waiting(
+        "serve",
+        *arguments,
+        *tls,
+        *("--peers", "127.0.0.1:9"),
+        environment={"O3_CLUSTER_SECRET": SECRET},
+    )
+    try:
+        assert "waiting" in waiting.line()
+        waiting.process.send_signal(signal.SIGHUP)
+        assert waiting.process.stderr is not None
+        while "certificate.reloaded" not in (line := waiting.process.stderr.readline()):
+            assert line, "the process ended"
+        assert waiting.end() == 0
+    finally:
+        waiting.process.kill()
+        waiting.process.wait()
+
+
+def test_what_nobody_caught_is_a_line_of_the_log() -> None:
+    reader, writer = os.pipe()
+    log.configure(fd=writer)
+
+    def fails() -> None:
+        raise ValueError("a defect; secret=abc")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_unforeseen)
+        loop.call_soon(fails)
+        await asyncio.sleep(0)
+        loop.call_exception_handler({"message": "without an error"})
+
+    try:
+        asyncio.run(main())
+        first, second = [json.loads(line) for line in os.read(reader, 65536).splitlines()]
+    finally:
+        log.configure()
+        os.close(reader)
+        os.close(writer)
+    assert first["event"] == second["event"] == "loop.error"
+    assert first["error"] == "ValueError: a defect; secret=[redacted]"
+    assert first["at"].endswith(":fails")
+    assert (second["reason"], second["at"]) == ("without an error", "")
 
 
 def test_a_bad_certificate_ends_the_start_before_the_wait(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import gc
 import os
 import signal
 import socket
+import traceback
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from o3storage import _native
@@ -124,7 +126,7 @@ class Application:
             config.data_dir, self.pool, self.entropy, master, create=True
         )
         try:
-            self._front = await _waiting.open_front(config, self.clock)
+            self._front = await _waiting.open_front(config, self.clock, self.tls)
         except BaseException:
             self.data_dir.release()
             raise
@@ -507,9 +509,11 @@ def run_server(config: ServerConfig, show: Callable[[list[str]], None]) -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end)
+        # While it waits too: a node that is told to read its certificate must not end by that.
+        loop.add_signal_handler(signal.SIGHUP, application.reload_certificate)
+        loop.set_exception_handler(_unforeseen)
         try:
             screen = await starting
-            loop.add_signal_handler(signal.SIGHUP, application.reload_certificate)
             show(screen)
             await stop.wait()
             await application.stop()
@@ -524,6 +528,15 @@ def run_server(config: ServerConfig, show: Callable[[list[str]], None]) -> int:
 
     with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
         return runner.run(main())
+
+
+def _unforeseen(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody caught, from callbacks and tasks. The loop's own way is lines that are not JSON,
+    with secrets that stand in them, and that wait for who reads them."""
+    error = context.get("exception")
+    steps = traceback.extract_tb(None if error is None else error.__traceback__)[-6:]
+    places = [f"{os.path.basename(step.filename)}:{step.lineno}:{step.name}" for step in steps]
+    _log.error("loop.error", reason=context["message"], error=error, at=" > ".join(places))
 
 
 class _BadFrameLog:

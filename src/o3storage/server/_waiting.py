@@ -7,7 +7,7 @@ import errno
 import json
 from typing import TYPE_CHECKING
 
-from o3storage.http import Request, Response, Server, ServerTls, TlsConfigError
+from o3storage.http import Request, Response, Server, ServerTls
 
 from ._descriptors import client_limits
 from ._errors import StartError
@@ -41,19 +41,14 @@ async def answer(request: Request) -> Response:
     return Response(503, [("Content-Type", "application/xml"), _RETRY], body)
 
 
-async def open_front(config: ServerConfig, clock: Clock) -> Server | None:
+async def open_front(config: ServerConfig, clock: Clock, tls: ServerTls | None) -> Server | None:
     """Listens where S3 will be served, for a node that is to join others; else, or on a port that
     the system chooses, None. To be drained before S3 is served. Raises StartError."""
     if not config.port or not (config.cluster.peers or config.cluster.token):
         return None
     front = Server(answer, limits=client_limits(), clock=clock)
     try:
-        tls = None
-        if config.tls_cert and config.tls_key:
-            tls = ServerTls(str(config.tls_cert), str(config.tls_key))
         await front.listen(config.ip, config.port, tls=tls)
-    except TlsConfigError as error:
-        raise StartError(str(error)) from None
     except OSError as error:
         why = "is taken" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
         raise StartError(f"cannot listen on {config.ip} port {config.port}: {why}") from None
