@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from o3storage.runtime import StallMeter, log
+from o3storage.runtime import JobPool, StallMeter, SystemEntropy, log
 from o3storage.server import StartError
 from o3storage.server._app import Application
 from o3storage.server._config import ServerConfig
+from o3storage.server._data_dir import open_data_dir
 from o3storage.storage import DataDirLock, StoreOutOfService
 
 
@@ -31,6 +34,36 @@ def test_a_bad_certificate_or_a_taken_admin_port_makes_no_store(tmp_path: Path) 
             with pytest.raises(StartError, match=reason):
                 asyncio.run(application.start())
             assert not data_dir.exists()
+
+
+def test_directories_that_only_others_may_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lost+found, where the data directory is a whole file system, is nothing of a store."""
+    path, pool = tmp_path / "data", JobPool()
+    iterdir = Path.iterdir
+
+    def as_a_user(self: Path) -> Iterator[Path]:
+        if self.name in {"lost+found", "volumes"}:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return iterdir(self)
+
+    async def main() -> None:
+        await pool.start()
+        try:
+            (path / "lost+found").mkdir(parents=True)
+            opened = await open_data_dir(path, pool, SystemEntropy(), None, create=True)
+            assert opened.keys.created
+            opened.release()
+            (path / "volumes").mkdir()
+            with pytest.raises(StartError, match=r"cannot read .*volumes: Permission denied"):
+                await open_data_dir(path, pool, SystemEntropy(), None, create=True)
+            DataDirLock.acquire(str(path)).release()
+        finally:
+            await pool.close()
+
+    monkeypatch.setattr(Path, "iterdir", as_a_user)
+    asyncio.run(main())
 
 
 def test_a_port_that_is_taken_meanwhile_leaves_nothing_open(

@@ -18,6 +18,8 @@ from ._errors import StartError
 
 LOCK_FILE = "lock"
 DIRECTORY_MODE = 0o700
+LOST_AND_FOUND = "lost+found"
+"""Of the file system, where a whole one is the data directory; only root may look into it."""
 
 
 @dataclass(slots=True)
@@ -47,8 +49,13 @@ async def open_data_dir(
         raise StartError(f"there is no store in {path}; name its directory with --data-dir")
     lock = _lock(path)
     try:
-        names = {entry.name for entry in os.scandir(path)} - {LOCK_FILE}
-        has_data = any((path / name).is_dir() and any((path / name).iterdir()) for name in names)
+        try:
+            names = {entry.name for entry in os.scandir(path)} - {LOCK_FILE, LOST_AND_FOUND}
+            has_data = any(
+                (path / name).is_dir() and any((path / name).iterdir()) for name in names
+            )
+        except OSError as error:
+            raise StartError(f"cannot read {error.filename}: {error.strerror}") from None
         if not create and not names:
             raise StartError(f"there is no store in {path}; name its directory with --data-dir")
         disk = RealDisk(path, pool)
