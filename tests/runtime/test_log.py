@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from o3storage import _native
 from o3storage.runtime import JobPool, Logger, log
 
 LOG = Logger("room")
@@ -163,6 +164,37 @@ def test_a_stalled_reader_stalls_nobody_and_the_loss_is_told(pipe: tuple[int, in
         assert told + len(kept) == 1500
 
     asyncio.run(main())
+
+
+def test_the_end_waits_for_one_write_that_fails_and_for_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each may last as long as a reader is allowed to stall."""
+    reader, writer = os.pipe()
+    log.configure(fd=writer)
+    os.close(reader)  # fails at once, as a stalled one does after its time
+    made = 0
+    log_job = _native.log_job
+
+    def counted(fd: int, data: bytes) -> _native.Job[None]:
+        nonlocal made
+        made += 1
+        return log_job(fd, data)
+
+    async def main() -> None:
+        monkeypatch.setattr(_native, "log_job", counted)
+        pool = JobPool()
+        await pool.start()
+        log.start(pool)
+        for number in range(200):
+            LOG.info("x", number=number, text="y" * 2000)
+        await log.stop()
+        await pool.close()
+
+    asyncio.run(main())
+    assert made == 1
+    os.close(writer)
+    log.configure()
 
 
 def test_a_closed_standard_error_is_no_error() -> None:

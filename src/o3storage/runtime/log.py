@@ -88,6 +88,8 @@ class _Output:
         self.queued_bytes = 0
         self.writing: asyncio.Future[None] | None = None
         self.dropped = 0
+        self.ending = False
+        """Whether `stop` waits."""
 
     def emit(self, line: bytes) -> None:
         if self.pool is None:
@@ -124,6 +126,10 @@ class _Output:
         # Nobody reads, or standard error is closed; it is told when someone reads again.
         if done.cancelled() or done.exception() is not None:
             self.dropped += lines
+            if self.ending:  # one stall of seconds is enough, not one for each batch
+                self.dropped += len(self.queue)
+                self.queue.clear()
+                self.queued_bytes = 0
         self._write_next()
 
 
@@ -152,10 +158,15 @@ def start(pool: JobPool) -> None:
 
 
 async def stop() -> None:
-    """Wait until all lines are out and write directly again. Before the pool closes."""
-    while _output.writing is not None:
-        await wait_any([_output.writing])
-        await asyncio.sleep(0)
+    """Wait until all lines are out, or their reader has stalled for some seconds, and write
+    directly again. Before the pool closes."""
+    _output.ending = True
+    try:
+        while _output.writing is not None:
+            await wait_any([_output.writing])
+            await asyncio.sleep(0)
+    finally:
+        _output.ending = False
     _output.pool = None
 
 
