@@ -282,3 +282,19 @@ def test_bad_certificate_keeps_the_old_one(tmp_path: Path, broken: str) -> None:
 def test_bad_certificate_at_start(tmp_path: Path) -> None:
     with pytest.raises(TlsConfigError, match=r"cannot read the certificate .*: No such file"):
         ServerTls(str(tmp_path / "none.pem"), str(tmp_path / "none.key"))
+
+
+def test_a_handshake_with_a_server_that_is_full_ends_without_a_defect() -> None:
+    said: list[object] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        async with serving(hello, tls=server_tls(), max_connections=1) as served:
+            first = await served.connect()
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await served.connect()
+            await until(lambda: served.server.connections == 1)
+            assert (await first.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 200
+
+    run(main())
+    assert not said

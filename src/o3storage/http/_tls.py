@@ -77,6 +77,7 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
         "_tls",
         "_transport",
         "_wire",
+        "_write_ended",
     )
 
     def __init__(self, server: Server, tls: ServerTls) -> None:
@@ -91,6 +92,9 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
         self._paused = False
         self._eof_told = False
         self._closing = False
+        self._write_ended = False
+        """Our side of the TCP stream is closed: answers to what still comes, of a handshake that
+        was refused or to a new key, have nowhere to go."""
 
     # --- called by the socket's transport
 
@@ -148,7 +152,7 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
             if self._handshaking and not tls.handshaking:
                 self._handshaking = False
                 inner._deadline_s = self._server.loop.time() + self._server.limits.idle_timeout_s
-            if tls.wants_write:
+            if tls.wants_write and not self._write_ended:
                 self._send(b"")
             if produced:
                 inner.buffer_updated(produced)
@@ -173,7 +177,7 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
             self._transport.abort()
             return
         alert = self._tls.take()
-        if alert:
+        if alert and not self._write_ended:
             self._transport.write(alert)
         self._transport.close()
 
@@ -211,15 +215,17 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
 
     def write_eof(self) -> None:
         """close_notify, then the end of our side of the TCP stream."""
-        if not self._closing:
+        if not self._closing and not self._write_ended:
             self._tls.close()
             self._send(b"")
+            self._write_ended = True
             self._transport.write_eof()
 
     def close(self) -> None:
         if not self._closing:
-            self._tls.close()
-            self._send(b"")
+            if not self._write_ended:
+                self._tls.close()
+                self._send(b"")
             self._closing = True
             self._transport.close()
 
