@@ -52,6 +52,9 @@ enough that a sync does not wait long behind it."""
 PACK_BYTES = 64 * KIB
 """Records below this follow a record of their kind directly: 4 KiB alignment would waste most of
 what compaction packs. Large frames stay aligned, so that a run of them has a fixed stride."""
+PLACE_RUNS = 1000
+"""Runs that one batch places for a writer: one step on the loop handles no more rows (DESIGN 6). Of
+two bodies that come at the same time each frame may be a run of its own."""
 PLACE_TRIES = 16
 """Rows that were read are still in memory a batch later, but for a flush of the index between."""
 
@@ -202,6 +205,10 @@ class StreamWriter(RecordOwner):
             await self._place_over(runs)
             return
         log = self._bulk.log
+        while len(runs) > PLACE_RUNS:
+            log.place_runs(runs[:PLACE_RUNS], ())
+            runs = runs[PLACE_RUNS:]
+            await log.settle()
         log.place_runs(runs, self.take_held())
         if wait_placement:
             await log.settle()

@@ -41,6 +41,7 @@ from o3storage.storage._volume import (
     open_sealer,
     volume_path,
 )
+from o3storage.storage.index import MAX_BATCH_ROWS
 
 if TYPE_CHECKING:
     from o3storage.storage._rows import RowChange, RowIndex
@@ -219,7 +220,11 @@ class Core:
 
     def write_rows(self, rows: Sequence[RowChange]) -> None:
         """One atomic batch into the index; everything that changes rows goes through here."""
-        self.index.write(rows)
+        if len(rows) <= MAX_BATCH_ROWS:
+            self.index.write(rows)
+        else:  # in one step of the loop: nobody reads, or begins a flush, in between
+            for at in range(0, len(rows), MAX_BATCH_ROWS):
+                self.index.write(rows[at : at + MAX_BATCH_ROWS])
         if self.watch is not None:
             low, high, seen = self.watch
             for key, value in rows:

@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 RUNS_PER_STEP = 256
 """Runs of a stream that are taken out of the placement table in one step."""
+RELEASED_ROWS = 1000
+"""Runs that the entry which releases their streams takes out itself: one step on the loop handles
+no more rows (DESIGN 6), and the index takes a batch of some thousands. The rest is reaped later."""
 READ_TRIES = 3
 
 FrameSpot = tuple[int, int]
@@ -218,7 +221,7 @@ class Frames:
                 self._waiting.add(stream)
                 rows = None
             else:
-                rows = self._placed_now(stream)
+                rows = self._placed_now(stream) if len(changes) < RELEASED_ROWS else None
                 if rows is None:
                     self._reap_soon(stream)
             if rows is None:

@@ -62,6 +62,8 @@ OUTCOME_WAIT_BYTES = 1 * MIB
 """Outcomes that wait for an append to ride with; beyond it they get a batch of their own."""
 OUTCOMES_PER_BATCH_BYTES = 4 * MIB
 """Of outcomes in one batch, so that it stays within MAX_BATCH_BYTES."""
+RUNS_PER_BATCH = 4000
+"""Of runs in one batch, whoever places them, so that its record stays within MAX_BODY_BYTES."""
 FULL_RETRY_S = 1.0
 """How often a full disk is asked again for the next log volume."""
 STALL_S = 5.0
@@ -434,13 +436,14 @@ class LogWriter:
         infos = Infos()
         gathered = self._gathered
         assert not gathered
-        runs, self._runs = self._runs, []
-        self._placing, self._held = self._held, []
+        runs, self._runs = self._some_runs()
+        if not self._runs:
+            self._placing, self._held = self._held, []
         notes, self._notes = self._notes, {}
         if runs or notes:
             payload += RECORD_OVERHEAD + runs_bytes(runs, notes)
         queue = self._queue
-        while queue and not self._outcomes:
+        while queue and not self._outcomes and not self._runs:
             append = queue[0]
             if gathered and (
                 payload + append.size > options.batch_bytes
@@ -455,6 +458,17 @@ class LogWriter:
             buffers += append.buffers
             infos.take(append)
         return infos, outcomes, runs, notes, payload
+
+    def _some_runs(self) -> tuple[list[PlacedRun], list[PlacedRun]]:
+        """(runs for the next batch, those for the batches after it). What one call placed of a
+        stream stays together: compaction replaces a stream's runs in a volume whole."""
+        runs = self._runs
+        end = RUNS_PER_BATCH
+        if len(runs) <= end:
+            return runs, []
+        while end < len(runs) and runs[end][0] == runs[end - 1][0]:
+            end += 1
+        return runs[:end], runs[end:]
 
     def _encode(
         self,
