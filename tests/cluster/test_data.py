@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from o3storage.cluster import Unavailable
-from o3storage.cluster._data import Fanout
+from o3storage.cluster._data import BEHIND_BYTES, MAX_WAITING_BYTES, Fanout, Sending
 from o3storage.cluster._errors import ClusterError
 from o3storage.raft.core import Configuration
 from o3storage.simulation import run
@@ -45,6 +45,7 @@ class Node:
         self.up = up
         self.failing = failing
         self.peers = self
+        self.sending = Sending()
         self.tasks: list[asyncio.Task[None]] = []
 
     def is_up(self, node: int) -> bool:
@@ -127,5 +128,62 @@ def test_a_stranger_is_told_at_once_that_no_majority_can_take_the_body(
         with pytest.raises(Unavailable):
             await fanout.write(FRAME)  # nor later, when they are lost
         await asyncio.gather(*node.tasks, return_exceptions=True)
+
+    run(main(), 1)
+
+
+class Stuck(Node):
+    """Nothing goes on at member 3, and no link says so."""
+
+    async def open_stream(self, node: int, kind: int, head: bytes, *, timeout_s: float) -> Out:
+        if node == 3:
+            await asyncio.sleep(1e6)
+        return await super().open_stream(node, kind, head, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("uploads", [1, 100])
+def test_what_waits_for_a_stuck_member_is_bounded_for_all_uploads_together(uploads: int) -> None:
+    data = b"d" * ((256 << 10) + 16)
+
+    async def upload(node: Any, number: int) -> None:
+        stream = number.to_bytes(16, "big")
+        fanout = Fanout(node, 1, stream, lambda: THREE)
+        for at in range(24):  # 6 MiB: none of them alone is too much
+            await fanout.write(SealedFrame(stream, at, at == 23, len(data) - 16, data))
+            await asyncio.sleep(0.01)
+        await fanout.durable()
+        assert fanout.holders() == [1, 2]
+        await asyncio.sleep(1)
+        dropped[number] = not fanout._branches[3].open
+        fanout.abort()
+
+    dropped: dict[int, bool] = {}
+
+    async def main() -> None:
+        node: Any = Stuck((2, 3))
+        work = [asyncio.ensure_future(upload(node, number)) for number in range(uploads)]
+        most = 0
+        while not all(task.done() for task in work):
+            most = max(most, node.sending.bytes)
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*work)
+        assert most <= MAX_WAITING_BYTES + 2 * uploads * len(data)
+        await asyncio.gather(*node.tasks, return_exceptions=True)
+        assert (node.sending.bytes, node.sending.branches) == (0, 0)
+
+    run(main(), 1)
+    assert any(dropped.values()) is (uploads > 1)
+
+
+def test_a_body_that_is_given_up_at_once_is_not_counted() -> None:
+    async def main() -> None:
+        node: Any = Node((2, 3))
+        fanout = Fanout(node, 1, FRAME.stream, lambda: THREE)
+        await fanout.write(FRAME)
+        fanout.abort()  # before its tasks have begun
+        assert (node.sending.bytes, node.sending.branches) == (0, 0)
+        assert node.sending.most() == BEHIND_BYTES
+        await asyncio.gather(*node.tasks, return_exceptions=True)
+        assert (node.sending.bytes, node.sending.branches) == (0, 0)
 
     run(main(), 1)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 BEHIND_BYTES = 8 << 20
 """What waits in memory for one member; one that is further behind than a majority is dropped."""
+MAX_WAITING_BYTES = 128 << 20
+"""What waits for all members, of all uploads of a node: a quarter of the memory that it may take.
+Beyond it a member is dropped from an upload for less, its even share of this."""
 OPEN_S = 2.0
 FINISH_S = 20.0
 """The slowest sync and placement of a member that is waited for."""
@@ -38,6 +41,22 @@ NOT_A_MEMBER = "this node has no replica of the range any more"
 
 _HEAD = struct.Struct(">I16s")
 _PIECE = struct.Struct(">IB")
+
+
+class Sending:
+    """What waits in memory for the members, of all uploads of a node."""
+
+    __slots__ = ("branches", "bytes")
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.branches = 0
+
+    def most(self) -> int:
+        """Bytes that may wait for one member of one upload."""
+        if self.bytes < MAX_WAITING_BYTES:
+            return BEHIND_BYTES
+        return min(BEHIND_BYTES, max(MAX_WAITING_BYTES // max(self.branches, 1), 1))
 
 
 class Fanout:
@@ -75,7 +94,8 @@ class Fanout:
             able = [*self._own, *(b.member for b in self._branches.values() if b.open or b.done)]
             if not self._decided(able):
                 raise self._refusal(able, "can take")
-            late = [b for b in self._branches.values() if b.open and b.bytes >= BEHIND_BYTES]
+            most = self._node.sending.most()
+            late = [b for b in self._branches.values() if b.open and b.bytes >= most]
             if not late:
                 break
             behind = {branch.member for branch in late}
@@ -155,6 +175,8 @@ class _Branch:
         self.done = False
         self.bytes = 0
         self._fanout = fanout
+        self._sending = fanout.node.sending
+        self._sending.branches += 1
         self._queue: deque[SealedFrame] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -165,15 +187,26 @@ class _Branch:
 
     def put(self, frame: SealedFrame) -> None:
         self._queue.append(frame)
-        self.bytes += len(frame.data)
+        self._count(len(frame.data))
         self._kick()
 
     def drop(self) -> None:
         if self.open:
+            self._end()
+            if self._task is not None:
+                self._task.cancel()  # (perhaps before its first step)
+
+    def _count(self, size: int) -> None:
+        self.bytes += size
+        self._sending.bytes += size
+
+    def _end(self) -> None:
+        """Nothing more waits here. Idempotent."""
+        if self.open:
             self.open = False
             self._queue.clear()
-            if self._task is not None:
-                self._task.cancel()
+            self._count(-self.bytes)
+            self._sending.branches -= 1
 
     def _kick(self) -> None:
         wake, self._wake = self._wake, None
@@ -196,15 +229,14 @@ class _Branch:
                 last = frame.last
                 head = _PIECE.pack(frame.number, frame.last)
                 await out.write(frame.data, last, head=head)
-                self.bytes -= len(frame.data)
+                self._count(-len(frame.data))
                 self._fanout.changed()
             await out.finish(FINISH_S)
             self.done = True
         except ClusterError:
             pass  # it fetches what it lacks
         finally:
-            self.open = False
-            self._queue.clear()
+            self._end()
             if out is not None and not self.done:
                 out.abort()
             self._fanout.changed()

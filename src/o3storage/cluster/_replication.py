@@ -15,7 +15,7 @@ from o3storage.cluster import _kinds
 from o3storage.cluster._awake import Awake
 from o3storage.cluster._barriers import Questions
 from o3storage.cluster._catch_up_pace import CatchUpPace
-from o3storage.cluster._data import BodyReceiver
+from o3storage.cluster._data import BodyReceiver, Sending
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Fetcher
 from o3storage.cluster._forwarding import Answer, Status, decode_batch, encode_answer, small_frame
@@ -138,6 +138,7 @@ class Replication:
         self.peers = peers
         self.store = store
         self.riding = RidingFrames()
+        self.sending = Sending()
         self.fetcher = Fetcher(self)
         self.catch_up = CatchUpPace()
         self.repair = Repair(self)
