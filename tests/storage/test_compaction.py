@@ -229,6 +229,45 @@ def test_frames_that_wait_for_their_placement_are_no_garbage():
     run(main(), 5)
 
 
+@pytest.mark.parametrize("ends", ["discard", "close", "crash"])
+def test_what_was_stored_of_uploads_that_ended_early_is_garbage(ends):
+    """Nobody placed it, so nobody releases it. What is flushed meanwhile does not count it."""
+
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk, **BULK)
+        writers = []
+        for number in range(1, 6):
+            writers.append(store.open_stream(stream_id(number)))
+            for n in range(8):
+                await writers[-1].write(frame(number, n, 20_000))
+        await store._bulk.sync()
+        await upload(store, 9, 4)
+        await store.append(1, hard(1), [entry(1)])
+        await store.flush()
+        assert not await compact_all(store)  # the uploads go on
+        if ends == "crash":
+            disk = disk.crash()
+            await store.close()
+            store = await open_store(disk, **BULK)
+        else:
+            for writer in writers:
+                writer.discard()
+            if ends == "close":
+                await store.close()
+                store = await open_store(disk, **BULK)
+        await compact_all(store)
+        bulk = [v for v in store._core.volumes.values() if v.kind is VolumeKind.BULK]
+        assert sum(volume.size_bytes for volume in bulk) < 250_000
+        assert sum(volume.placed_bytes for volume in bulk) == 4 * (20_000 + 96)
+        assert not any(volume.unplaced_bytes or volume.holds for volume in bulk)
+        for n in range(4):
+            assert bytes(await store.read_frame(stream_id(9), n)) == frame(9, n, 20_000).data
+        await store.close()
+
+    run(main(), 1)
+
+
 def test_entries_that_a_follower_needs_are_kept():
     async def main():
         disk = SimDisk(1)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from o3storage.runtime.disk import Buffer, DiskError, DiskFull
 from o3storage.storage._core import Core, Volume
@@ -31,7 +31,13 @@ from o3storage.storage._records import (
     frame_parts,
     seal_record,
 )
-from o3storage.storage._rows import MAX_RUN_FRAMES, Run, placement_bounds, placement_key
+from o3storage.storage._rows import (
+    MAX_RUN_FRAMES,
+    Run,
+    placement_bounds,
+    placement_key,
+    run_bytes,
+)
 from o3storage.storage._types import (
     KIB,
     MIB,
@@ -122,20 +128,35 @@ class RecordOwner:
     """Who queued records: hears of errors, and holds the volumes that its frames went to until
     their placement is in the index (compaction leaves such volumes alone)."""
 
-    __slots__ = ("__weakref__", "_held", "error")
+    __slots__ = ("__weakref__", "_held", "_unplaced", "error")
 
     def __init__(self) -> None:
         self.error: StoreError | None = None
         self._held: dict[int, Volume] = {}
+        self._unplaced: dict[int, tuple[Volume, int]] = {}
+        """By volume: bytes of frames in it that no batch of the log was asked to place."""
 
     def placed(self, frame: SealedFrame, volume: Volume, offset: int, size: int) -> None:
         """The bulk writer put the frame there."""
         raise NotImplementedError
 
-    def hold(self, volume: Volume) -> None:
-        if volume.volume not in self._held:
-            self._held[volume.volume] = volume
+    def hold(self, volume: Volume, size: int) -> None:
+        """A frame of `size` bytes is in it."""
+        number = volume.volume
+        if number not in self._held:
+            self._held[number] = volume
             volume.holds += 1
+        self._unplaced[number] = volume, self._unplaced.get(number, (volume, 0))[1] + size
+        volume.unplaced_bytes += size
+
+    def hand_over(self, runs: Iterable[Run]) -> None:
+        """The log was asked to place them."""
+        for run in runs:
+            volume, unplaced = self._unplaced.get(run.volume, (None, 0))
+            if volume is not None:
+                size = min(unplaced, run_bytes(run))  # (what grew is counted with the old part)
+                self._unplaced[run.volume] = volume, unplaced - size
+                volume.unplaced_bytes -= size
 
     def take_held(self) -> list[Volume]:
         held, self._held = self._held, {}
@@ -145,6 +166,11 @@ class RecordOwner:
         """Nothing more comes, and what was not placed never will be. Idempotent."""
         for volume in self.take_held():
             volume.holds -= 1
+        left, self._unplaced = self._unplaced, {}
+        for volume, size in left.values():
+            volume.unplaced_bytes -= size
+            volume.placed_bytes -= size
+            volume.dead_bytes += size
 
     def __del__(self) -> None:
         self.discard()
@@ -209,6 +235,7 @@ class StreamWriter(RecordOwner):
             log.place_runs(runs[:PLACE_RUNS], ())
             runs = runs[PLACE_RUNS:]
             await log.settle()
+        self.hand_over([run for _, run in new])
         log.place_runs(runs, self.take_held())
         if wait_placement:
             await log.settle()
@@ -216,6 +243,7 @@ class StreamWriter(RecordOwner):
     async def _place_over(self, runs: list[PlacedRun]) -> None:
         """A repair: what it may cut into has to be in memory when the batch is made."""
         log = self._bulk.log
+        stored = [run for _, _, run, _ in runs]
         try:
             for _ in range(PLACE_TRIES):
                 for _, first, run, _ in runs:
@@ -224,6 +252,7 @@ class StreamWriter(RecordOwner):
                 await log.settle()
                 runs = log.take_unplaced(self.stream)
                 if not runs:
+                    self.hand_over(stored)
                     self.discard()
                     return
         finally:
@@ -234,7 +263,7 @@ class StreamWriter(RecordOwner):
         )
 
     def placed(self, frame: SealedFrame, volume: Volume, offset: int, size: int) -> None:
-        self.hold(volume)
+        self.hold(volume, size)
         self._runs.add(frame.number, volume.volume, offset, size)
 
 

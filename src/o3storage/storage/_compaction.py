@@ -97,7 +97,7 @@ class _Mover(RecordOwner):
         each placement row is replaced: one left over would point into the freed volume."""
 
     def placed(self, frame: SealedFrame, volume: Volume, offset: int, size: int) -> None:
-        self.hold(volume)
+        self.hold(volume, size)
         runs = self.streams.get(frame.stream)
         if runs is None:
             runs = self.streams[frame.stream] = RunBuilder()
@@ -105,11 +105,9 @@ class _Mover(RecordOwner):
             runs.cut()
         runs.add(frame.number, volume.volume, offset, size)
 
-    def leave(self, stream: bytes, core: Core) -> None:
-        """Its placement stays as it is, and what was written of it is garbage."""
-        runs = self.streams.pop(stream, None)
-        for _, run in runs.take() if runs is not None else ():
-            core.count_garbage(run)
+    def leave(self, stream: bytes) -> None:
+        """Its placement stays as it is, and what was written of it is garbage (see `discard`)."""
+        self.streams.pop(stream, None)
 
 
 class Compactor:
@@ -228,7 +226,7 @@ class Compactor:
         bad = await self._copy(volume, mover, reaped)
         if bad:
             for damaged in await placed_bad_frames(self.core, volume.volume):
-                mover.leave(damaged.stream, self.core)
+                mover.leave(damaged.stream)
         await self._place(mover, reaped, whole=True)
         if (bad or self.log.cuts != cuts) and await self._placed_in(volume):
             volume.keep = True
@@ -389,7 +387,9 @@ class Compactor:
             if not whole and not builder.single():
                 rest[stream] = builder
                 continue
-            runs += [(stream, first, run, False) for first, run in builder.take()]
+            taken = builder.take()
+            runs += [(stream, first, run, False) for first, run in taken]
+            mover.hand_over([run for _, run in taken])
             if len(runs) >= PLACE_RUNS:
                 self.log.place_runs(runs, [], unless=reaped)
                 await self.log.settle()

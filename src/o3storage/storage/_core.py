@@ -79,6 +79,7 @@ class Volume:
         "size_bytes",
         "synced_bytes",
         "unlinked",
+        "unplaced_bytes",
     )
 
     def __init__(self, header: VolumeHeader, size_bytes: int, sealer: FileSealer | None) -> None:
@@ -97,7 +98,9 @@ class Volume:
         self.change_bytes = 0
         """Of records that hold changes of rows: a rebuild may need them; what part is estimated."""
         self.placed_bytes = 0
-        """Of frames that are placed here."""
+        """Of frames that are placed here, or are about to be."""
+        self.unplaced_bytes = 0
+        """Those about to be: who wrote them may yet leave them."""
         self.synced_bytes = 0
         """What a walk of the log says was synced of a bulk volume, from its start."""
         self.unlinked = False

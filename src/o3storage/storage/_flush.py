@@ -86,7 +86,7 @@ class Flusher:
             volumes={
                 number: VolumeCount(
                     volume.size_bytes if volume.sealed else 0,
-                    max(0, volume.placed_bytes),
+                    max(0, volume.placed_bytes - volume.unplaced_bytes),
                     volume.dead_bytes,
                     volume.change_bytes,
                 )
