@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 
+from o3storage.simulation import SimDisk, run
+from o3storage.storage import Store
 from o3storage.storage._batches import FLAG_RESTATED, GroupInfo
 from o3storage.storage._groups import EntryCache, GroupLog
+from o3storage.storage._records import ENTRY
 from o3storage.storage._replay import Replay
+
+from .support import entry, frame, hard, open_store, store_on
+from .test_faults import places
+from .test_rebuild import lose_index
 
 
 def replayed(*said: int, first: int = 0, last: int = 0) -> GroupLog:
@@ -51,3 +58,119 @@ def test_entries_that_are_there_stay_below_where_it_went_back() -> None:
 def test_entries_that_are_not_there_are_missing() -> None:
     group = replayed(29, 31)
     assert (group.last_index, group.missing) == (31, [(30, 31)])
+
+
+class Two:
+    """A store with the group that is looked at, and one that fills volumes beside it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._number = 0
+
+    @property
+    def volume(self) -> int:
+        return self.store._log.volume.volume
+
+    async def go_on(self) -> None:
+        """In a new volume."""
+        volume = self.volume
+        while self.volume == volume:
+            self._number += 1
+            number = self._number
+            await self.store.append(2, None, [entry(number)], [frame(number, size=20_000)])
+            self.store.apply(2, number, [])
+
+    async def free(self, volume: int) -> None:
+        await self.store.flush()
+        assert await self.store._compactor.compact(self.store._core.volumes[volume])
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+@pytest.mark.parametrize(
+    ("stale", "instead", "later"),
+    [(1, 1, 0), (3, 1, 0), (1, 3, 0), (3, 1, 1), (3, 1, 2), (3, 1, 3)],
+)
+def test_entries_that_others_replaced_do_not_come_back(
+    stale: int, instead: int, later: int, rebuilt: bool
+) -> None:
+    """Those that replaced them went with their volume, when it was compacted; the older volume is
+    kept for its frames."""
+
+    async def main() -> None:
+        disk = SimDisk(1)
+        store = await open_store(disk, reload_log_bytes=1 << 20)
+        two = Two(store)
+        await store.append(1, hard(1), [entry(1)])
+        store.apply(1, 1, [])
+        await two.go_on()
+        old = two.volume
+        await store.append(1, hard(2), [entry(2 + i, term=2) for i in range(stale)])
+        await two.go_on()
+        freed = two.volume
+        await store.append(1, hard(3), [entry(2 + i, term=3) for i in range(instead)])
+        last = 1 + instead
+        for index in range(2, last + 1):
+            store.apply(1, index, [])
+        await two.go_on()
+        await two.free(freed)
+        assert old in store._core.volumes and freed not in store._core.volumes
+        if later:
+            await store.append(1, None, [entry(last + 1 + i, term=3) for i in range(later)])
+        await store.close()
+        if rebuilt:
+            await lose_index(disk)
+        async with store_on(disk, reload_log_bytes=1 << 20) as store:
+            state = store.log_state(1)
+            assert (state.last_index, state.last_term) == (last + later, 3)
+            assert (state.applied_index, state.missing) == (last, [])
+            for index in range(max(1, state.first_index - 1), state.last_index + 1):
+                assert store.term(1, index) == (3 if index > 1 else 1)
+
+    run(main(), 1)
+
+
+def test_entries_that_are_of_this_log_stay_beside_a_freed_volume() -> None:
+    """Where nothing was replaced, what followers may want is still read."""
+
+    async def main() -> None:
+        disk = SimDisk(1)
+        store = await open_store(disk, reload_log_bytes=1 << 20)
+        two = Two(store)
+        await store.append(1, hard(2), [entry(1, term=2), entry(2, term=2)])
+        for index in (1, 2):
+            store.apply(1, index, [])
+        await two.go_on()
+        freed = two.volume
+        await two.go_on()
+        await two.free(freed)
+        await store.close()
+        async with store_on(disk, reload_log_bytes=1 << 20) as store:
+            assert (store.log_state(1).first_index, store.log_state(1).last_index) == (1, 2)
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("term", [1, 2])
+def test_a_last_entry_that_came_back_is_restated_as_it_is(term: int) -> None:
+    """While it was missing its term was a guess."""
+
+    async def main() -> None:
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        await store.append(1, hard(2), [entry(1)])
+        store.apply(1, 1, [])
+        await store.append(1, None, [entry(2, term=term)])
+        store.apply(1, 2, [])
+        await store.close()
+        path, offset, size = places(disk, ENTRY)[-1]
+        disk.rot(path, offset + size // 2, 4)
+        store = await open_store(disk)
+        assert store.log_state(1).missing == [(2, 2)]
+        await store.fill(1, [entry(2, term=term)])
+        await Two(store).go_on()
+        await store.close()
+        async with store_on(disk) as store:
+            state = store.log_state(1)
+            assert (state.last_index, state.last_term, state.missing) == (2, term, [])
+
+    run(main(), 1)

@@ -301,8 +301,9 @@ class Payload:
                 offset = self._offset
                 size = self._seal(ENTRY, entry.kind, a0, entry.term, entry.index, 0, entry.data)
                 filled = group.fill(entry.index, entry.term, volume, offset, size)
-                if filled and entry.index > group.written_last:
-                    # The next volume restates where the log ends: with this entry.
+                if filled and entry.index >= group.written_last:
+                    # The next volume restates where the log ends: with this entry, and with its
+                    # term, which had to be guessed while it was missing.
                     group.written_last = entry.index
                     group.written_term = entry.term
             _note(group, append)

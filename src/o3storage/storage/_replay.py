@@ -9,6 +9,8 @@ Invariants
 - Outcomes of a group are applied without a gap; behind a lost one nothing more of that group is,
   since the caller executes those entries again and finds the same (the state machine is pure).
 - Entries are taken in order of the log; a later one with the same index replaces its suffix.
+  Between volumes that are read some may have been freed, with entries that replaced some of the
+  older one's: what a volume restates of a group's last entry decides.
 """
 
 from __future__ import annotations
@@ -177,12 +179,16 @@ class Replay:
     def _restated(self, summary: GroupInfo) -> None:
         group = self._group(summary.group)
         last = summary.last_index
-        went_back = last < group.last_index
-        if went_back and last + 1 >= group.first_index:
-            # By a record that lies before the floor: the group left this disk.
+        if group.first_index <= last + 1 <= group.last_index:
+            # It went back, by a record that lies before the floor: the group left this disk, say.
             group.truncate(last)
-        elif summary.group not in self._seen or last != group.last_index:
-            # what lies before is not here any more (it was compacted): the log starts here
+        same = last == group.last_index and (
+            group.is_missing(last) or group.term_before(last + 1) == summary.last_term
+        )
+        if summary.group not in self._seen or not same:
+            # What lies before is not here any more (it was compacted), or what is here was replaced
+            # by entries that went with their volume: the log starts here. (Entries of the same
+            # index and term are the same, and so is all below them.)
             self._seen.add(summary.group)
             applied = group.applied_index
             group.reset(summary.last_index, summary.last_term)
