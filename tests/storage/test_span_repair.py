@@ -8,6 +8,7 @@ import pytest
 
 from o3storage.simulation import SimDisk, run
 from o3storage.storage import BadBlock, FrameMissing, Miss, encode_piece
+from o3storage.storage.index import MAX_BATCH_ROWS
 
 from .support import entry, frame, hard, stream_id
 from .test_verify import opened
@@ -253,6 +254,49 @@ def test_a_bad_block_that_only_a_merge_meets_is_repaired_and_merges_go_on():
         assert len(tables(disk)) < 6
         rows = await read_all(store)
         assert sorted(rows) == [b"\x10key%03d" % i for i in range(60)]
+        await store.close()
+
+    run(main(), 1)
+
+
+def test_more_is_written_to_a_span_meanwhile_than_the_index_takes_at_once():
+    """In one place, so that it falls into one part of what is put in place."""
+    written = MAX_BATCH_ROWS // 1000 + 3
+
+    async def main():
+        disk = SimDisk(1)
+        store = await opened(disk)
+        expected = {b"\x10%05d" % n: b"v%d" % n * 20 for n in range(3000)}
+        await store.append(1, hard(1), [entry(i) for i in range(1, written + 4)])
+        for i in range(3):
+            store.apply(1, i + 1, [*expected.items()][i * 1000 : i * 1000 + 1000])
+        await store.flush()
+        await store.close()
+        (path,) = tables(disk)
+        disk.rot(path, len(disk.image.lookup(path).cached) - 20, 0x10)  # the whole table is bad
+        store = await opened(disk)
+        with pytest.raises(BadBlock):
+            await store.get(b"\x10%05d" % 7)
+        sizes, write = [], store._core.index.write
+        store._core.index.write = lambda rows: (sizes.append(len(rows)), write(rows))[1]
+        repair = asyncio.ensure_future(store.repair_index())
+        while store._core.watch is None:
+            await asyncio.sleep(0)
+        for i in range(written):
+            changes = [(b"\x10%05d/%02d%04d" % (1500, i, n), b"new") for n in range(1000)]
+            changes.append((b"\x10%05d" % i, None))
+            store.apply(1, 4 + i, changes)
+            expected.update(changes[:-1])
+            del expected[changes[-1][0]]
+        assert not repair.done()
+        await repair
+        assert max(sizes) <= 1001
+        found = {}
+        low = b"\x10"
+        while rows := await store.scan(low, b"\x11", 1000):
+            found.update(rows)
+            low = rows[-1][0] + b"\0"
+        assert found == expected
         await store.close()
 
     run(main(), 1)

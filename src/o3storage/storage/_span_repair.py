@@ -50,13 +50,14 @@ from o3storage.storage._rows import (
 )
 from o3storage.storage._scan import Scanned, scan_records
 from o3storage.storage._types import MIB, StoreError
-from o3storage.storage.index import BadBlock
+from o3storage.storage.index import MAX_BATCH_ROWS, BadBlock
 
 PAUSE_BYTES = 1 * MIB
 STEP_ROWS = 1000
 """Rows that one step on the event loop handles (DESIGN 6)."""
 MAX_SPAN_ROWS = 400_000
-"""Rows of one span in memory: a whole table of small rows. Beyond it only a rebuild helps."""
+"""Rows of one span in memory, with what is written to it meanwhile: a whole table of small rows.
+Beyond it only a rebuild helps."""
 RETRY_S = 5.0
 
 
@@ -113,7 +114,7 @@ class SpanRepair:
                 await self.log.settle()  # outcomes that wait in memory are not in a volume yet
                 gather = _Span(low, high)
                 for number in sorted(self.core.volumes):
-                    await self._gather(number, gather)
+                    await self._gather(number, gather, overlay)
                 written = await self._replace(gather, overlay)
             finally:
                 self.core.watch = None
@@ -125,9 +126,12 @@ class SpanRepair:
 
     async def _replace(self, gather: _Span, overlay: dict[bytes, bytes | None]) -> int:
         """Put what was gathered in place of the span, part by part; returns the rows written."""
+        fresh: dict[bytes, bytes | None] = {}
+        self.core.watch = (gather.low, gather.high, fresh)
         written = 0
         low = gather.low
-        keys = await _sorted(gather.rows)
+        changed = (key for key in overlay if key not in gather.rows)
+        keys = await _sorted(itertools.chain(gather.rows, changed))
         part = list(itertools.islice(keys, STEP_ROWS))
         while True:
             following = list(itertools.islice(keys, STEP_ROWS))
@@ -135,27 +139,26 @@ class SpanRepair:
             # from here to the write nothing waits: no reader comes in between
             rows: dict[bytes, bytes] = {}
             for key in part:
-                value = self._standing(gather, key)
+                value = overlay[key] if key in overlay else self._standing(gather, key)
                 if value is not None:
                     rows[key] = value
-            for key, changed in overlay.items():
-                if key < low or (high is not None and key >= high):
-                    continue
-                if changed is None:
+            for key in [k for k in fresh if k >= low and (high is None or k < high)]:
+                value = fresh.pop(key)
+                if value is None:
                     rows.pop(key, None)
                 else:
-                    rows[key] = changed
+                    rows[key] = value
             self.core.index.drop_range(low, high)
-            if rows:
-                changes: list[RowChange] = sorted(rows.items())
-                self.core.index.write(changes)
-                written += len(rows)
+            changes: list[RowChange] = sorted(rows.items())
+            for at in range(0, len(changes), MAX_BATCH_ROWS):
+                self.core.index.write(changes[at : at + MAX_BATCH_ROWS])
+            written += len(rows)
             if not following:
                 return written
             part, low = following, following[0]
             await asyncio.sleep(0)
 
-    async def _gather(self, number: int, gather: _Span) -> None:
+    async def _gather(self, number: int, gather: _Span, overlay: dict[bytes, bytes | None]) -> None:
         volume = self.core.volumes.get(number)
         if volume is None:
             return
@@ -184,7 +187,7 @@ class SpanRepair:
                     gather.take([(header.sequence, key, value) for key, value in rows])
             except RecordBad:
                 continue
-            if len(gather.rows) > MAX_SPAN_ROWS:
+            if len(gather.rows) + len(overlay) > MAX_SPAN_ROWS:
                 raise StoreError(
                     "too much of the index is damaged to mend it in place: stop the store, remove "
                     "its index directory, start it"
