@@ -211,6 +211,7 @@ class Driver:
         tail = list(entries[state.first_index - 1 :])
         return (
             state.last_index == len(entries)
+            and state.last_term == (entries[-1].term if entries else 0)
             and tail == found
             and (state.hard_state.term, state.hard_state.vote, state.hard_state.commit)
             == model_state.hard
