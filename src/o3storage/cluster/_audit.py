@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.crypto import FRAME_BYTES, StreamRef
+from o3storage.runtime import Logger
 
 if TYPE_CHECKING:
     from o3storage.cluster._replication import Replication
@@ -22,10 +23,26 @@ MAX_DEBT = 10_000
 """With so many bodies missing the look-through waits until some were fetched (promise P8)."""
 PAUSE_S = 0.002
 RETRY_S = 1.0
+AGAIN_S = 30.0
+"""Something that nobody thought of: it is said, and begun again after this."""
+
+_log = Logger("frames")
 
 
 async def look_through(team: Team, node: Replication) -> None:
-    """On return the team knows of everything that is missing."""
+    """On return the team knows of everything that is missing. (Until then its member counts as one
+    that lacks something: it is not made a voter, and its word on frames does not count.)"""
+    while True:
+        try:
+            await _look_through(team, node)
+        except Exception as error:
+            _log.error("frames.not_looked_through", range=team.group, error=error)
+            await asyncio.sleep(AGAIN_S)
+        else:
+            return
+
+
+async def _look_through(team: Team, node: Replication) -> None:
     spans = node.spans(team.group)
     for low, high in spans:
         at: bytes | None = low

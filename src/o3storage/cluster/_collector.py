@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from o3storage.cluster import _kinds, _records
 from o3storage.cluster._errors import ClusterError
 from o3storage.cluster._reading import READ_FAULTS
+from o3storage.runtime import Logger
 
 if TYPE_CHECKING:
     from o3storage.cluster._node import Node
@@ -25,6 +26,8 @@ PAUSE_S = 0.005
 """Between steps, so that a large clean-up leaves the loop to requests."""
 RETRY_S = 5.0
 """After a refusal."""
+FAILED_S = 30.0
+"""After what nobody thought of."""
 CLOSE_STREAMS = 32
 """Streams released by one command, which stays below 1 MiB with the longest keys."""
 LOOK_S = 60.0
@@ -32,6 +35,8 @@ LOOK_S = 60.0
 CALL_S = 5.0
 MAX_WAITING = 65_536
 """Given-up streams remembered; the rest is found at the next start."""
+
+_log = Logger("collector")
 
 
 class Collector:
@@ -91,6 +96,11 @@ class Collector:
                     await asyncio.sleep(PAUSE_S)
             except (ClusterError, *READ_FAULTS):
                 await asyncio.sleep(RETRY_S)
+                continue
+            except Exception as error:
+                # (Nobody would collect anything until the next start.)
+                _log.error("streams.not_collected", error=error)
+                await asyncio.sleep(FAILED_S)
                 continue
             self._wake.clear()
             if self._rows:

@@ -23,6 +23,7 @@ from o3storage.cluster._errors import ClusterError
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.cluster._wire import Lane
 from o3storage.raft.core import NOBODY
+from o3storage.runtime import Logger
 from o3storage.storage import (
     FRAME_PLAIN_BYTES,
     SEAL_TAG_BYTES,
@@ -44,6 +45,8 @@ CALL_S = 10.0
 RETRY_S = 0.25
 """Nobody had the frames, or the disk is full: looked at again after this, and longer each time."""
 MAX_RETRY_S = 5.0
+FAILED_S = 10.0
+"""Something that nobody thought of: it is said, and looked at again after this."""
 LOOKS_PER_TURN = 256
 """Wants looked at in one turn of the loop."""
 
@@ -51,6 +54,8 @@ _REQUEST = struct.Struct(">IQ16sIH")
 _FRAME = struct.Struct(">II")
 
 FRAMES_FOLLOW, NONE_HERE, SUPERSEDED = 0, 1, 2
+
+_log = Logger("frames")
 
 
 class Wanted(NamedTuple):
@@ -108,22 +113,32 @@ class Fetcher:
                 self._wake.append(waiter)
                 await waiter
             team, index, wanted = self._queue.popleft()
-            pause_s = RETRY_S
-            while team.wants(index, wanted):
-                if not team.may_fetch(index):
-                    self._queue.append((team, index, wanted))
-                    await asyncio.sleep(RETRY_S)
-                    break
-                if await self._fetch(team, wanted) or await team.needless(index):
-                    team.fetched(index, wanted)
-                    break
-                if self._queue:
-                    # Others may have more luck; this one comes again.
-                    self._queue.append((team, index, wanted))
-                    await asyncio.sleep(RETRY_S / WORKERS)
-                    break
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, MAX_RETRY_S)
+            try:
+                await self._try(team, index, wanted)
+            except Exception as error:
+                # (Four of them, and nothing would be fetched any more.)
+                _log.error("frames.not_fetched", range=team.group, error=error)
+                self._queue.append((team, index, wanted))
+                await asyncio.sleep(FAILED_S)
+
+    async def _try(self, team: Team, index: int, wanted: Wanted) -> None:
+        """Until it is here, or nobody wants it, or others wait: then it comes again."""
+        pause_s = RETRY_S
+        while team.wants(index, wanted):
+            if not team.may_fetch(index):
+                self._queue.append((team, index, wanted))
+                await asyncio.sleep(RETRY_S)
+                return
+            if await self._fetch(team, wanted) or await team.needless(index):
+                team.fetched(index, wanted)
+                return
+            if self._queue:
+                # Others may have more luck.
+                self._queue.append((team, index, wanted))
+                await asyncio.sleep(RETRY_S / WORKERS)
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_RETRY_S)
 
     async def _fetch(self, team: Team, wanted: Wanted) -> bool:
         """Whether they are all here now, or superseded."""

@@ -212,7 +212,11 @@ class Replication:
             return
         self._timer = self._loop.call_later(TICK_S, self._tick)
         for team in self.awake.due(self.replicas):
-            team.tick(self._entropy.uniform(0.0, 1.0))
+            try:
+                team.tick(self._entropy.uniform(0.0, 1.0))
+            except Exception as error:
+                # One that cannot go on must not keep the others from their heartbeats.
+                self.replicas[team.group].fail(f"range {team.group} stopped at a tick: {error!r}")
 
     def _on_message(
         self, node: int, group: int, message: Message, frames: list[SealedFrame]

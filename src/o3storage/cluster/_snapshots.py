@@ -29,6 +29,7 @@ from o3storage.raft.core import (
     SnapshotNeeded,
     StorePiece,
 )
+from o3storage.runtime import Logger
 from o3storage.storage import HardState, Snapshot, StoreOutOfService, decode_piece, encode_piece
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ PIECE_BYTES = 256 << 10
 PAGE_ROWS = 500
 RETRY_S = 0.5
 """A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
+SEND, RECEIVE = "send", "receive"
+
+_log = Logger("snapshots")
 
 
 @dataclass(slots=True)
@@ -76,8 +80,8 @@ class Snapshots:
 
     def needed(self, output: SnapshotNeeded) -> None:
         self._wanted.append(output)
-        if "send" not in self._tasks:
-            self._start("send", self._send())
+        if SEND not in self._tasks:
+            self._start(SEND, self._send())
 
     def prune(self) -> None:
         """Let go of snapshots that nobody waits for."""
@@ -106,7 +110,8 @@ class Snapshots:
                 continue
             try:
                 data, last = await self._read(source, number)
-            except READ_FAULTS:
+            except (*READ_FAULTS, ValueError):
+                # (Released meanwhile, if nobody waits for it any more: see `prune`.)
                 replica.step(SnapshotFailed(peer))
                 continue
             if self._sources.get(peer) is not source:
@@ -168,8 +173,8 @@ class Snapshots:
 
     def arrived(self, output: StorePiece | Restore) -> None:
         self._arrived.append(output)
-        if "receive" not in self._tasks:
-            self._start("receive", self._receive())
+        if RECEIVE not in self._tasks:
+            self._start(RECEIVE, self._receive())
 
     async def _receive(self) -> None:
         while self._arrived:
@@ -278,9 +283,20 @@ class Snapshots:
     # --- life
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.pop(name, None)
+            if task.cancelled() or (error := task.exception()) is None:
+                return
+            group = self._replica.group
+            _log.error("snapshot.failed", range=group, doing=name, error=error)
+            if name == RECEIVE:
+                # What is half received keeps the range from being applied and read: it stops.
+                # (Who is to get one asks again.)
+                self._replica.fail(f"range {group} stopped at a snapshot: {error!r}")
+
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[name] = task
-        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+        task.add_done_callback(ended)
 
     async def close(self) -> None:
         tasks = list(self._tasks.values())

@@ -327,6 +327,8 @@ class Team:
 
     def owe(self, stream: bytes, frames: int) -> None:
         """A row that is applied here names these frames, and they are not here."""
+        if (known := self.debt.get(self._lacked.get(stream, 0))) and known.stream == stream:
+            return
         self._owed -= 1
         wanted = Wanted(stream, frames, 0, self._replica.applied)
         self.debt[self._owed] = wanted
@@ -688,9 +690,7 @@ class Team:
         """No batch is under way any more."""
         await self.filling.close()
         await self.snapshots.close()
-        tasks = list(self._tasks)
-        if self._audit is not None:
-            tasks.append(self._audit)
+        tasks = [*self._tasks, *([self._audit] if self._audit is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
