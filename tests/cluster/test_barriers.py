@@ -9,6 +9,7 @@ import pytest
 
 from o3storage import catalog
 from o3storage.cluster import MISS, Unavailable
+from o3storage.cluster._barriers import Barriers
 from o3storage.raft.core import Heartbeat, ReadRequest, ReadResponse
 from o3storage.simulation import run
 from tests.cluster.team_support import Member, Team, team
@@ -176,6 +177,37 @@ def test_a_node_that_is_cut_off_answers_nothing_by_an_old_answer() -> None:
                 await read(alone, bucket, b"key")
 
     run(main(), 15)
+
+
+def test_who_waits_for_the_next_range_does_not_read_a_snapshot_half_installed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask, asked = Barriers.ask, asyncio.Event()
+
+    def later(self: Barriers) -> None:
+        if self._replica.group == 0 or asked.is_set():
+            ask(self)
+        else:
+            self._due = False
+
+    async def main() -> None:
+        async with team(seed=16) as group:
+            bucket = await group.members[0].bucket()
+            await group.leader().put(bucket, b"key", b"value")
+            await group.level()
+            member = asker(group)
+            monkeypatch.setattr(Barriers, "ask", later)
+            found = asyncio.create_task(read(member, bucket, b"key"))
+            await asyncio.sleep(0.2)
+            replica = member.replica(0)
+            await replica.hold_applying()
+            asked.set()
+            await asyncio.sleep(0.5)
+            assert not found.done()
+            replica.restored(replica.applied)
+            assert (await found).size_bytes == len(b"value")
+
+    run(main(), 16)
 
 
 def test_a_question_that_is_lost_is_asked_again() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from o3storage import catalog
 from o3storage.catalog import DeleteItem, DeleteObjects
 from o3storage.cluster import ClusterError, SplitRefused, Unavailable
+from o3storage.cluster._range_keeper import RangeKeeper
 from o3storage.cluster._range_rows import Span
 from o3storage.cluster._ranges import NOWHERE, RangeTable, route_table
 from o3storage.crypto import StreamRef
@@ -235,6 +236,43 @@ def test_a_cut_asked_of_a_stranger_and_keys_of_both_parts() -> None:
                 await stranger.node.query(catalog.get_bucket("bucket"))
 
     run(main(), 13)
+
+
+def test_a_get_at_an_empty_replica_is_answered_by_the_holders_once_they_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Range 0 tells of a new range before it tells who holds it. Until then a stranger has an
+    empty replica of it, which a GET asks beside its bucket's range."""
+    tell, told = RangeKeeper._tell_holders, asyncio.Event()
+
+    async def later(self: RangeKeeper, group: int) -> None:
+        if group != 2 or told.is_set():
+            await tell(self, group)
+
+    monkeypatch.setattr(RangeKeeper, "_tell_holders", later)
+
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            stranger = away(places)[0]
+            bucket = await patiently(stranger.bucket)
+            await patiently(lambda: stranger.put(bucket, b"z", b"value"))
+            route = stranger.node.machine.stream_route(bucket.bucket_id, b"m")
+            assert await stranger.node.ranges.split(route[1:]) == 2
+            await places.until(lambda: stranger.node.ranges.is_here(2))
+            reads = stranger.node.reads()
+            query = catalog.head_version(bucket.bucket_id, b"z")
+            first = asyncio.create_task(
+                reads.query(catalog.get_bucket(bucket.name), lambda _: query.route)
+            )
+            await asyncio.sleep(0.5)
+            assert not first.done()
+            told.set()
+            assert (await first).bucket_id == bucket.bucket_id
+            assert not stranger.node.ranges.is_here(2)
+            assert (await reads.query(query)).size_bytes == len(b"value")
+
+    run(main(), 20)
 
 
 def test_an_upload_that_failed_elsewhere_is_collected() -> None:

@@ -124,9 +124,9 @@ class Queries(Routing):
                 try:
                     await self._wait_to_read(query, replica, count, ahead)
                 except Unavailable:
-                    if self._ranges.elsewhere and replica.group in self._ranges.elsewhere:
-                        continue  # the replica left this node meanwhile
-                    raise
+                    if self.replica_here(replica.group) is replica:
+                        raise
+                    continue  # the replica left this node meanwhile
             if query.group is not None or self._ranges.group_of(query.route) == replica.group:
                 break
         return await self._answer(query, replica)
@@ -148,7 +148,12 @@ class Queries(Routing):
         await replica.barrier(count)
         if other is not None and count is not None and not other.reads_after(count):
             # It was asked in the same turn: most likely it is answered by now.
-            await other.barrier(count)
+            try:
+                await other.barrier(count)
+            except Unavailable:
+                if self.replica_here(other.group) is other:
+                    raise
+                # It left this node meanwhile: a holder is asked next, and this answer stands.
 
     async def answer(self, query: Query[T_co], replica: Replica) -> T_co:
         """As `query`, of a range with a replica here. Raises also RangeMoved: it does not hold the
