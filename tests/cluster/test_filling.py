@@ -130,6 +130,6 @@ def test_what_was_overwritten_meanwhile_is_not_fetched(monkeypatch: pytest.Monke
             await equal(group)
             await everywhere(group, bucket, bodies)
             assert asked.count(away.id) < 20
-            assert not away.replica().team._lacked
+            assert not away.replica().team.lacked
 
     run(main(), 43)

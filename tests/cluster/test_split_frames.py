@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from o3storage.cluster._fetching import NONE_HERE, SUPERSEDED, Wanted
-from o3storage.cluster._range_rows import FIRST_INDEX
+from o3storage.cluster._fetching import NONE_HERE, SUPERSEDED
 from o3storage.simulation import run
 from tests.cluster.support import body_of
 from tests.cluster.team_support import team
@@ -26,7 +25,7 @@ def test_frames_of_a_part_that_was_cut_off_are_not_called_needless_by_who_lacks_
             why = holder.node.replication.fetcher._why_missing
             stream = upload.ref.stream
             assert why(1, index, bytes(16)) == SUPERSEDED
-            holder.replica(child).team.debt[-1] = Wanted(stream, 3, 0, FIRST_INDEX)
+            holder.replica(child).team.owe(stream, 3)
             assert why(1, index, stream) == NONE_HERE
             assert why(1, index, bytes(16)) == SUPERSEDED
             holder.replica(child).team.debt.clear()

@@ -265,7 +265,7 @@ class Fetcher:
             team = other.team
             if team is None or not team.complete:
                 return NONE_HERE
-            if any(wanted.stream == stream for wanted in team.debt.values()):
+            if stream in team.lacked:
                 return NONE_HERE
         return SUPERSEDED
 

@@ -15,6 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _records
@@ -118,10 +119,11 @@ class Team:
     def __init__(self, replica: Replica, node: Replication) -> None:
         self.gaps: dict[int, Wanted] = {}
         """Entries above the commit index whose frames are not durable here, ascending."""
+        self._unsorted = False
         self.debt: dict[int, Wanted] = {}
         """Committed entries whose frames are missing: repair debt."""
-        self._lacked: dict[bytes, int] = {}
-        """Where the streams of gaps and debt stand there; perhaps of others too."""
+        self.lacked: dict[bytes, int] = {}
+        """Where the streams of gaps and debt stand there. Others stay until nothing is missing."""
         self.lags = False
         """The leader's last Append left out much that is committed."""
         self.complete = True
@@ -327,12 +329,11 @@ class Team:
 
     def owe(self, stream: bytes, frames: int) -> None:
         """A row that is applied here names these frames, and they are not here."""
-        if (known := self.debt.get(self._lacked.get(stream, 0))) and known.stream == stream:
+        if (known := self.debt.get(self.lacked.get(stream, 0))) and known.stream == stream:
             return
         self._owed -= 1
-        wanted = Wanted(stream, frames, 0, self._replica.applied)
-        self.debt[self._owed] = wanted
-        self._lacked[stream] = self._owed
+        self.debt[self._owed] = wanted = Wanted(stream, frames, 0, self._replica.applied)
+        self.lacked[stream] = self._owed
         self._node.fetcher.want(self, self._owed, wanted)
         self.settle()
 
@@ -432,11 +433,9 @@ class Team:
             self._rode[index] = frame
         elif not self._node.holds_now(carried.stream, carried.frames):
             wanted = Wanted(carried.stream, carried.frames, carried.session, index)
-            out_of_order = bool(self.gaps) and next(reversed(self.gaps)) > index
+            self._unsorted |= bool(self.gaps) and next(reversed(self.gaps)) > index
             self.gaps[index] = wanted
-            if out_of_order:
-                self.gaps = dict(sorted(self.gaps.items()))
-            self._lacked[carried.stream] = index
+            self.lacked[carried.stream] = index
             self.mark_incomplete()
             self._node.fetcher.want(self, index, wanted)
 
@@ -452,7 +451,7 @@ class Team:
         if self._arrived:
             self._arrived, self._rode = {}, {}
         if not self.gaps and not self.debt:
-            self._lacked.clear()
+            self.lacked.clear()
             if self._told == (0, 0):
                 return
         core = self._core
@@ -461,14 +460,13 @@ class Team:
             if last <= core.log.last:
                 break
             del self.gaps[last]
-        while self.gaps:
-            first = next(iter(self.gaps))
-            if first > core.commit:
-                break
+        for first in list(takewhile(core.commit.__ge__, self.gaps)):
             self.debt[first] = self.gaps.pop(first)
         self._tell()
 
     def _tell(self) -> None:
+        if self._unsorted:
+            self.gaps, self._unsorted = dict(sorted(self.gaps.items())), False
         told = (next(iter(self.gaps), 0), len(self.debt) + (not self.complete))
         if told != self._told:
             self._told = told
@@ -675,7 +673,7 @@ class Team:
         """Nobody needs these streams' frames from here on; the core hears of it at the next tick.
         (Who missed much finds most of what was overwritten meanwhile missing at the others too.)"""
         for stream in released:
-            index = self._lacked.pop(stream, 0)
+            index = self.lacked.pop(stream, 0)
             wanted = self.debt.get(index)
             if wanted is not None and wanted.stream == stream:
                 del self.debt[index]
