@@ -153,7 +153,9 @@ class Queries(Routing):
             except Unavailable:
                 if self.replica_here(other.group) is other:
                     raise
-                # It left this node meanwhile: a holder is asked next, and this answer stands.
+                # It left this node meanwhile; what is read next is asked of those who hold it.
+            # (What has happened to this one while the other was waited for?)
+            await replica.barrier(count)
 
     async def answer(self, query: Query[T_co], replica: Replica) -> T_co:
         """As `query`, of a range with a replica here. Raises also RangeMoved: it does not hold the
