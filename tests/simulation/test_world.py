@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from o3storage.runtime.network import Address
 from o3storage.simulation import Fault, FaultKind, SeedReport, run, simulate
+from o3storage.simulation._bad_luck import MachineFaults
 from o3storage.simulation._machine import PEER_PORT
+from o3storage.simulation._requests import Call
 from o3storage.simulation._world import World
 
 SLOW_SEEDS = int(os.environ.get("O3_SIMULATION_SEEDS", "100"))
@@ -154,3 +158,41 @@ def test_an_index_that_a_failed_start_was_building_is_no_finding() -> None:
 
     trace = "\n".join(run(main(), 11))
     assert "start failed" in trace and "verify: 1 problems" in trace
+
+
+class FarJumps(random.Random):
+    """Draws the largest of what it may choose from, and the same share of it each time."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(1)
+        self._share = share
+
+    def random(self) -> float:
+        return self._share
+
+    def choice(self, seq: Any) -> Any:
+        return max(seq)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.04, 0.96, 0.9999])
+def test_jumps_of_one_clock_do_not_add_up_until_nobody_is_let_in(share: float) -> None:
+    """Two of more than 450 s one way: a node refuses what clients sign, and is right (seed 610686 of
+    three nodes)."""
+
+    async def main() -> None:
+        world = World(11, nodes=1)
+        (machine,) = world.machines
+        await machine.start()
+        world.dice = FarJumps(share)
+        faults = MachineFaults(world)
+        before_ns = machine.clock.wall_ns()
+        for _ in range(5):
+            await faults.strike("clock", machine)
+            now_ns = machine.clock.wall_ns()
+            assert abs(now_ns - before_ns) >= 400e9
+            before_ns = now_ns
+            answer = await world.send("client", Call("GET", "/"))
+            assert answer.status == 200, answer
+        await machine.stop()
+
+    run(main(), 11)

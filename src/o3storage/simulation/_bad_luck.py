@@ -36,6 +36,10 @@ COUP_SYNC_S = 0.005
 """Longer than a vote takes to reach who asked for it: what is said too early is lost."""
 COUP_WAIT_S = 6.0
 COUP_SYNCS = 6
+CLOCK_ERROR_S = 840.0
+"""How far from the clients' clock all its jumps may take a machine's: beyond 900 s, S3 has a node
+refuse what they sign (RequestTimeTooSkewed). 60 s less, for a request that waits while its node
+stands still for up to 30 s, and for drift."""
 
 MACHINE_WEIGHTS = {
     "power-cut": 26,
@@ -237,7 +241,12 @@ class MachineFaults:
     async def clock(self, machine: Machine) -> None:
         dice = self._dice
         seconds = dice.choice((0.001, 1, 60, 500)) * (dice.random() * 2 - 1)
-        machine.clock.jump(int(seconds * 1e9))
+        delta_ns = int(seconds * 1e9)
+        ahead_ns = machine.clock.wall_ns() - self._world.client_clock.wall_ns()
+        if abs(ahead_ns + delta_ns) > CLOCK_ERROR_S * 1e9:
+            # Jumps add up, and nobody sets the clock right again: this one goes the other way.
+            delta_ns = -delta_ns
+        machine.clock.jump(delta_ns)
 
     async def flush(self, machine: Machine) -> None:
         """Not a fault by itself: the power goes while the index is being flushed."""

@@ -129,7 +129,7 @@ class World:
         self.bursts = sorted(0.5 + rng.random() * RUN_S for _ in range(self.scale.bursts))
         self.large_parts = 1 if seed % 8 == 0 else 0
         self.dice = self.rng("faults")
-        self._client_clock = SimClock()
+        self.client_clock = SimClock()
         self._signer = Signer()
         self._keep_trace = keep_trace
         self._digest = _native.Digester(
@@ -510,7 +510,7 @@ class World:
         life = machine.life
         if life is None:
             raise Lost
-        request = build(self._signer, call, self._client_clock.wall_ns())
+        request = build(self._signer, call, self.client_clock.wall_ns())
         task = self.loop.create_task(perform(life.service, request), context=machine.context)
         life.requests[task] = None
         self.report.requests += 1
