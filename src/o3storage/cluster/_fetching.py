@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from o3storage.cluster._team import Team
 
 WORKERS = 4
-"""Streams fetched at a time: they hide each other's round trips."""
+"""Streams fetched at a time: they hide each other's round trips. One of them takes what keeps an
+entry from being committed first, the others what is owed."""
+SWEPT = 2
+"""Wants looked at with each new one: what nobody wants any more does not pile up."""
 ANSWER_BYTES = 1 << 20
 """Frames in one answer."""
 CALL_S = 10.0
@@ -68,6 +71,10 @@ class Wanted(NamedTuple):
     """Index of the entry, or of one that was applied after it."""
 
 
+Want = tuple["Team", int, Wanted]
+"""Who wants it, and by which number."""
+
+
 class Fetcher:
     """`want` frames; the team that wants them is told when they are here."""
 
@@ -78,14 +85,17 @@ class Fetcher:
         """Ranges for which a holder's word was taken that nobody needs some frames. It was one for
         the keys that the range has there: a range that is cut off it here may need them."""
         self._node = node
-        self._queue: deque[tuple[Team, int, Wanted]] = deque()
+        self._gaps: deque[Want] = deque()
+        """Of entries that were not committed when it was queued."""
+        self._debts: deque[Want] = deque()
         self._wake: deque[asyncio.Future[None]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
         for number in range(WORKERS):
-            self._tasks.append(loop.create_task(self._work(), name=f"fetch frames {number}"))
+            work = self._work(gaps_first=not number)
+            self._tasks.append(loop.create_task(work, name=f"fetch frames {number}"))
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
@@ -94,47 +104,67 @@ class Fetcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def want(self, team: Team, index: int, wanted: Wanted) -> None:
-        self._queue.append((team, index, wanted))
+        for queue in (self._gaps, self._debts):
+            for _ in range(min(SWEPT, len(queue))):
+                known = queue.popleft()
+                if known[0].wants(known[1], known[2]):
+                    queue.append(known)
+        self._put((team, index, wanted))
         while self._wake:
             waiter = self._wake.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
 
+    @property
+    def waiting(self) -> int:
+        return len(self._gaps) + len(self._debts)
+
     # --- the one who lacks them
 
-    async def _work(self) -> None:
+    def _put(self, want: Want) -> None:
+        team, index, _ = want
+        (self._gaps if index in team.gaps else self._debts).append(want)
+
+    async def _work(self, *, gaps_first: bool) -> None:
+        first, then = self._debts, self._gaps
+        if gaps_first:
+            first, then = then, first
         loop = asyncio.get_running_loop()
         for turn in itertools.count(1):
             if turn % LOOKS_PER_TURN == 0:
                 await asyncio.sleep(0)  # (nobody may want any of them any more)
-            while not self._queue:
+            while not self.waiting:
                 waiter: asyncio.Future[None] = loop.create_future()
                 self._wake.append(waiter)
                 await waiter
-            team, index, wanted = self._queue.popleft()
+            want = (first or then).popleft()
+            if gaps_first and self._gaps and want[1] in want[0].debt:
+                self._put(want)  # (it was committed meanwhile, without this member)
+                continue
             try:
-                await self._try(team, index, wanted)
+                await self._try(want)
             except Exception as error:
                 # (Four of them, and nothing would be fetched any more.)
-                _log.error("frames.not_fetched", range=team.group, error=error)
-                self._queue.append((team, index, wanted))
+                _log.error("frames.not_fetched", range=want[0].group, error=error)
+                self._put(want)
                 await asyncio.sleep(FAILED_S)
 
-    async def _try(self, team: Team, index: int, wanted: Wanted) -> None:
+    async def _try(self, want: Want) -> None:
         """Until it is here, or nobody wants it, or others wait: then it comes again."""
+        team, index, wanted = want
         pause_s = RETRY_S
         while team.wants(index, wanted):
             if not team.may_fetch(index):
-                self._queue.append((team, index, wanted))
+                self._put(want)
                 await asyncio.sleep(RETRY_S)
                 return
             if await self._fetch(team, wanted) or await team.needless(index):
                 team.fetched(index, wanted)
                 return
-            if self._queue:
+            if self.waiting:
                 # Others may have more luck.
-                self._queue.append((team, index, wanted))
+                self._put(want)
                 await asyncio.sleep(RETRY_S / WORKERS)
                 return
             await asyncio.sleep(pause_s)
