@@ -9,12 +9,14 @@ import pytest
 from o3storage.simulation import SimDisk, run
 from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader, StoreFull, _core
 from o3storage.storage._frames import frame_place
-from o3storage.storage._records import HASH_BYTES
+from o3storage.storage._records import HASH_BYTES, STATE
 from o3storage.storage._rows import placement_bounds, run_bytes
 from o3storage.storage._volume import VolumeKind
 from o3storage.storage.index import Miss
 
 from .support import entry, frame, hard, open_store, store_on, stream_id
+from .test_faults import places
+from .test_rebuild import lose_index
 
 BULK = {"bulk_volume_bytes": 128 * 1024, "bulk_allocate_bytes": 32 * 1024}
 
@@ -264,6 +266,32 @@ def test_what_was_stored_of_uploads_that_ended_early_is_garbage(ends):
         for n in range(4):
             assert bytes(await store.read_frame(stream_id(9), n)) == frame(9, n, 20_000).data
         await store.close()
+
+    run(main(), 1)
+
+
+def test_a_volume_whose_rows_cannot_be_read_is_kept_and_told_of():
+    """The index alone has them: who rebuilds it has to find out."""
+
+    async def main():
+        disk = SimDisk(1)
+        store = await open_store(disk, **BULK)
+        for i in range(1, 60):
+            await store.append(1, hard(1), [entry(i)], [frame(i, size=4000)])
+            store.apply(1, i, [(b"\x10key%d" % i, b"value")], [stream_id(i)])
+        await compact_all(store)
+        await store.close()
+        path, offset, size = places(disk, STATE, ".bulk")[0]
+        disk.rot(path, offset + size // 2)
+        store = await open_store(disk, **BULK)
+        volume = next(v for v in store._core.volumes.values() if v.path == path)
+        assert await store._compactor.compact(volume) == 0
+        assert volume.keep and path in volumes(disk)
+        assert not store.stats().rotted_records
+        await store.close()
+        await lose_index(disk)
+        async with store_on(disk, **BULK) as store:
+            assert store.stats().index_rebuilt and store.stats().rotted_records
 
     run(main(), 1)
 

@@ -295,11 +295,11 @@ async def three_batches(disk):
     return disk.kill()
 
 
-def places(disk, kind):
+def places(disk, kind, suffix=".log"):
     """(path, offset of the record, its size) of all records of a kind, in the log volumes."""
     found = []
     for path, node in sorted(disk.image.names.items()):
-        if not path.endswith(".log"):
+        if not path.endswith(suffix):
             continue
         data = bytes(node.cached)
         at = data.find(records.RECORD_MAGIC)

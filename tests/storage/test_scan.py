@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o3storage.simulation import run
+from o3storage.storage import _records as records
 from o3storage.storage import _scan
 from o3storage.storage._core import Volume
 from o3storage.storage._records import RECORD_MAGIC, frame_parts
 from o3storage.storage._volume import HEADER_BYTES, VolumeHeader, VolumeKind, align
 
 from .support import frame, stream_id
+from .test_faults import places
+from .test_verify import filled, opened
 
 STEP = _scan.SEARCH_BYTES
 GAPS = (0, 1, 40, STEP - 80, STEP - 1, STEP, STEP + 1, 3 * STEP - 37, 40 * STEP + 5)
@@ -132,3 +135,33 @@ def test_the_search_behind_a_batch_looks_at_little():
     assert len(records) == count
     assert bad == []
     assert copied < count * 4 * STEP
+
+
+@pytest.mark.parametrize("suffix", [".log", ".bulk"])
+def test_a_bad_span_tells_whether_rows_may_have_stood_there(suffix):
+    """Wherever in a batch, or in a block, the record stands."""
+
+    async def main():
+        disk, _ = await filled()
+        kinds = {}
+        for kind in records.RECORD_TYPES:
+            for place in places(disk, kind, suffix):
+                kinds[place] = kind
+        store = await opened(disk)
+        met = set()
+        for (path, offset, size), kind in kinds.items():
+            volume = next((v for v in store._core.volumes.values() if v.path == path), None)
+            if volume is None:
+                continue
+            disk.rot(path, offset + size - 1)
+            bad = [s async for s in _scan.scan_records(store._core, volume) if s.header is None]
+            disk.rot(path, offset + size - 1)
+            assert [span.offset for span in bad] == [offset]
+            expected = kind not in {records.FRAME, records.ENTRY}
+            assert bad[0].may_hold_rows is expected, (path, offset, kind)
+            met.add(kind)
+        assert met >= ({records.FRAME, records.ENTRY} if suffix == ".log" else {records.FRAME})
+        assert met - {records.FRAME, records.ENTRY}
+        await store.close()
+
+    run(main(), 1)

@@ -7,11 +7,13 @@ import asyncio
 import pytest
 
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import BadBlock, FrameMissing, Miss, encode_piece
+from o3storage.storage import BadBlock, FrameMissing, Miss, StoreError, encode_piece, verify
+from o3storage.storage._records import OUTCOME, STATE
 from o3storage.storage.index import MAX_BATCH_ROWS
 
 from .support import entry, frame, hard, stream_id
-from .test_verify import opened
+from .test_faults import places
+from .test_verify import opened, parts
 
 
 async def history(disk, count=120):
@@ -297,6 +299,62 @@ def test_more_is_written_to_a_span_meanwhile_than_the_index_takes_at_once():
             found.update(rows)
             low = rows[-1][0] + b"\0"
         assert found == expected
+        await store.close()
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("kind", [OUTCOME, STATE])
+def test_a_span_is_not_mended_from_volumes_that_lack_what_belongs_there(kind):
+    """What an older record says would be served as if it were right."""
+
+    async def main():
+        disk = SimDisk(1)
+        store = await opened(disk)
+        expected = {}
+        for i in range(1, 61):
+            await store.append(1, hard(1), [entry(i)], [frame(i, size=3000)])
+            expected[b"\x10key%d" % (i % 20)] = b"value %d " % i * 20
+            store.apply(1, i, [(b"\x10key%d" % (i % 20), b"value %d " % i * 20)], [stream_id(i)])
+            if i == 50 and kind == STATE:
+                await store.flush()
+                while await store.compact():
+                    await store.flush()
+        await store.flush()
+        await store.close()
+        path, offset, size = places(disk, kind, ".bulk" if kind == STATE else ".log")[-1]
+        disk.rot(path, offset + size // 2)
+        for table in tables(disk):
+            disk.rot(table, len(disk.image.lookup(table).cached) - 20, 0x10)
+        for _ in range(2):
+            with pytest.raises(StoreError, match="verify --repair"):
+                store = await opened(disk)  # (it may look there itself)
+                with pytest.raises(BadBlock):
+                    await read_all(store)
+                try:
+                    await store.repair_index()
+                finally:
+                    await store.close()
+        # What it asks for: it is told of. Outcomes are found again from their entries.
+        report = await verify(disk, **parts(), repair=True)
+        assert {problem.kind for problem in report.problems} >= {"record", "index"}
+        assert {problem.kind for problem in report.problems} >= {"record", "index"}
+        store = await opened(disk)
+        state = store.log_state(1)
+        for index in range(state.applied_index + 1, state.last_index + 1):
+            value = b"value %d " % index * 20
+            store.apply(1, index, [(b"\x10key%d" % (index % 20), value)], [])
+        rows = await read_all(store)
+        if kind == OUTCOME:
+            assert rows == expected
+        await store.append(1, None, [entry(61)])
+        await store.flush()
+        await store.close()
+        await verify(disk, **parts(), repair=True)  # (the log still needed the volume before)
+        store = await opened(disk)
+        store._spans.wanted(BadBlock(1, b"\x10", b"\x11", "rot"))
+        await store.repair_index()  # nothing is in its way any more
+        assert await read_all(store) == rows
         await store.close()
 
     run(main(), 1)

@@ -87,11 +87,13 @@ MIN_GARBAGE_BYTES = 64 * KIB
 class _Mover(RecordOwner):
     """Owner of what compaction writes."""
 
-    __slots__ = ("starts", "streams")
+    __slots__ = ("rows_lost", "starts", "streams")
 
     def __init__(self) -> None:
         super().__init__()
         self.streams: dict[bytes, RunBuilder] = {}
+        self.rows_lost = False
+        """Something could not be read that may have said how rows changed."""
         self.starts: set[tuple[bytes, int]] = set()
         """(stream, frame) where a run began that is being moved. One begins there again, so that
         each placement row is replaced: one left over would point into the freed volume."""
@@ -228,7 +230,9 @@ class Compactor:
             for damaged in await placed_bad_frames(self.core, volume.volume):
                 mover.leave(damaged.stream)
         await self._place(mover, reaped, whole=True)
-        if (bad or self.log.cuts != cuts) and await self._placed_in(volume):
+        # Rows that were lost here are in the index alone: who rebuilds it has to find that out.
+        # (`verify --repair` writes them anew and sets the volume aside.)
+        if mover.rows_lost or ((bad or self.log.cuts != cuts) and await self._placed_in(volume)):
             volume.keep = True
             return 0
         freed = volume.size_bytes - (self.bulk.written_bytes - before)
@@ -327,6 +331,7 @@ class Compactor:
                 since = 0
             if found.header is None:
                 bad = True
+                mover.rows_lost |= found.may_hold_rows
             elif found.header.kind == FRAME:
                 singles += await self._copy_frame(volume, found, mover)
                 if singles >= SYNC_RUNS:

@@ -107,6 +107,8 @@ class _Gather(Replay):
         sealer = self._sealers(info.volume)
         if rotted:
             records = in_place(data, records, sealer)
+            # (The walk of the open does not come to volumes before the floor.)
+            self.core.stats.rotted_records += max(0, info.records - len(records))
         for found in records:
             offset, header = found
             if header.kind == FRAME:
@@ -316,6 +318,8 @@ async def _collect(
 async def _gather_state(core: Core, volume: Volume, gather: _Gather, staging: RowIndex) -> None:
     sealer = await core.sealer_of(volume)
     async for found in scan_records(core, volume):
+        if found.may_hold_rows:
+            core.stats.rotted_records += 1  # what it said is lost: it is told of
         if found.header is None or found.header.kind != STATE:
             continue
         try:

@@ -22,6 +22,8 @@ from o3storage.storage._batches import (
 )
 from o3storage.storage._core import Core, Volume
 from o3storage.storage._records import (
+    ENTRY,
+    FRAME,
     HASH_BYTES,
     PREFIX_BYTES,
     RECORD_MAGIC,
@@ -52,6 +54,8 @@ class Scanned(NamedTuple):
     size_bytes: int
     header: RecordHeader | None
     data: memoryview
+    may_hold_rows: bool = False
+    """Of a bad span: what stood there may have said how rows changed."""
 
 
 async def scan_records(
@@ -83,7 +87,9 @@ async def scan_records(
             )
             if not sound:
                 view = await window.at(at, 1)
-                yield Scanned(at, following - at, None, view[: following - at])
+                bad = view[: following - at]
+                may_hold_rows = await _may_hold_rows(window, volume, at, following)
+                yield Scanned(at, following - at, None, bad, may_hold_rows)
             at = following
             continue
         yield Scanned(at, size, header, view[:size])
@@ -157,6 +163,22 @@ class _Window:
         finally:
             volume.in_use -= 1
             await self._core.release(volume)
+
+
+async def _may_hold_rows(window: _Window, volume: Volume, start: int, end: int) -> bool:
+    """Unless a header still says that a frame or an entry stood in this bad span, and nothing else
+    did. (Frames imply placement: one that is lost is missed.)"""
+    view = await window.at(start, min(PREFIX_BYTES, end - start))
+    try:
+        header = parse_header(view)
+    except RecordBad:
+        return True
+    if header.kind not in (FRAME, ENTRY) or (header.kind == ENTRY and header.sequence):
+        return True
+    rest = min(start + header.size_bytes, end)
+    return not await _is_padding(window, rest, end) and not (
+        volume.kind is VolumeKind.LOG and await _is_between_batches(window, rest, end)
+    )
 
 
 async def _next_magic(window: _Window, at: int, end: int) -> int:

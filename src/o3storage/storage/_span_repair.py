@@ -49,7 +49,7 @@ from o3storage.storage._rows import (
     released_key,
 )
 from o3storage.storage._scan import Scanned, scan_records
-from o3storage.storage._types import MIB, StoreError
+from o3storage.storage._types import MIB, StoreError, StoreFull
 from o3storage.storage.index import MAX_BATCH_ROWS, BadBlock
 
 PAUSE_BYTES = 1 * MIB
@@ -59,6 +59,8 @@ MAX_SPAN_ROWS = 400_000
 """Rows of one span in memory, with what is written to it meanwhile: a whole table of small rows.
 Beyond it only a rebuild helps."""
 RETRY_S = 5.0
+MAX_RETRY_S = 600.0
+"""Each try reads all volumes, and what is in its way may stay."""
 
 
 class SpanRepair:
@@ -93,11 +95,16 @@ class SpanRepair:
                 await task
 
     async def _run(self) -> None:
+        retry_s = RETRY_S
         while self._wanted and not self.core.out_of_service:
             try:
                 await self.repair()
-            except (StoreError, DiskError, BadBlock):
+                retry_s = RETRY_S
+            except StoreFull:
                 await asyncio.sleep(RETRY_S)
+            except (StoreError, DiskError, BadBlock):
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, MAX_RETRY_S)
 
     async def repair(self) -> int:
         """Repair the first wanted span (after the one under way); returns its rows.
@@ -170,6 +177,13 @@ class SpanRepair:
                 await asyncio.sleep(0)
                 since = 0
             header = found.header
+            if found.may_hold_rows:
+                # An older row in the place of the one that was lost would be served as if right.
+                raise StoreError(
+                    f"the index cannot be mended: {volume.path} cannot be read at {found.offset}, "
+                    "and may say what belongs there; stop the store and run `o3storage verify "
+                    "--repair`, or empty this node's data directory and let it join again"
+                )
             if header is None:
                 continue
             if header.kind == FRAME:
