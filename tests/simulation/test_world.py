@@ -13,7 +13,7 @@ import pytest
 
 from o3storage.runtime.network import Address
 from o3storage.simulation import Fault, FaultKind, SeedReport, run, simulate
-from o3storage.simulation._bad_luck import MachineFaults
+from o3storage.simulation._bad_luck import INDEX_HEADER_BYTES, MachineFaults
 from o3storage.simulation._machine import PEER_PORT
 from o3storage.simulation._requests import Call
 from o3storage.simulation._world import World
@@ -194,5 +194,27 @@ def test_jumps_of_one_clock_do_not_add_up_until_nobody_is_let_in(share: float) -
             answer = await world.send("client", Call("GET", "/"))
             assert answer.status == 200, answer
         await machine.stop()
+
+    run(main(), 11)
+
+
+def test_a_node_starts_though_blocks_of_its_index_rotted() -> None:
+    """It read the cluster's records from one, and did not start (found by the fault `rot-index`)."""
+
+    async def main() -> None:
+        world = World(11, nodes=3)
+        await asyncio.gather(*(machine.start() for machine in world.machines))
+        await world._make_buckets()
+        machine = world.machines[1]
+        assert machine.life is not None
+        await machine.life.opened.store.flush()
+        for path in [path for path in machine.disk.image.names if path.endswith(".table")]:
+            machine.disk.rot(path, INDEX_HEADER_BYTES + 100)
+        machine.rotten = True
+        machine.power_cut("power cut")
+        await machine.serving.wait()
+        assert machine.life is not None and not machine.lossy
+        assert machine.life.opened.store.stats().spans_repaired
+        await asyncio.gather(*(each.stop() for each in world.machines))
 
     run(main(), 11)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from o3storage.runtime.disk import DiskError
 from o3storage.storage import StoreError
+from o3storage.storage._groups import unpack_place
+from o3storage.storage._volume import VolumeKind
 
 from ._faults import Fault, FaultKind
 from ._link import Blocked
@@ -30,6 +32,18 @@ ask both sides of the cut until the last of that is over."""
 ROT_BITS = (1, 1, 1, 5)
 HARSH_ROT_BITS = (1, 5, 25, 25)
 """Flipped at once on one machine: one of these."""
+LOG_ROT_BITS = (1, 3, 8, 20)
+"""The same, in what the next start reads of its log."""
+LOG_ROT_ENTRIES = 40
+"""Of each group, from its end: the index is flushed every 16 to 150."""
+ENTRY_BYTES = 200
+"""Where an entry's record begins, and where most of them end."""
+REFILLS = 3
+"""Power cuts at most while what rotted comes back."""
+REFILL_OPERATIONS = 60
+"""Of the disk, until the next of them: a fill takes some ten."""
+REFILL_S = 1.5
+"""Until it comes in any case."""
 QUICK_S = 0.02
 """A process that is started again at once."""
 COUP_SYNC_S = 0.005
@@ -64,6 +78,8 @@ CLUSTER_WEIGHTS = {
     "pause": 16,
     "power-cut-all": 4,
     "rot": 4,
+    "rot-index": 6,
+    "rot-log": 8,
 }
 """What strikes one machine among others."""
 HARSH_WEIGHTS = {**CLUSTER_WEIGHTS, "misdirected": 20}
@@ -83,11 +99,13 @@ NETWORK_WEIGHTS = {
 }
 LAST_KIND = "rot"
 """What follows it is judged less strictly, so it comes last."""
-ROTTING = (LAST_KIND, "misdirected")
+ROTTING = (LAST_KIND, "rot-index", "rot-log", "misdirected")
 """What spoils bytes that were durable: on one machine only, for the others mend it."""
 HEADER_BYTES = 8192
-"""Spared by both: a volume without its header is as good as lost, and so is its node."""
+"""Spared by all: a volume without its header is as good as lost, and so is its node."""
 ASTRAY_WAIT_S = 6.0
+INDEX_HEADER_BYTES = 128
+"""Of a table of the index: the same."""
 FOLLOWERS = 4
 """Writes behind one that went astray until its machine may die: if the last batch of a log was
 never written where it belongs, no disk can know that there was one."""
@@ -280,6 +298,100 @@ class MachineFaults:
             node = machine.disk.image.lookup(path)
             size = min(len(node.durable), len(node.cached))
             machine.disk.rot(path, dice.randrange(HEADER_BYTES, size), 1 << dice.randrange(8))
+
+    async def rot_index(self, machine: Machine) -> None:
+        """Bits flip in the tables of the index."""
+        dice = self._dice
+        names = sorted(
+            path
+            for path, node in machine.disk.image.names.items()
+            if node is not None
+            and path.startswith("index/")
+            and path.endswith(".table")
+            and min(len(node.durable), len(node.cached)) > INDEX_HEADER_BYTES
+        )
+        if not names:
+            return
+        machine.rotten = True
+        for _ in range(dice.choice(ROT_BITS)):
+            path = dice.choice(names)
+            node = machine.disk.image.lookup(path)
+            size = min(len(node.durable), len(node.cached))
+            at = dice.randrange(INDEX_HEADER_BYTES, size)
+            machine.disk.rot(path, at, 1 << dice.randrange(8))
+
+    async def rot_log(self, machine: Machine) -> None:
+        """Bits flip in what the next start reads of its log: entries and outcomes are lost, and
+        come back from the others. The power goes, and goes again while they come."""
+        dice, world = self._dice, self._world
+        if machine.life is None:
+            return
+        machine.rotten = machine.astray = True
+        client = Client(world, f"rot-{world.loop.time():.3f}")
+        client.patience_s = 1.0
+        try:
+            client.among = [machine]
+            await self._put_some(client)
+            if machine.life is None:
+                return
+            spoiled = machine.disk
+            self._spoil_log(machine)
+            # (Of the last batch of a log no disk can know that it is gone.)
+            writes = spoiled.operations.get("write", 0)
+            while machine.disk is spoiled and (
+                spoiled.operations.get("write", 0) < writes + FOLLOWERS
+            ):
+                await self._put_some(client)
+        finally:
+            machine.astray = False
+        client.among = [each for each in world.machines if each is not machine]
+        for _ in range(dice.randint(1, REFILLS)):
+            if machine.life is not None:
+                machine.power_cut("power cut", outage_s=QUICK_S + dice.random() ** 3)
+            await self._put_some(client)
+            await machine.serving.wait()
+            over = asyncio.Event()
+            machine.disk.inject(Tripwire(1 + dice.randrange(REFILL_OPERATIONS), over.set))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), REFILL_S)
+        if machine.life is not None:
+            machine.power_cut("power cut")
+
+    async def _put_some(self, client: Client) -> None:
+        for _ in range(self._dice.randint(1, 4)):
+            await client.put(self._dice.choice(BUCKETS), self._dice.choice(KEYS))
+            await asyncio.sleep(0.02)
+
+    def _spoil_log(self, machine: Machine) -> None:
+        assert machine.life is not None
+        dice, store = self._dice, machine.life.opened.store
+        floor = store._flusher.mark.floor_volume
+        read = [
+            volume
+            for number, volume in sorted(store._core.volumes.items())
+            if volume.kind is VolumeKind.LOG
+            and number >= floor
+            and volume.size_bytes > HEADER_BYTES
+            and volume.path in machine.disk.image.names
+        ]
+        places = [
+            unpack_place(place)
+            for group in store._core.groups.values()
+            for place in list(group.places)[-LOG_ROT_ENTRIES:]
+            if place
+        ]
+        for _ in range(dice.choice(LOG_ROT_BITS)):
+            if places and dice.random() < 0.7:
+                number, at = dice.choice(places)
+                at += dice.randrange(ENTRY_BYTES)
+                volume = store._core.volumes.get(number)
+            else:
+                volume = dice.choice(read) if read else None
+                at = dice.randrange(HEADER_BYTES, volume.size_bytes) if volume else 0
+            if volume is None or volume.path not in machine.disk.image.names:
+                continue
+            if HEADER_BYTES <= at < len(machine.disk.image.lookup(volume.path).cached):
+                machine.disk.rot(volume.path, at, 1 << dice.randrange(8))
 
     async def misdirected(self, machine: Machine) -> None:
         """A write ends, without an error, in another place of its file: what belongs there is
