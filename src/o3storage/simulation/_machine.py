@@ -33,7 +33,7 @@ from o3storage.storage import (
 
 from ._clock import SimEntropy
 from ._disk import SimDisk
-from ._growth import flush_often, make_small
+from ._growth import compact_often, compacts_often, flush_often, make_small
 from ._jobs import SimJobs
 from ._loop import OWNER
 from ._network import SimNetwork
@@ -110,6 +110,8 @@ class Machine:
             self.options.reload_log_bytes = 0  # nothing below the replay floor is looked at
         if world.ranges_grow:
             flush_often(self.options)
+        if compacts_often(seed):
+            compact_often(self.options)
         self.serving = asyncio.Event()
         self.life: Life | None = None
         self.deaths = 0

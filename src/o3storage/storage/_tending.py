@@ -23,8 +23,8 @@ from o3storage.storage._span_repair import SpanRepair
 from o3storage.storage._types import StoreError, StoreFull
 from o3storage.storage.index import BadBlock, IndexFailure
 
-COMPACT_EVERY_S = 5.0
-"""How often volumes are looked at for garbage."""
+AFTER_DEFECT_S = 5.0
+"""Until flushes are tried again."""
 TICK_S = 0.25
 """How often it is looked whether a flush is due."""
 
@@ -103,7 +103,7 @@ class Tender:
                         await self._flusher.flush()
             except Exception as error:
                 _tell_of_defect("flushes", error)
-                await asyncio.sleep(COMPACT_EVERY_S)
+                await asyncio.sleep(AFTER_DEFECT_S)
             await asyncio.sleep(TICK_S)
 
     async def _tend_volumes(self) -> None:
@@ -113,7 +113,7 @@ class Tender:
             await self._frames.reap_left_over()
         await self._load_scrub()
         while not core.out_of_service:
-            await asyncio.sleep(COMPACT_EVERY_S)
+            await asyncio.sleep(core.options.compaction_every_s)
             try:
                 freed = 1
                 while freed:

@@ -153,6 +153,8 @@ class StoreOptions:
     compaction_garbage_ratio: float = 0.5
     """A volume with at least this part of garbage is compacted."""
     compaction_bytes_per_s: int = 64 * MIB
+    compaction_every_s: float = 5.0
+    """How often volumes are looked at for garbage."""
     scrub_bytes_per_s: int = 8 * MIB
     scrub_every_s: float = 24 * 3600.0
     """A scrub of everything begins this long after the last one ended."""
