@@ -37,7 +37,7 @@ from . import _nodes, _ranges
 from ._config import MAX_KEY_ID_CHARS
 from ._credentials import ROOT_OWNER
 from ._errors import AdminError
-from ._health import health_facts
+from ._health import count_objects, health_facts
 from ._json_body import read_fields
 from ._root_key import ROOT_KEY, make_key, to_shared
 
@@ -107,7 +107,7 @@ def _query(request: Request) -> dict[str, str]:
 
 async def status(app: Application) -> dict[str, Any]:
     """The facts of /health with what an operator wants beside them."""
-    facts = await health_facts(app)
+    facts = health_facts(app, await count_objects(app))
     stats = app.store.stats()
     return {
         **facts,

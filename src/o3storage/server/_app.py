@@ -88,6 +88,7 @@ class Application:
         self.started_boot_s = self.clock.boot_s()
         self.pool = JobPool()
         self.stopping = False
+        self.object_count = _health.ObjectCount(lambda: _health.count_objects(self))
         self.root_key_ids: list[str] = []
         self.data_dir: DataDir
         self.store: Store

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from o3storage.catalog import Counts, add_counts, counts
@@ -18,22 +20,47 @@ if TYPE_CHECKING:
 
     from ._app import Application
 
+FRESH_S = 1.0
+"""/health needs no key: each range is asked for its sums so often at most, whoever asks."""
 RETRY_AFTER_S = 5
 """Asked of probes while writes are refused: about the time an election or a clean-up takes."""
 _JSON = ("Content-Type", "application/json")
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
 
 
-async def health_facts(app: Application) -> dict[str, Any]:
+class ObjectCount:
+    """How many objects the store has, as of at most FRESH_S ago. Those who ask while the ranges are
+    being asked wait for that one answer, or for its failure."""
+
+    def __init__(self, count: Callable[[], Awaitable[int | None]]) -> None:
+        self._count = count
+        self._asking = asyncio.Lock()
+        self._known: int | None = None
+        self._known_s = float("-inf")
+
+    async def now(self) -> int | None:
+        """None: it cannot be said."""
+        loop = asyncio.get_running_loop()
+        async with self._asking:
+            if loop.time() - self._known_s >= FRESH_S:
+                self._known = await self._count()
+                self._known_s = loop.time()
+            return self._known
+
+
+async def count_objects(app: Application) -> int | None:
+    # Without a leader the question would only wait for the time that a client is made to wait.
+    if app.membership.why_no_writes() is None:
+        with contextlib.suppress(Unavailable):
+            return (await total_counts(app.node)).objects
+    return None
+
+
+def health_facts(app: Application, objects: int | None) -> dict[str, Any]:
     """The body of /health: plain data, sizes in bytes."""
     space = app.store.space()
     refused = write_refusal(app)
-    objects = None
     membership = app.membership
-    # Without a leader the question would only wait for the time that a client is made to wait.
-    if membership.why_no_writes() is None:
-        with contextlib.suppress(Unavailable):
-            objects = (await total_counts(app.node)).objects
     available = 0 if space.full else max(space.free_bytes - space.reserve_bytes, 0)
     cluster: dict[str, Any] = {
         "active_nodes": sum(membership.up(record.node) for record in membership.live()),
@@ -79,7 +106,7 @@ async def answer(app: Application, path: str) -> Response | None:
             return Response(200, [_TEXT], b"ready\n")
         return Response(503, [_TEXT, ("Retry-After", str(RETRY_AFTER_S))], b"not ready\n")
     if path == "/health":
-        facts = await health_facts(app)
+        facts = health_facts(app, await app.object_count.now())
         status = 200 if facts["cluster"]["write_enabled"] else 503
         body = json.dumps(facts, indent=2).encode() + b"\n"
         return Response(status, [_JSON, ("Cache-Control", "no-store")], body)
