@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from o3storage.runtime import JobPool, StallMeter, SystemEntropy, log
-from o3storage.server import StartError
+from o3storage.server import StartError, _app, _running, read_running
 from o3storage.server._app import Application
 from o3storage.server._config import ServerConfig
 from o3storage.server._data_dir import open_data_dir
@@ -95,3 +95,38 @@ def test_a_port_that_is_taken_meanwhile_leaves_nothing_open(
             await application.pool.close()
 
     asyncio.run(main())
+
+
+def test_a_full_disk_does_not_keep_a_store_from_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file by which commands find it is written when there is room again."""
+    write, tries = _running.write, []
+    monkeypatch.setattr(_app, "ANNOUNCE_AGAIN_S", 0.0)
+
+    async def main() -> None:
+        written = asyncio.Event()
+
+        def full_once(data_dir: Path, running: _running.Running) -> None:
+            tries.append(running)
+            if len(tries) == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(data_dir, running)
+            written.set()
+
+        monkeypatch.setattr(_running, "write", full_once)
+        config = ServerConfig(ip="127.0.0.1", port=0, data_dir=tmp_path)
+        application = Application(config, StallMeter())
+        await application.start()
+        try:
+            await written.wait()
+            found = read_running(tmp_path)
+            assert found is not None and found.url == application.url
+        finally:
+            await application.stop()
+            await log.stop()
+            await application.pool.close()
+        assert read_running(tmp_path) is None
+
+    asyncio.run(main())
+    assert len(tries) == 2

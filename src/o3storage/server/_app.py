@@ -10,6 +10,7 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -66,6 +67,8 @@ and then collects before that (`StallMeter.collects`)."""
 MAX_BAD_FRAME_LINES = 1000
 """Log lines for bad records in the life of a process: enough to see where a disk goes bad."""
 
+ANNOUNCE_AGAIN_S = 30.0
+"""How often a disk that was full is tried again for the file that tells of a running store."""
 FOLLOW_S = 0.2
 """Between looks for a root key that has not come yet."""
 
@@ -103,6 +106,7 @@ class Application:
         self.admin_http: Server | None = None
         self._front: Server | None = None
         """Answers while the node waits for others."""
+        self._announcing: asyncio.TimerHandle | None = None
         self.housekeeping: Housekeeping
         self.metrics: Metrics
         self._secret_of_first_start: RootKey | None = None
@@ -332,7 +336,23 @@ class Application:
         membership = self.membership
         peers = ",".join(show_address(a) for a in membership.own_addresses() if membership.bound)
         running = _running.Running(os.getpid(), self.url, self.admin_url, config.region, peers)
-        _running.write(config.data_dir, running)
+        self._announce(running)
+
+    def _announce(self, running: _running.Running, *, tried: bool = False) -> None:
+        """Write the file by which commands find this store. A full disk is no reason not to serve
+        what is on it: it is written when there is room."""
+        try:
+            _running.write(self.config.data_dir, running)
+        except OSError as error:
+            if not tried:
+                _log.error(
+                    "running_file.not_written",
+                    error=error,
+                    effect="commands with --data-dir do not find this store until it is",
+                )
+            self._announcing = asyncio.get_running_loop().call_later(
+                ANNOUNCE_AGAIN_S, partial(self._announce, running, tried=True)
+            )
 
     async def _counts(self) -> Counts | None:
         """None while there is no majority to ask. Raises StartError."""
@@ -463,6 +483,8 @@ class Application:
     async def stop(self) -> None:
         """Finish what is in flight, then close every room. Loses nothing that was answered."""
         self.stopping = True
+        if self._announcing is not None:
+            self._announcing.cancel()
         if self.http.busy:
             self._say(STOPPING)
         await self.http.drain(DRAIN_TIMEOUT_S)

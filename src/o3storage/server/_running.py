@@ -6,6 +6,7 @@ it is stale, which the reader notices when nothing answers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Running:
 
 
 def write(data_dir: Path, running: Running) -> None:
+    """Raises OSError."""
     path = data_dir / FILE_NAME
     temporary = data_dir / f"{FILE_NAME}.new"
     temporary.write_text(
@@ -58,4 +60,6 @@ def read(data_dir: Path) -> Running | None:
 
 
 def remove(data_dir: Path) -> None:
-    (data_dir / FILE_NAME).unlink(missing_ok=True)
+    """As far as the disk lets it; what stays is stale."""
+    with contextlib.suppress(OSError):
+        (data_dir / FILE_NAME).unlink(missing_ok=True)
