@@ -13,6 +13,7 @@ from o3storage.cluster._leaving import ERASING, GONE
 from o3storage.cluster._range_keeper import RangeKeeper
 from o3storage.cluster._reading import left_note
 from o3storage.crypto import StreamRef
+from o3storage.raft.core import NOBODY
 from o3storage.simulation import run
 from tests.cluster.member_rig import Place, Places, patiently
 from tests.cluster.support import body_of
@@ -213,3 +214,78 @@ def test_range_0_is_told_again_after_something_unforeseen(
             assert failed
 
     run(main(), 26)
+
+
+def deaf(place: Place, group: int = 1) -> None:
+    """The replica hears nobody any more: who reads or writes by it waits."""
+    place.node._replicas[group].receive = lambda *_: None  # type: ignore[method-assign]
+
+
+async def read(place: Place, bucket: catalog.BucketInfo, key: bytes) -> int:
+    """Bytes of the version, found as a GET does it: its range is asked with the bucket's."""
+    reads = place.node.reads()
+    found = await reads.query(
+        catalog.get_bucket(bucket.name),
+        lambda b: catalog.head_version(b.bucket_id, key).route,
+    )
+    version = await reads.query(catalog.head_version(found.bucket_id, key))
+    return version.size_bytes
+
+
+def test_who_waits_to_read_by_a_replica_that_leaves_is_answered_by_another() -> None:
+    """Its bucket's range is still here; its key's, which is asked in the same turn, is not."""
+
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket = await patiently(places[1].bucket)
+            await patiently(lambda: places[1].put(bucket, b"k", b"123"))
+            source = next(p for p in holders(places) if not p.node._replicas[1].leads)
+            target = away(places)[0]
+            assert await read(source, bucket, b"k") == 3
+            deaf(source)
+            await patiently(lambda: source.node.ranges.move(1, source.id, target.id))
+            loop = asyncio.get_running_loop()
+            waiting: list[asyncio.Task[int]] = []
+            while source.node.ranges.is_here(1):
+                assert not any(task.done() for task in waiting)
+                waiting.append(loop.create_task(read(source, bucket, b"k")))
+                await asyncio.sleep(0.05)
+            assert waiting
+            assert await asyncio.gather(*waiting) == [3] * len(waiting)
+
+    run(main(), 27)
+
+
+def test_who_waits_to_write_by_a_replica_that_leaves_has_it_done_by_another() -> None:
+    """Also of several ranges at once."""
+
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket = await patiently(places[1].bucket)
+            for key in (b"a", b"m"):
+                await patiently(lambda k=key: places[1].put(bucket, k, b"123"))  # type: ignore[misc]
+            route = places[1].node.machine.stream_route(bucket.bucket_id, b"m")
+            await patiently(lambda: places[1].node.ranges.split(route[1:]))
+            await settled(places, 1, 2)
+            source = next(p for p in holders(places) if not p.node._replicas[1].leads)
+            target = away(places)[0]
+            deaf(source)
+            core = source.node._replicas[1].core
+            await places.until(lambda: core.leader == NOBODY)
+            await patiently(lambda: source.node.ranges.move(1, source.id, target.id))
+            items = [catalog.DeleteItem(key) for key in (b"a", b"m")]
+            now_ns = source.clock.wall_ns()
+            several = catalog.DeleteObjects(bucket.bucket_id, bucket.epoch, now_ns, "root", items)
+            whole = catalog.SyncBucket(bucket.bucket_id, bucket.epoch, "", "active", now_ns)
+            one = catalog.DeleteObject(bucket.bucket_id, bucket.epoch, b"a", now_ns, "root")
+            assert source.node.ranges.is_here(1)
+            await asyncio.gather(
+                source.node.submit(several), source.node.submit(one), source.node.submit(whole)
+            )
+            assert not source.node.ranges.is_here(1)
+            for key in (b"a", b"m"):
+                assert await places[1].get(bucket, key) is None
+
+    run(main(), 28)

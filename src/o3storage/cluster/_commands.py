@@ -10,6 +10,7 @@ from typing import Any
 from o3storage.cluster import _bodies, _records
 from o3storage.cluster._elsewhere import propose_held
 from o3storage.cluster._errors import Unavailable
+from o3storage.cluster._forwarding import MOVED_AWAY
 from o3storage.cluster._range_rows import RangeMoved
 from o3storage.cluster._ranges import NOWHERE
 from o3storage.cluster._replica import Replica
@@ -131,12 +132,18 @@ class Commands(Routing):
             held = frames.upload.held
         if isinstance(where, int):
             return await self._elsewhere.submit(where, data, frames, adds=adds, held=held)
-        if held and self.id not in held:
+        if held and self.id not in held and not where.leads:
             # The range came here during the upload: its body did not.
-            if where.leads:
-                return await propose_held(where, data, held, adds=adds)
             return await self._elsewhere.submit(where.group, data, adds=adds, held=held)
-        return await where.submit(data, frames, adds=adds)
+        try:
+            if held and self.id not in held:
+                return await propose_held(where, data, held, adds=adds)
+            return await where.submit(data, frames, adds=adds)
+        except Unavailable as refusal:
+            if refusal.uncertain or self.replica_here(where.group) is where:
+                raise
+            # The replica left this node meanwhile, and nothing was done.
+            return Outcome(None, RangeMoved(MOVED_AWAY))
 
     async def _submit_whole(self, command: Any) -> Any:
         """A command that every range of a span must apply, each for itself. A range that is cut off
