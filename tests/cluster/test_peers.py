@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from o3storage.cluster import _peers
+from o3storage.cluster._peer_link import MAX_WAITING_BYTES
 from o3storage.cluster._peer_types import (
     Code,
     PeerError,
@@ -272,6 +273,36 @@ def test_large_answers_wait_for_room() -> None:
             error = call.exception()
             assert isinstance(error, PeerError) and error.code == Code.BUSY
         assert one.seen == [("up", 2)] and two.peers.served_bytes == 0
+
+    play(main())
+
+
+def test_what_waits_of_large_answers_is_bounded() -> None:
+    """Those to calls of 1 MiB that a peer does not take were kept as many as it may ask: 4 GiB."""
+
+    async def main() -> None:
+        net = SimNet(1)
+        one, two = await cluster(net, 2)
+        net.set_quality(host(2), host(1), Quality(bytes_per_s=8e6))
+
+        async def large(node: int, payload: memoryview) -> bytes:
+            return bytes(1 << 20)
+
+        two.peers.serve(SLOW, large)
+        calls = [
+            asyncio.ensure_future(one.peers.call(2, SLOW, b"", timeout_s=60.0)) for _ in range(200)
+        ]
+        most = 0
+        while not all(call.done() for call in calls):
+            most = max(most, two.peers.waiting_bytes)
+            await asyncio.sleep(0.01)
+        assert most == MAX_WAITING_BYTES and two.peers.waiting_bytes == 0
+        failed = [call.exception() for call in calls if call.exception()]
+        assert 100 <= len(failed) <= 136
+        for error in failed:
+            assert isinstance(error, PeerError) and error.code == Code.FAILED
+        assert await one.peers.call(2, SLOW, b"", timeout_s=60.0) == bytes(1 << 20)
+        assert one.seen == [("up", 2)]
 
     play(main())
 

@@ -45,6 +45,9 @@ MAX_SERVED_BYTES = 64 << 20
 """Payloads of all calls that are being served, of all links."""
 LARGE_ANSWER_BYTES = 64 << 10
 """From this size on an answer waits until its link has room."""
+MAX_WAITING_BYTES = 64 << 20
+"""Of large answers that wait, of all links for calls: who asks for more while they are not taken is
+told that it failed. (Those of bulk links are few, see MAX_BULK_SERVED.)"""
 FLUSH_BYTES = 1 << 20
 """What waits for the end of the turn of the loop goes out at once when it is so much."""
 REFUSAL_S = 1.0
@@ -64,6 +67,7 @@ class Host(Protocol):
     stats: PeerStats
     me: int
     served_bytes: int
+    waiting_bytes: int
     on_message: Callable[[int, int, Message, list[SealedFrame]], None]
 
     @property
@@ -459,7 +463,7 @@ class PeerLink:
             if len(answer) > MAX_CALL_BYTES:
                 raise ValueError(f"an answer of {len(answer)} bytes")
             if len(answer) >= LARGE_ANSWER_BYTES:
-                await self._room()
+                await self._room(len(answer))
         except PeerError as error:
             self._served.pop(number, None)
             self._answer_error(number, error.code, error.message)
@@ -472,15 +476,26 @@ class PeerLink:
             head = _wire.ANSWER.pack(Unit.ANSWER, 4 + len(answer), number)
             self.queue((head, answer), len(head) + len(answer))
 
-    async def _room(self) -> None:
-        """Wait until less is unsent than streams, or calls, may leave."""
-        options = self.host.options
+    async def _room(self, size: int) -> None:
+        """Wait until less is unsent than streams, or calls, may leave. Raises PeerError when too
+        much waits already."""
+        host = self.host
         bulk = self.lane == Lane.BULK
-        limit = options.bulk_unsent_bytes if bulk else options.max_unsent_bytes
-        while self.unsent_bytes >= limit and not self.ended:
-            self.flush()
-            with contextlib.suppress(LinkClosed):
-                await self.link.drain(limit // 2)
+        limit = host.options.bulk_unsent_bytes if bulk else host.options.max_unsent_bytes
+        if self.unsent_bytes < limit:
+            return
+        if not bulk and host.waiting_bytes + size > MAX_WAITING_BYTES:
+            # Not BUSY: what was asked may have been done.
+            raise PeerError(Code.FAILED, "too many large answers of this node wait to be sent")
+        counted = 0 if bulk else size
+        host.waiting_bytes += counted
+        try:
+            while self.unsent_bytes >= limit and not self.ended:
+                self.flush()
+                with contextlib.suppress(LinkClosed):
+                    await self.link.drain(limit // 2)
+        finally:
+            host.waiting_bytes -= counted
 
     def _answer_error(self, number: int, code: int, message: str) -> None:
         self.host.stats.calls_refused += 1

@@ -97,6 +97,8 @@ class Peers:
         """When a problem that should end by itself was met first, where no warning was given."""
         self.served_bytes = 0
         """Payloads of the calls that are being served."""
+        self.waiting_bytes = 0
+        """Large answers to calls that wait for room on their links."""
         self._network = network
         self._admit = admit
         self._hello = hello
