@@ -548,6 +548,34 @@ def test_a_file_is_not_closed_under_who_reads_it_and_is_later(monkeypatch):
     run(main(), 1)
 
 
+def test_a_file_is_not_closed_while_its_key_is_found(monkeypatch):
+    monkeypatch.setattr(_core, "OPEN_FILES_MAX", 2)
+
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk, **BULK) as store:
+            await upload(store, 1, 16)
+        async with store_on(disk, **BULK) as store:
+            core = store._core
+            first, *others = [v for v in core.volumes.values() if v.kind is VolumeKind.BULK]
+            assert len(others) >= 2 and first.sealer is None
+            await core.open_for_read(first.volume)
+            read, closed = first.file.read, []
+
+            async def read_slowly(offset, size):
+                data = await read(offset, size)
+                for volume in others:
+                    await core.open_for_read(volume.volume)
+                closed.append(first.file is None)
+                return data
+
+            first.file.read = read_slowly
+            await core.sealer_of(first)
+            assert closed == [False] and not first.in_use
+
+    run(main(), 1)
+
+
 def test_the_id_of_a_freed_volume_is_not_used_again_after_a_crash():
     """The flush mark tells of it: what is said there would be taken for the new one's."""
 

@@ -337,7 +337,12 @@ class Core:
         if volume.sealer is None:
             await self.open_for_read(volume.volume)
             assert volume.file is not None
-            block = await volume.file.read(0, HEADER_BYTES)
+            volume.in_use += 1
+            try:
+                block = await volume.file.read(0, HEADER_BYTES)
+            finally:
+                volume.in_use -= 1
+                await self.release(volume)
             volume.sealer = open_sealer(block, volume.header, self.disk_key, volume.path)
         return volume.sealer
 
