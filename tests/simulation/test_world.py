@@ -14,7 +14,7 @@ import pytest
 from o3storage.runtime.network import Address
 from o3storage.simulation import Fault, FaultKind, SeedReport, run, simulate
 from o3storage.simulation._bad_luck import INDEX_HEADER_BYTES, MachineFaults
-from o3storage.simulation._machine import PEER_PORT
+from o3storage.simulation._machine import CAPACITY_BYTES, PEER_PORT
 from o3storage.simulation._requests import Call
 from o3storage.simulation._world import World
 
@@ -158,6 +158,28 @@ def test_an_index_that_a_failed_start_was_building_is_no_finding() -> None:
 
     trace = "\n".join(run(main(), 11))
     assert "start failed" in trace and "verify: 1 problems" in trace
+
+
+@pytest.mark.parametrize("how", ["kill", "power cut"])
+def test_a_full_disk_has_space_again_when_the_power_went_meanwhile(how: str) -> None:
+    """Else it stays full until all faults are over, and who waits for its node waits in vain (seed
+    713344 of five nodes)."""
+
+    async def main() -> None:
+        world = World(11, nodes=1)
+        (machine,) = world.machines
+        await machine.start()
+        fault = asyncio.create_task(MachineFaults(world).strike("full", machine))
+        await asyncio.sleep(0.1)
+        room = 3_000_000  # enough to start: a start that fails for want of space gets more
+        machine.disk.capacity_bytes = machine.disk.image.used_bytes() + room
+        machine.power_cut(how, outage_s=0.01)
+        await fault
+        assert (await machine.disk.space()).total_bytes == CAPACITY_BYTES
+        await machine.serving.wait()
+        await machine.stop()
+
+    run(main(), 11)
 
 
 class FarJumps(random.Random):

@@ -254,7 +254,8 @@ class MachineFaults:
         room = dice.choice((0, 100_000, 1_500_000, 3_000_000))
         disk.capacity_bytes = disk.image.used_bytes() + dice.randrange(room + 1)
         await asyncio.sleep(0.5 + dice.random() * 3)
-        disk.capacity_bytes = CAPACITY_BYTES
+        # (If the power went meanwhile it is another object, as full as this one.)
+        machine.disk.capacity_bytes = CAPACITY_BYTES
 
     async def clock(self, machine: Machine) -> None:
         dice = self._dice
