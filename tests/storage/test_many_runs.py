@@ -3,10 +3,14 @@ released in steps that neither the index nor the loop finds too long."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from o3storage.simulation import SimDisk, run
 from o3storage.storage import _log
+from o3storage.storage._frames import frame_place
+from o3storage.storage._log_batch import Payload
 from o3storage.storage._rows import Run, encode_run, placement_key
 from o3storage.storage.index import MAX_BATCH_ROWS
 
@@ -113,6 +117,50 @@ def test_one_entry_releases_many_streams_of_many_runs(crash):
             await store._frames.close()
         assert await store.get(b"\x10key") == b"value"
         assert await rows_of(store, b"\x01") == await rows_of(store, b"\x03") == 0
+        await store.close()
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("misses", [0, 1, 2])
+@pytest.mark.parametrize("numbers", [(4, 3), (3, 4), (5, 4, 3), (3, 6, 0)])
+def test_frames_of_one_stream_that_are_stored_again_at_once(monkeypatch, numbers, misses):
+    """Each by its own writer, in one batch, in any order; the rows that it takes may not be in
+    memory. Who is told that its frame is placed finds it."""
+    rest_of_cut = Payload._rest_of_cut
+    left = [misses]
+
+    def missing(self, stream, end):
+        if left[0]:
+            left[0] -= 1
+            raise LookupError
+        return rest_of_cut(self, stream, end)
+
+    async def main():
+        store = await opened(SimDisk(1))
+        core, stream = store._core, stream_id(1)
+        writer = store.open_stream(stream)
+        for n in range(8):
+            await writer.write(frame(1, n, 20_000, last=n == 7))
+        await writer.sync()
+        for first, run_ in await store._frames.runs(stream):
+            for n in range(run_.frames):
+                if first + n in numbers:
+                    offset, size = frame_place(run_, n)
+                    core.disk.rot(core.volumes[run_.volume].path, offset + size // 2)
+        monkeypatch.setattr(Payload, "_rest_of_cut", missing)
+
+        async def store_again(writer, n):
+            await writer.sync()
+            assert bytes(await store.read_frame(stream, n)) == frame(1, n, 20_000).data
+
+        writers = {n: store.open_stream(stream) for n in numbers}
+        for n, writer in writers.items():
+            await writer.write(frame(1, n, 20_000, last=n == 7))
+        await asyncio.gather(*(store_again(writer, n) for n, writer in writers.items()))
+        for n in range(8):
+            assert bytes(await store.read_frame(stream, n)) == frame(1, n, 20_000).data
+        assert not any(volume.holds for volume in core.volumes.values())
         await store.close()
 
     run(main(), 1)

@@ -250,13 +250,13 @@ class StreamWriter(RecordOwner):
                     await self._bulk.placed_at(self.stream, first + run.frames)
                 log.place_runs(runs, ())
                 await log.settle()
-                runs = log.take_unplaced(self.stream)
+                runs = log.take_unplaced(runs)
                 if not runs:
                     self.hand_over(stored)
                     self.discard()
                     return
         finally:
-            log.take_unplaced(self.stream)
+            log.take_unplaced(runs)
         raise StoreError(
             f"frames of stream {self.stream.hex()} are stored, and cannot be placed: the index's "
             "cache does not hold a block for as long as a batch takes"

@@ -120,8 +120,8 @@ class LogWriter:
         self._reaped: Container[bytes] = ()
         self.cuts = 0
         """Runs that were placed over parts of others (repair)."""
-        self._unplaced: dict[bytes, list[PlacedRun]] = {}
-        """By stream: see `take_unplaced`."""
+        self._unplaced: dict[PlacedRun, None] = {}
+        """See `take_unplaced`."""
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._spare: asyncio.Task[Volume] | None = None
@@ -283,11 +283,14 @@ class LogWriter:
         if unless is not None:
             self._reaped = unless
 
-    def take_unplaced(self, stream: bytes) -> list[PlacedRun]:
-        """Runs that cut into others and are left out of their batch, because rows that it takes
-        to place them were not in memory. What they replace stays as it is until they are placed
-        again, after these rows were read."""
-        return self._unplaced.pop(stream, [])
+    def take_unplaced(self, runs: Sequence[PlacedRun]) -> list[PlacedRun]:
+        """Those of `runs` that cut into others and were left out of their batch, because rows that
+        it takes to place them were not in memory. What they replace stays as it is until they are
+        placed again, after these rows were read."""
+        left = [placed for placed in runs if placed in self._unplaced]
+        for placed in left:
+            del self._unplaced[placed]
+        return left
 
     def note_bulk(self, volume: int, end: int | None) -> None:
         """So much of a bulk volume is synced; or (None) it was freed. Said with the next batch:
@@ -489,7 +492,7 @@ class LogWriter:
         if runs or notes:
             self.cuts += sum([cuts for _, _, _, cuts in runs])
             for unplaced in body.put_runs(runs, notes):
-                self._unplaced.setdefault(unplaced[0], []).append(unplaced)
+                self._unplaced[unplaced] = None
         for append in self._gathered:
             body.put_append(append)
         assert body.size_bytes <= payload

@@ -250,7 +250,9 @@ class Payload:
         core = self._core
         unplaced: list[PlacedRun] = []
         changes: list[RowChange] = [*notes.items()]
-        for placed in runs:
+        # What is left of a run behind a cut is written as it was before this batch: a frame that
+        # is placed anew there, too, has to come behind that.
+        for placed in sorted(runs, key=_order_of_cuts):
             stream, first, run, cuts = placed
             if cuts:
                 try:
@@ -334,6 +336,10 @@ class Payload:
         self.hashes.append(digest)
         self._volume.placed_bytes += size
         self._offset += size
+
+
+def _order_of_cuts(placed: PlacedRun) -> int:
+    return placed[1] if placed[3] else -1
 
 
 def _note(group: GroupLog, append: Append) -> None:
