@@ -104,6 +104,8 @@ ROTTING = (LAST_KIND, "rot-index", "rot-log", "misdirected")
 HEADER_BYTES = 8192
 """Spared by all: a volume without its header is as good as lost, and so is its node."""
 ASTRAY_WAIT_S = 6.0
+FOLLOW_S = 15.0
+"""A disk that is full, or out of service, is written to no more."""
 INDEX_HEADER_BYTES = 128
 """Of a table of the index: the same."""
 FOLLOWERS = 4
@@ -339,9 +341,10 @@ class MachineFaults:
             self._spoil_log(machine)
             # (Of the last batch of a log no disk can know that it is gone.)
             writes = spoiled.operations.get("write", 0)
-            while machine.disk is spoiled and (
-                spoiled.operations.get("write", 0) < writes + FOLLOWERS
-            ):
+            end_s = world.loop.time() + FOLLOW_S
+            while machine.disk is spoiled and world.loop.time() < end_s:
+                if spoiled.operations.get("write", 0) >= writes + FOLLOWERS:
+                    break
                 await self._put_some(client)
         finally:
             machine.astray = False
