@@ -24,7 +24,13 @@ from o3storage.cluster._moves import (
 )
 from o3storage.cluster._node_records import Announcement, NodeRecord, NodeState
 from o3storage.cluster._placement import next_change
-from o3storage.cluster._range_rows import Holders, encode_holders
+from o3storage.cluster._range_rows import (
+    EVERYTHING,
+    HOLDERS_LOW,
+    Holders,
+    directory_key,
+    encode_holders,
+)
 from o3storage.raft.core import Configuration
 from o3storage.simulation import run
 from tests.cluster.member_rig import Place, Places, patiently
@@ -448,6 +454,88 @@ def test_rows_of_a_range_that_others_hold_are_swept_and_no_others() -> None:
             await whole(places, bucket, bodies)
 
     run(main(), 39)
+
+
+@pytest.mark.parametrize("was_here", [False, True])
+def test_a_replica_that_was_made_before_range_0_said_who_has_the_range_goes_with_all_below_it(
+    was_here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member missed a cut, and a snapshot gave it the lower keys. Range 0 named the upper range,
+    and only then said that others have it: the replica that was made meanwhile never gets anything.
+    (`was_here`: one had left the disk before.)"""
+
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket, bodies = await fill(places)
+            route = places[1].node.machine.stream_route(bucket.bucket_id, b"m")
+            await patiently(lambda: places[1].node.ranges.split(route[1:]))
+            await settled(places, 1, 2)
+            place = next(p for p in holders(places) if not p.node._replicas[2].leads)
+            target = next(p for p in away(places, 2) if p not in holders(places))
+            other = next(p for p in away(places, 2) if p is not target)
+            rows = await place.store.scan(b"\x20", b"\x30", 100)
+            upper = [row for row in rows if row[0] >= b"\x20" + route[1:]]
+            await patiently(lambda: place.node.ranges.move(2, place.id, target.id))
+            await moved_alone(places, place, 2)
+            if not was_here:
+                place = other
+            lower = await place.store.scan(b"\x20", b"\x30", 100)
+            assert upper and not [row for row in lower if row in upper]
+            keeper, scan = place.node.ranges, place.store.scan
+            await place.store._log.write_rows(list(upper))
+            keeper._narrowed()
+
+            async def before_it_said_so(low: bytes, *rest: Any, **how: Any) -> Any:
+                found = await scan(low, *rest, **how)
+                return found[:1] if low == HOLDERS_LOW else found  # (of range 1)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(place.store, "scan", before_it_said_so)
+                await keeper.read_directory()
+                await asyncio.gather(*keeper._opening.values())
+            assert not place.node._replicas[2].applied
+            await keeper.read_directory()
+            assert 2 in place.node._replicas, "it may have become a member just now"
+            await places.until(lambda: 2 not in place.node._replicas)
+            await places.until(lambda: not keeper._leaving)
+            assert await scan(b"\x20", b"\x30", 100) == lower
+            await whole(places, bucket, bodies)
+            # It comes when it is to come, as ever.
+            source = next(p for p in holders(places, 2) if not p.node._replicas[2].leads)
+            await patiently(lambda: place.node.ranges.move(2, source.id, place.id))
+            await moved_alone(places, source, 2)
+            assert keeper.is_here(2)
+            await place.down()
+            await place.up(places[1].host if place is not places[1] else "", **SETTINGS)
+            await whole(places, bucket, bodies)
+
+    run(main(), 42)
+
+
+def test_a_start_between_two_words_of_range_0_about_a_cut() -> None:
+    """The part that was cut off is here, the other part never was, and range 0 was told of the
+    first: what it says of the second is as before the cut."""
+
+    async def main() -> None:
+        async with Places(count=5) as places:
+            await start(places)
+            bucket, bodies = await fill(places)
+            place = away(places)[0]
+            await places.until(lambda: 1 not in place.node._replicas, 60.0)
+            route = places[1].node.machine.stream_route(bucket.bucket_id, b"m")
+            await patiently(lambda: places[1].node.ranges.split(route[1:]))
+            await settled(places, 1, 2)
+            source = next(p for p in holders(places, 2) if not p.node._replicas[2].leads)
+            await patiently(lambda: place.node.ranges.move(2, source.id, place.id))
+            await places.until(lambda: place.node.ranges.is_here(2), 60.0)
+            await place.store._log.write_rows([(directory_key(1), EVERYTHING.encode())])
+            await place.down()
+            await place.up(places[1].host, **SETTINGS)
+            assert place.node.ranges.is_here(2)
+            await whole(places, bucket, bodies)
+
+    run(main(), 43)
 
 
 async def moved_alone(places: Places, place: Place, group: int) -> None:

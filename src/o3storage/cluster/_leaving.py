@@ -60,11 +60,7 @@ async def leave(
         nonlocal replica
         if replica is not None:
             await store.note(left_note(group), ERASING + span.encode())
-            if replica.team is not None:
-                replica.team.gaps.clear()
-                replica.team.debt.clear()
-                await replica.team.close()
-            await replica.close()
+            await _close(replica)
             replica = None
         spans = table.row_spans(group, span)
         for low, high in spans:
@@ -83,18 +79,33 @@ async def has_rows(store: Store, spans: Sequence[tuple[bytes, bytes]]) -> bool:
     return False
 
 
-async def sweep(node: Node, table: RangeTable, group: int, span: Span) -> bool:
+async def sweep(
+    node: Node, table: RangeTable, group: int, span: Span, replica: Replica | None = None
+) -> bool:
     """Erase what lies in the span of a range that never came here: it was cut off one whose replica
     here missed that, and got a snapshot of the lower keys. Nothing was promised of these rows; a
-    start after a crash finds what is left. False: as of `leave`."""
+    start after a crash finds what is left. `replica`: one without anything, as of `leave`. False:
+    as of `leave`."""
     spans = table.row_spans(group, span)
 
     async def erase() -> None:
+        nonlocal replica
+        if replica is not None:
+            await _close(replica)
+            replica = None
         for low, high in spans:
             await _release_bodies(node, low, high)
         await node.store.erase(group, spans, [])
 
     return await _until_done(erase, group, "range.swept")
+
+
+async def _close(replica: Replica) -> None:
+    if replica.team is not None:
+        replica.team.gaps.clear()
+        replica.team.debt.clear()
+        await replica.team.close()
+    await replica.close()
 
 
 async def _until_done(erase: Callable[[], Awaitable[None]], group: int, event: str) -> bool:

@@ -155,7 +155,8 @@ class RangeKeeper:
         spans.setdefault(FIRST_KEY_GROUP, EVERYTHING)
         logs = store.groups()
         first = store.log_state(FIRST_KEY_GROUP) if FIRST_KEY_GROUP in logs else None
-        if first is None or not first.last_index:
+        empty = first is None or not first.last_index
+        if empty:
             value = await store.get(directory_key(FIRST_KEY_GROUP))
             if value is not None:
                 spans[FIRST_KEY_GROUP] = Span.decode(value)
@@ -178,6 +179,12 @@ class RangeKeeper:
                 span = Span.decode(value) if value is not None else EVERYTHING
                 if not any(span.overlaps(other) for other in spans.values()):
                     spans[group] = span
+        if empty and FIRST_KEY_GROUP in spans and FIRST_KEY_GROUP not in self._left:
+            # It was put away, and a range that was cut off it is here, of which range 0 was told
+            # first: what it says of this one is too wide.
+            others = (span for group, span in spans.items() if group != FIRST_KEY_GROUP)
+            if any(spans[FIRST_KEY_GROUP].overlaps(span) for span in others):
+                del spans[FIRST_KEY_GROUP]
         self._table.fill(spans)
 
     def to_open(self) -> list[int]:
@@ -296,8 +303,6 @@ class RangeKeeper:
             return False
         if replica.fault or core.incoming is not None:
             return False
-        if core.wants_snapshot or not (core.log.last or replica.applied):
-            return False  # there is nothing
         if holders.entry_index < core.configuration_index or holders.configuration.joint:
             return False
         return self._node.id not in holders.configuration.members()
@@ -322,7 +327,13 @@ class RangeKeeper:
         for group in self._left_for_good():
             replica = self._replicas.pop(group)
             replica.fail("this node has no replica of the range any more")
-            self._leave(group, self._table.span(group), replica)
+            span = self._table.span(group)
+            if replica.applied or replica.core.log.last:
+                self._leave(group, span, replica)
+            else:
+                # It was made before range 0 said who has the range. What lies in the span is of
+                # one that missed the cut, and nobody else erases it.
+                self._erase(group, sweep(self._node, self._table, group, span, replica))
         known = {FIRST_KEY_GROUP: EVERYTHING, **self.directory} if self.holders else {}
         known = {group: span for group, span in known.items() if group in self.holders}
         away = {group: None for group in self._table.here() if self._is_away(group)}

@@ -85,8 +85,8 @@ def unfinished(node: Node) -> str:
     """What moves yet, or is erased, or is there and ought not to be; "" if nothing."""
     if node.ranges.moves:
         return f"range {next(iter(node.ranges.moves))} moves"
-    for group, replica in node._replicas.items():
-        if not holds(node, group) and replica.applied:
+    for group in node._replicas:
+        if not holds(node, group):
             return f"range {group} is to leave"
     leaving = next(iter(node.ranges._leaving), 0)
     return f"range {leaving} leaves" if leaving else ""
