@@ -18,10 +18,7 @@ from o3storage.cluster._applying import OVERTAKEN, RETRY_S, Applying
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._newcomer import never_here
 from o3storage.cluster._range_rows import Span, Split
-from o3storage.cluster._reading import (
-    entries_of,
-    open_core,
-)
+from o3storage.cluster._reading import entries_of, open_core
 from o3storage.cluster._team import Batch, Team
 from o3storage.raft.core import (
     Accepted,
@@ -177,6 +174,8 @@ class Replica(Applying):
         Raises Unavailable, StoreError."""
         uncertain = self.core.uncertain
         self._carry_out(self.core.step(Start()))
+        if self.team is not None:
+            self.team.settle()  # the core hears what is missing before it answers anybody
         if self.core.sole:
             if self.core.role is not Role.LEADER:
                 raise Unavailable(
