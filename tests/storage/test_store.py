@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from o3storage.storage import EntriesGone, FrameMissing, StoreKeyWrong, StoreLocked, _log  # noqa: F401
+from o3storage.storage import EntriesGone, FrameMissing, StoreFull, StoreKeyWrong, StoreLocked, _log  # noqa: F401
 
 from .support import SimDisk, entry, frame, hard, open_store, run, store_on, stream_id
 
@@ -275,3 +275,21 @@ def test_a_sync_does_not_starve_behind_other_streams():
             assert min(counts) > 0
 
     run(main(), 11)
+
+
+def test_who_was_woken_in_vain_wakes_the_next_writer():
+    """Its upload ended early while it waited: the others would wait until somebody writes again."""
+
+    async def main():
+        async with store_on(SimDisk(1), bulk_queue_bytes=20_000) as store:
+            first, second, third = (store.open_stream(stream_id(n)) for n in range(3))
+            await first.write(frame(0, 0, 30_000))
+            ended = asyncio.ensure_future(second.write(frame(1, 0, 30_000)))
+            waits = asyncio.ensure_future(third.write(frame(2, 0, 30_000)))
+            await asyncio.sleep(0)
+            second.error = StoreFull("what came before it found no room")
+            await asyncio.wait_for(waits, 1.0)  # virtual seconds
+            with pytest.raises(StoreFull):
+                await ended
+
+    run(main(), 12)

@@ -321,14 +321,18 @@ class BulkWriter:
 
     async def write(self, owner: RecordOwner, frame: SealedFrame | None, body: bytes = b"") -> None:
         """Queue a frame or (frame None) the body of a STATE record; waits for room."""
-        while self.queued_bytes >= self.core.options.bulk_queue_bytes:
+        try:
+            while self.queued_bytes >= self.core.options.bulk_queue_bytes:
+                self.core.check_service()
+                room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._room_waiters.append(room)
+                await room
             self.core.check_service()
-            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._room_waiters.append(room)
-            await room
-        self.core.check_service()
-        if owner.error is not None:
-            raise owner.error
+            if owner.error is not None:
+                raise owner.error
+        except BaseException:
+            self._free_waiters()  # (perhaps it was woken: the room is the next one's)
+            raise
         item = _Item(owner, frame, body)
         self._queue.append(item)
         self._items_queued += 1
