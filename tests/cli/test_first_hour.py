@@ -60,8 +60,13 @@ def test_the_first_screen_and_each_of_its_lines(tmp_path: Path) -> None:
         shell(f"{tools}\n{setup}\n{upload}", tmp_path)
         got = shell(f"{setup}\naws s3 cp s3://my-bucket/README.md -", tmp_path)
         assert got == "hello\n"
-        health = json.loads(shell(f"curl -sS {line_of(store.screen, 'health')}", tmp_path))
+        ask = f"curl -sS {line_of(store.screen, 'health')}"
+        health = json.loads(shell(ask, tmp_path))
         assert health["status"] == "ok" and health["storage"]["total_objects"] == 1
+        # What was just put is counted, however short ago somebody asked.
+        both = shell(f"{setup}\n{ask} >&2\n{upload}-2\n{ask}", tmp_path)
+        assert json.loads(both)["storage"]["total_objects"] == 2
+        shell(f"{setup}\naws s3 rm s3://my-bucket/README.md-2", tmp_path)
         assert health["cluster"]["write_enabled"] is True
         assert health["cluster"]["active_nodes"] == 1
         assert str(data_dir / "master.key") in line_of(store.screen, "back")

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ._app import Application
 
 FRESH_S = 1.0
-"""/health needs no key: each range is asked for its sums so often at most, whoever asks."""
+"""/health needs no key: of many ranges each is asked for its sums so often at most, by all."""
+MAX_RANGES_ASKED = 4
+"""As many are asked each time: somebody who has just put an object sees it counted."""
 RETRY_AFTER_S = 5
 """Asked of probes while writes are refused: about the time an election or a clean-up takes."""
 _JSON = ("Content-Type", "application/json")
@@ -106,7 +108,11 @@ async def answer(app: Application, path: str) -> Response | None:
             return Response(200, [_TEXT], b"ready\n")
         return Response(503, [_TEXT, ("Retry-After", str(RETRY_AFTER_S))], b"not ready\n")
     if path == "/health":
-        facts = health_facts(app, await app.object_count.now())
+        if len(app.node.key_ranges()) <= MAX_RANGES_ASKED:
+            objects = await count_objects(app)
+        else:
+            objects = await app.object_count.now()
+        facts = health_facts(app, objects)
         status = 200 if facts["cluster"]["write_enabled"] else 503
         body = json.dumps(facts, indent=2).encode() + b"\n"
         return Response(status, [_JSON, ("Cache-Control", "no-store")], body)
