@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from o3storage.runtime import JobPool, StallMeter, SystemEntropy, log
+from o3storage.runtime import DiskFull, JobPool, StallMeter, SystemEntropy, log
 from o3storage.server import StartError, _app, _running, read_running
 from o3storage.server._app import Application
 from o3storage.server._config import ServerConfig
 from o3storage.server._data_dir import open_data_dir
-from o3storage.storage import DataDirLock, StoreOutOfService
+from o3storage.storage import DataDirLock, StoreFull, StoreOutOfService
 
 
 def test_a_bad_certificate_or_a_taken_admin_port_makes_no_store(tmp_path: Path) -> None:
@@ -92,6 +92,30 @@ def test_a_port_that_is_taken_meanwhile_leaves_nothing_open(
             assert sizes and max(sizes) < 1 << 20
         finally:
             await log.stop()
+            await application.pool.close()
+
+    asyncio.run(main())
+
+
+def test_a_start_on_a_full_disk_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can delete objects from a store that does not run."""
+
+    async def full(*_: object, **__: object) -> None:
+        try:
+            raise DiskFull(errno.ENOSPC, "allocate: no space left")
+        except DiskFull as error:
+            raise StoreFull("no space for a new volume: delete objects or add space") from error
+
+    monkeypatch.setattr(_app, "open_member", full)
+    application = Application(ServerConfig(ip="127.0.0.1", port=0, data_dir=tmp_path), StallMeter())
+
+    async def main() -> None:
+        try:
+            with pytest.raises(StartError, match=r"no space left for a start.*free space"):
+                await application.start()
+        finally:
             await application.pool.close()
 
     asyncio.run(main())

@@ -28,6 +28,7 @@ from o3storage.cluster import (
 from o3storage.crypto import KeyFault, MasterKey
 from o3storage.http import Request, Response, Server, ServerTls, TlsConfigError
 from o3storage.runtime import (
+    DiskFull,
     JobPool,
     Logger,
     NativeJobs,
@@ -232,6 +233,11 @@ class Application:
             if network is not None:
                 await network.close()
             self.data_dir.release()
+            if isinstance(error, DiskFull) or isinstance(error.__cause__, DiskFull):
+                raise StartError(
+                    f"{config.data_dir}: the disk has no space left for a start; nothing is lost: "
+                    "free space on that disk, or make it larger, and start again"
+                ) from None
             if isinstance(error, (StoreError, ClusterError)):
                 raise StartError(f"{config.data_dir}: {error}") from None
             if isinstance(error, OSError):

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from o3storage.runtime.disk import DiskFault, DiskFull
+from o3storage.runtime.disk import DiskFault, DiskFull, OpenMode
 from o3storage.simulation import Fault, SimDisk, run
 from o3storage.storage.index import (
     BadBlock,
@@ -192,6 +192,71 @@ def test_a_full_disk_refuses_a_flush_cleanly_and_recovers():
         await index.close()
         index = await open_index(disk.crash(choose=lambda c, s: False))
         assert index.mark == b"again" and await all_rows(index) == model
+
+    run(main(), 13)
+
+
+def test_a_start_on_a_full_disk_takes_back_what_a_crash_left():
+    """What a merge had begun may hold the space that the start needs: it went after that only."""
+
+    async def main() -> None:
+        disk = SimDisk(13)
+        index, model = await filled(disk, 200)
+        await index.close()
+        left = await disk.open("data/index/00000000000fffff.table", OpenMode.CREATE)
+        await left.allocate(0, 2 << 20, zero_fill=False)
+        await left.close()
+        disk.capacity_bytes = disk.image.used_bytes() + 4000
+        index = await open_index(disk)
+        assert await all_rows(index) == model
+        assert "00000000000fffff.table" not in files_of(disk)
+        await index.close()
+        index = await open_index(disk.crash(choose=lambda c, s: False))
+        assert await all_rows(index) == model
+
+    run(main(), 13)
+
+
+def test_a_start_on_a_full_disk_first_makes_sure_of_the_manifest_that_it_read():
+    """A kill came between the new name of CURRENT and the sync of it: the older manifest, which
+    counts until then, may go only when the medium knows."""
+
+    async def main() -> None:
+        disk = SimDisk(13)
+        index, model = await filled(disk, 200)
+        await index.close()
+        disk.inject(Fault("sync_dir", path_prefix="data/index", after=1))
+        with pytest.raises(DiskFault):
+            await open_index(disk)
+        disk = disk.kill()
+        disk.capacity_bytes = disk.image.used_bytes() + 4000
+        disk.inject(Fault("write", path_prefix="data/index/MANIFEST"))
+        with pytest.raises(DiskFault):
+            await open_index(disk)
+        disk = disk.crash(choose=lambda c, s: getattr(c, "removed", "") and c.added is None)
+        disk.capacity_bytes = 1 << 40
+        index = await open_index(disk)
+        assert await all_rows(index) == model
+        await index.close()
+
+    run(main(), 13)
+
+
+def test_starts_that_fail_on_a_full_disk_leave_it_as_it_was():
+    async def main() -> None:
+        disk = SimDisk(13)
+        index, model = await filled(disk, 200)
+        await index.close()
+        names = set(files_of(disk))
+        disk.capacity_bytes = disk.image.used_bytes() + 4000
+        for _ in range(3):
+            with pytest.raises(DiskFull):
+                await open_index(disk)
+            assert set(files_of(disk)) == names
+        disk.capacity_bytes = 1 << 40
+        index = await open_index(disk)
+        assert await all_rows(index) == model
+        await index.close()
 
     run(main(), 13)
 

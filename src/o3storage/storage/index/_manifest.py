@@ -361,7 +361,7 @@ class Manifest:
         room_bytes: int = 0,
     ) -> Manifest:
         """A new file that starts with a snapshot of `state`, synced, and named by CURRENT, with
-        room for an edit of `room_bytes`. Raises DiskFull, DiskFault."""
+        room for an edit of `room_bytes`. Raises DiskFull (no new manifest is left), DiskFault."""
         path = f"{directory}/{manifest_name(number)}"
         file = await disk.open(path, OpenMode.CREATE)
         sealer = FileSealer(disk_key, salt)
@@ -370,7 +370,9 @@ class Manifest:
         try:
             await file.allocate(0, size, zero_fill=True)
         except DiskFull:
+            # Each try would keep what it got of the last space.
             await file.close()
+            await disk.unlink(path)
             raise
         await file.write_sync(0, [encode_file_header(number, salt), snapshot])
         await disk.sync_dir(directory)
@@ -381,7 +383,13 @@ class Manifest:
         if CURRENT_NEW in await disk.list_dir(directory):
             await disk.unlink(temporary)  # left over by a crash
         current = await disk.open(temporary, OpenMode.CREATE)
-        await current.allocate(0, SECTOR_BYTES, zero_fill=False)
+        try:
+            await current.allocate(0, SECTOR_BYTES, zero_fill=False)
+        except DiskFull:
+            await current.close()
+            await file.close()
+            await disk.unlink(path)
+            raise
         await current.write_sync(0, [encode_current(number)])
         await current.close()
         await disk.rename(temporary, f"{directory}/{CURRENT}")

@@ -63,10 +63,18 @@ class Tables:
         numbers[0] = max([state.next_number, old + 1, *(number + 1 for number in taken)])
         number = context.next_number()
         state.next_number = numbers[0]
-        salt = context.random_bytes(SALT_BYTES)
-        manifest = await Manifest.create(
-            disk, directory, number, disk_key=context.disk_key, salt=salt, state=state
-        )
+        try:
+            manifest = await _first_manifest(context, number, state)
+        except DiskFull:
+            # A crash may have left what the missing space is in: half of a merge, say.
+            used = {CURRENT, manifest_name(old), *map(table_name, state.tables)}
+            left = [name for name in names if name not in used and name != CURRENT_NEW]
+            # (A kill may have come before the medium knew of the manifest that CURRENT names.)
+            await disk.sync_dir(directory)
+            for name in left:
+                await disk.unlink(f"{directory}/{name}")
+            names = [name for name in names if name not in left]
+            manifest = await _first_manifest(context, number, state)
         keep = {CURRENT, manifest_name(number), *map(table_name, state.tables)}
         for name in names:
             if name not in keep and name != CURRENT_NEW:
@@ -152,21 +160,16 @@ class Tables:
     async def _new_manifest(self, room_bytes: int) -> None:
         context = self.context
         number = context.next_number()
-        path = f"{context.directory}/{manifest_name(number)}"
         salt = context.random_bytes(SALT_BYTES)
-        try:
-            manifest = await Manifest.create(
-                context.disk,
-                context.directory,
-                number,
-                disk_key=context.disk_key,
-                salt=salt,
-                state=self.state,
-                room_bytes=room_bytes,
-            )
-        except DiskFull:
-            await context.disk.unlink(path)
-            raise
+        manifest = await Manifest.create(
+            context.disk,
+            context.directory,
+            number,
+            disk_key=context.disk_key,
+            salt=salt,
+            state=self.state,
+            room_bytes=room_bytes,
+        )
         old, self._manifest = self._manifest, manifest
         await old.close()
         await context.disk.unlink(f"{context.directory}/{manifest_name(old.number)}")
@@ -191,6 +194,19 @@ class Tables:
         await asyncio.gather(*removals, return_exceptions=True)
         for table in self.view.tables():
             await table.close()
+
+
+async def _first_manifest(context: Context, number: int, state: State) -> Manifest:
+    """Of this run. Raises DiskFull, DiskFault."""
+    salt = context.random_bytes(SALT_BYTES)
+    return await Manifest.create(
+        context.disk,
+        context.directory,
+        number,
+        disk_key=context.disk_key,
+        salt=salt,
+        state=state,
+    )
 
 
 async def _make_dir(context: Context) -> None:
