@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from types import SimpleNamespace
 
@@ -9,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from o3storage.simulation import run
+from o3storage.simulation import SimDisk, run
 from o3storage.storage import _records as records
 from o3storage.storage import _scan
 from o3storage.storage._core import Volume
-from o3storage.storage._records import RECORD_MAGIC, frame_parts
+from o3storage.storage._records import HASH_BYTES, PREFIX_BYTES, RECORD_MAGIC, frame_parts
 from o3storage.storage._volume import HEADER_BYTES, VolumeHeader, VolumeKind, align
 
-from .support import frame, stream_id
+from .support import entry, frame, hard, stream_id
 from .test_faults import places
 from .test_verify import filled, opened
 
@@ -163,5 +164,100 @@ def test_a_bad_span_tells_whether_rows_may_have_stood_there(suffix):
         assert met >= ({records.FRAME, records.ENTRY} if suffix == ".log" else {records.FRAME})
         assert met - {records.FRAME, records.ENTRY}
         await store.close()
+
+    run(main(), 1)
+
+
+MAGIC_AT, KIND_AT, SEQUENCE_AT = HASH_BYTES, HASH_BYTES + 4, PREFIX_BYTES - 3
+
+
+@pytest.mark.parametrize("byte", [MAGIC_AT, KIND_AT, SEQUENCE_AT])
+def test_a_batch_tells_what_a_record_was_whose_header_is_bad(byte):
+    """It names its entries. If as many records are missing, these are the entries."""
+
+    async def main():
+        disk, _ = await filled()
+        kinds = {}
+        for kind in records.RECORD_TYPES:
+            for place in places(disk, kind):
+                kinds[place] = kind
+        store = await opened(disk)
+        volumes = {volume.path: volume for volume in store._core.volumes.values()}
+        met = set()
+        for (path, offset, _), kind in kinds.items():
+            if path not in volumes or kind == records.FRAME:
+                continue
+            disk.rot(path, offset + byte)
+            bad = [s async for s in _scan.scan_records(store._core, volumes[path]) if not s.header]
+            disk.rot(path, offset + byte)
+            assert [span.offset <= offset < span.offset + span.size_bytes for span in bad] == [True]
+            assert bad[0].may_hold_rows is (kind != records.ENTRY), (path, offset, kind)
+            met.add(kind)
+        assert met >= {records.ENTRY, records.OUTCOME, records.LOCAL}
+        await store.close()
+
+    run(main(), 1)
+
+
+async def one_batch(disk):
+    """The entries 2 and 3 in one batch, behind the outcome of 1: the places of all three."""
+    store = await opened(disk)
+    await store.append(1, hard(1), [entry(1)])
+    store.apply(1, 1, [(b"\x10key", b"value")], [])
+    await asyncio.gather(*(store.append(1, None, [entry(i)]) for i in (2, 3)))
+    await store.append(1, None, [entry(4)])
+    await store.close()
+    _, second, third, _ = places(disk, records.ENTRY)
+    outcome = max(place for place in places(disk, records.OUTCOME) if place < second)
+    assert outcome[1] // 4096 == third[1] // 4096
+    return outcome, second, third
+
+
+async def judged(disk, path):
+    """What is said of each bad span of that volume."""
+    store = await opened(disk)
+    volume = next(v for v in store._core.volumes.values() if v.path == path)
+    found = [s async for s in _scan.scan_records(store._core, volume) if s.header is None]
+    await store.close()
+    return [span.may_hold_rows for span in found]
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "expected"),
+    [
+        (["second"], [False]),
+        (["second", "third"], [False]),
+        (["outcome", "third"], [True, True]),
+        (["outcome", "second", "third"], [True]),
+    ],
+)
+def test_a_batch_of_which_more_than_entries_is_missing_may_have_held_rows(spoiled, expected):
+    async def main():
+        disk = SimDisk(1)
+        stood = dict(zip(("outcome", "second", "third"), await one_batch(disk), strict=True))
+        for name in spoiled:
+            path, offset, _ = stood[name]
+            disk.rot(path, offset + MAGIC_AT)
+        assert await judged(disk, path) == expected
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("where", ["header", "trailer", "neither"])
+def test_of_several_batches_in_one_bad_span_each_is_asked(where):
+    async def main():
+        disk = SimDisk(1)
+        store = await opened(disk)
+        for i in range(1, 6):
+            await store.append(1, None, [entry(i)])
+        await store.close()
+        found = places(disk, records.ENTRY)[1:4]
+        path = found[0][0]
+        for _, offset, _ in found:
+            disk.rot(path, offset + MAGIC_AT)
+        if where != "neither":
+            block = found[1][1] - found[1][1] % 4096
+            disk.rot(path, block + (40 if where == "header" else 4096 - 50))
+        assert await judged(disk, path) == [where == "trailer"]
 
     run(main(), 1)

@@ -8,7 +8,7 @@ import pytest
 
 from o3storage.simulation import SimDisk, run
 from o3storage.storage import BadBlock, FrameMissing, Miss, StoreError, encode_piece, verify
-from o3storage.storage._records import OUTCOME, STATE
+from o3storage.storage._records import ENTRY, OUTCOME, STATE
 from o3storage.storage.index import MAX_BATCH_ROWS
 
 from .support import entry, frame, hard, stream_id
@@ -355,6 +355,34 @@ def test_a_span_is_not_mended_from_volumes_that_lack_what_belongs_there(kind):
         store._spans.wanted(BadBlock(1, b"\x10", b"\x11", "rot"))
         await store.repair_index()  # nothing is in its way any more
         assert await read_all(store) == rows
+        await store.close()
+
+    run(main(), 1)
+
+
+def test_a_span_is_mended_beside_entries_whose_headers_are_bad():
+    """Entries say nothing of rows. (Seed 820110 of three nodes: the span was refused for good.)"""
+
+    async def main():
+        disk = SimDisk(1)
+        store = await opened(disk)
+        expected = {}
+        for i in range(1, 31):
+            await store.append(1, hard(1), [entry(i)])
+            expected[b"\x10key%d" % (i % 20)] = b"value %d " % i * 20
+            store.apply(1, i, [(b"\x10key%d" % (i % 20), b"value %d " % i * 20)], [])
+        await store.flush()
+        await store.close()
+        for (path, offset, _), byte in zip(
+            places(disk, ENTRY)[10:14], (32, 36, 77, 79), strict=True
+        ):
+            disk.rot(path, offset + byte)  # (magic, kind, sequence)
+        for table in tables(disk):
+            disk.rot(table, len(disk.image.lookup(table).cached) - 20, 0x10)
+        store = await opened(disk)
+        store._spans.wanted(BadBlock(1, b"\x10", b"\x11", "rot"))
+        await store.repair_index()
+        assert await read_all(store) == expected
         await store.close()
 
     run(main(), 1)

@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from o3storage.storage._batches import (
+    FLAG_ENTRIES,
     FOOTER_BYTES,
+    MAX_BATCH_BYTES,
     SECTOR_BYTES,
     BatchInfo,
     SummaryBad,
@@ -34,6 +36,7 @@ from o3storage.storage._records import (
 )
 from o3storage.storage._types import KIB, MIB
 from o3storage.storage._volume import BLOCK_BYTES, HEADER_BYTES, PAD, VolumeKind, align
+from o3storage.storage._walk import salvage
 
 WINDOW_BYTES = 1 * MIB
 """Read at a time: what was read is copied in one step of the loop."""
@@ -132,6 +135,9 @@ class _Window:
         self._medium = medium
         self._start = 0
         self._data = memoryview(b"")
+        self.judged = (0, False)
+        """Offset of the last batch that was asked whether it lacks entries alone, and the answer:
+        it may hold many bad spans."""
 
     def now(self, offset: int, size: int) -> memoryview | None:
         """As `at`, if nothing must be read."""
@@ -167,18 +173,67 @@ class _Window:
 
 async def _may_hold_rows(window: _Window, volume: Volume, start: int, end: int) -> bool:
     """Unless a header still says that a frame or an entry stood in this bad span, and nothing else
-    did. (Frames imply placement: one that is lost is missed.)"""
+    did, or the batches there lack entries alone. (Frames imply placement: one that is lost is
+    missed.)"""
+    in_log = volume.kind is VolumeKind.LOG
     view = await window.at(start, min(PREFIX_BYTES, end - start))
     try:
         header = parse_header(view)
     except RecordBad:
-        return True
-    if header.kind not in (FRAME, ENTRY) or (header.kind == ENTRY and header.sequence):
-        return True
-    rest = min(start + header.size_bytes, end)
-    return not await _is_padding(window, rest, end) and not (
-        volume.kind is VolumeKind.LOG and await _is_between_batches(window, rest, end)
-    )
+        header = None
+    if header is not None and (
+        header.kind == FRAME or (header.kind == ENTRY and not header.sequence)
+    ):
+        rest = min(start + header.size_bytes, end)
+        if await _is_padding(window, rest, end):
+            return False
+        if in_log and await _is_between_batches(window, rest, end):
+            return False
+    return not (in_log and await _lack_entries_alone(window, volume, start, end))
+
+
+async def _lack_entries_alone(window: _Window, volume: Volume, start: int, end: int) -> bool:
+    """Whether each batch with a part in this span names all of its records that are bad: what a
+    batch names are its entries. (Of a bad record the header may be what is bad.)"""
+    at = start
+    while at < end:
+        info = await _batch_of(window, volume, at)
+        if info is None:  # (what else may follow is the unwritten rest of the volume)
+            return at > start and await _is_padding(window, at, end)
+        if window.judged[0] != info.offset:
+            view = (await window.at(info.offset, info.size_bytes))[: info.size_bytes]
+            window.judged = (info.offset, _lacks_entries_alone(view, info))
+        if not window.judged[1]:
+            return False
+        at = info.offset + info.size_bytes
+    return True
+
+
+def _lacks_entries_alone(batch: memoryview, info: BatchInfo) -> bool:
+    named = [group for group in info.groups if group.flags & FLAG_ENTRIES]
+    missing = sum([group.last_index - group.first_index + 1 for group in named])
+    found = salvage(batch, 0, len(batch), info)
+    for _, header in found:
+        missing -= header.kind == ENTRY and any(
+            group.group == header.group and group.first_index <= header.b <= group.last_index
+            for group in named
+        )
+    return info.records - len(found) == missing
+
+
+async def _batch_of(window: _Window, volume: Volume, offset: int) -> BatchInfo | None:
+    """The batch that a byte of a log volume belongs to, if its trailer can be read."""
+    end = align(offset + 1)
+    while end <= min(offset + MAX_BATCH_BYTES, volume.size_bytes):
+        view = await window.at(end - BLOCK_BYTES, BLOCK_BYTES)
+        try:
+            info = parse_trailer(view, BLOCK_BYTES)
+        except SummaryBad:
+            end += BLOCK_BYTES
+            continue
+        held = window.holds(info, end - info.size_bytes) and info.offset <= offset
+        return info if held else None
+    return None
 
 
 async def _next_magic(window: _Window, at: int, end: int) -> int:
