@@ -197,7 +197,7 @@ def snapshot_without_its_last_index(patch: Patch) -> None:
 # --- bodies
 
 
-@planted(30)
+@planted(200)
 def acknowledged_with_a_minority_of_frames(patch: Patch) -> None:
     """A body is acknowledged, and its entry committed, when one node holds its frames."""
 
