@@ -6,6 +6,7 @@ from __future__ import annotations
 from o3storage.raft.core import (
     COMMAND,
     NO_OP,
+    UNKNOWN,
     Append,
     AppendResponse,
     Configuration,
@@ -374,3 +375,10 @@ def test_read_ready_outputs_name_the_tokens() -> None:
         cluster.nodes[1], __import__("o3storage.raft.core", fromlist=["x"]).ReadIndex(5)
     )
     assert outputs == [ReadReady([5], 1)]
+
+
+def test_a_log_is_kept_behind_a_snapshot_of_its_floor_whose_term_nobody_knew() -> None:
+    log = Log(4, UNKNOWN, [(5, 3)], 6)
+    assert log.goes_on(4, 2)
+    log.rebase(4, 2)
+    assert (log.floor, log.floor_term, log.last, log.term(4), log.term(5)) == (4, 2, 6, 2, 3)

@@ -128,6 +128,8 @@ def verify(options: argparse.Namespace) -> int:
             print(f"LOST {printable(name)}: {'; '.join(what)}")
         if len(report.lost) > MAX_SHOWN:
             print(f"... and {len(report.lost) - MAX_SHOWN:,} more; --json lists them")
+        for note in report.notes:
+            print(f"NOTE {note}")
         for line in report.repaired:
             print(f"repaired: {line}")
         if report.returned:

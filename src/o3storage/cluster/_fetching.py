@@ -293,7 +293,7 @@ class Fetcher:
         for other in self._node.replicas.values():
             # (Their key may be of a range that was cut off since.)
             team = other.team
-            if team is None or not team.complete:
+            if team is None or not team.complete or other.rows_lost:
                 return NONE_HERE
             if stream in team.lacked:
                 return NONE_HERE

@@ -127,6 +127,8 @@ async def open_core(store: Store, group: int, node: int) -> tuple[Core, list[Ent
         later_configurations=later,
         uncertain=state.uncertain,
     )
+    # (Where nobody else votes, nobody else knows: it serves what there is.)
+    core.wants_snapshot = state.rows_lost and not alone
     return core, carries
 
 

@@ -137,7 +137,8 @@ class Replica(Applying):
         self.applied = core.applied
         self._target = core.applied
         self._applying = False  # a task waits for the disk
-        self._held_back = False  # a snapshot is being installed: its rows come in steps
+        self._held_back = self.rows_lost
+        """Nothing is applied or read: rows are lost, or a snapshot comes, in steps."""
         self._apply_due = False
         self._task: asyncio.Task[None] | None = None
         self._reads: dict[int, asyncio.Future[int]] = {}
@@ -272,6 +273,11 @@ class Replica(Applying):
             return
         self._proposing = token = self.next_token()
         self._carry_out(self.core.step(Propose(token, payloads)))
+
+    @property
+    def rows_lost(self) -> bool:
+        """What was applied here is not all here: it serves nothing before a snapshot came."""
+        return self.core.wants_snapshot and self.core.applied > 0
 
     @property
     def leads(self) -> bool:
@@ -677,6 +683,7 @@ class Replica(Applying):
             "members": self.team.status() if self.team is not None else [],
             "repair_debt": len(self.team.debt) if self.team is not None else 0,
             "uncertain": core.uncertain,
+            "rows_lost": self.rows_lost,
             "missing": [list(hole) for hole in core.log.holes],
             "lost_entries": self.lost_entries,
             "fault": self.fault,

@@ -225,7 +225,7 @@ class Snapshots:
         if not self._node.ranges.free_for(replica.group, span):
             return False
         incoming, log = replica.core.incoming, self._node.store.log_state(replica.group)
-        if incoming is not None and incoming.index <= log.applied_index:
+        if incoming is not None and incoming.index <= log.applied_index - log.rows_lost:
             return False  # (it had been here, and left: what comes must be newer)
         self._span = span
         if replica.applied == 0:

@@ -205,6 +205,9 @@ class Application:
             )
         if stats.index_rebuilt:
             _log.warning("store.index_rebuilt")
+        for group in self.store.groups():
+            if self.store.log_state(group).rows_lost:
+                _log.error("store.rows_lost", range=group)
         self.store.on_out_of_service(
             lambda error: _log.error("disk.out_of_service", reason=str(error))
         )

@@ -143,6 +143,8 @@ class Core:
         self.stats = StoreStats()
         self.entry_account = EntryCache(options.entry_cache_bytes)
         self.groups: dict[int, GroupLog] = {}
+        self.rows_lost: dict[int, None] = {}
+        """Groups with `LogState.rows_lost`; each has a row 0x09 once the store is open."""
         self.volumes: dict[int, Volume] = {}
         self.index: RowIndex
         self.sequence = 0

@@ -10,9 +10,10 @@ Interface: `Installer.stage`, `install`, `redo`; `encode_piece`, `Span`.
 2. The decision is one such row. From its sync on the snapshot is this disk's state of the group:
    an open that finds it goes on from here before anything else is done.
 3. What differs between the pieces and the rows that stand in the group's spans is written, in
-   steps; rows that are in no piece are deleted. Repeating this changes nothing.
+   steps; rows that are in no piece are deleted. Repeating this changes nothing. (Where rows of the
+   group are lost, every row is written: a rebuild must not depend on any record before.)
 4. One batch holds the end: the log's new beginning, the hard state, the caller's own rows, and the
-   decision's deletion. Then the pieces go.
+   decision's deletion, with that of the row that says that rows are lost. Then the pieces go.
 
 Invariant: between 2 and 4 nobody reads or applies in the spans (the replica waits for 4).
 """
@@ -27,7 +28,7 @@ from o3storage.storage._core import Core
 from o3storage.storage._groups import GroupLog
 from o3storage.storage._log import LogWriter
 from o3storage.storage._records import RecordBad, decode_rows, encode_rows
-from o3storage.storage._rows import Row, RowChange
+from o3storage.storage._rows import Row, RowChange, rows_lost_key
 from o3storage.storage._types import KIB, GroupId, HardState, StoreDamaged
 
 STAGING_TABLE = b"\x05"
@@ -64,6 +65,14 @@ def decode_piece(piece: bytes) -> list[Row]:
 
 def _key(group: GroupId, number: int) -> bytes:
     return STAGING_TABLE + _KEY.pack(group, number)
+
+
+def decided_group(key: bytes) -> int | None:
+    """The group whose decision to install has this key."""
+    if key[:1] != STAGING_TABLE or len(key) != 1 + _KEY.size:
+        return None
+    group, number = _KEY.unpack_from(key, 1)
+    return group if number == DECISION else None
 
 
 class Installer:
@@ -125,10 +134,20 @@ class Installer:
                 return
             group, _ = _KEY.unpack(rows[0][0][1:])
             mark = await self.core.index.get(_key(group, DECISION))
-            if mark is not None:
+            if mark is not None and await self._all_staged(group, mark):
                 await self._carry_out(group, mark)
+            elif mark is not None:
+                # What it changed so far stands, or all of it does and its end is lost.
+                self.core.rows_lost[group] = None
+                await self.log.write_rows([(rows_lost_key(group), b"")])
             # What was staged without a decision is of no use: the sender begins again.
             await self._drop(group, 0)
+
+    async def _all_staged(self, group: GroupId, mark: bytes) -> bool:
+        for number in range(_MARK.unpack_from(mark)[6]):
+            if await self.core.index.get(_key(group, number)) is None:
+                return False
+        return True
 
     async def _carry_out(self, group: GroupId, mark: bytes) -> None:
         core = self.core
@@ -144,10 +163,11 @@ class Installer:
         log = core.groups.get(group)
         if log is None:
             log = core.groups[group] = GroupLog(group, core.entry_account)
-        if index > log.applied_index:
+        lost = group in core.rows_lost
+        if index > log.applied_index or (lost and index == log.applied_index):
             staged = _Staged(core, group, pieces)
             for low, high in zip(bounds[::2], bounds[1::2], strict=True):
-                await self._replace(low, high, staged)
+                await self._replace(low, high, staged, every=lost)
             await staged.end()
             log.install(index, term, keep=bool(keep))
             # A vote that was given meanwhile stands.
@@ -155,6 +175,9 @@ class Installer:
             if hard.term < hard_term:
                 hard = HardState(hard_term, vote, commit)
             hard = log.hard_state = HardState(hard.term, hard.vote, max(hard.commit, index))
+            ended: list[RowChange] = [(_key(group, DECISION), None)]
+            if lost:
+                ended.append((rows_lost_key(group), None))
             await self.log.submit(
                 log,
                 HardState(hard.term, hard.vote, hard.commit),
@@ -162,12 +185,15 @@ class Installer:
                 (),
                 reset=(index, term),
                 keep=bool(keep),
-                rows=[*own, (_key(group, DECISION), None)],
+                rows=[*own, *ended],
             )
+            core.rows_lost.pop(group, None)
         await self._drop(group, 0)
 
-    async def _replace(self, low: bytes, high: bytes, staged: _Staged) -> None:
-        """Make the rows of [low, high) those that are staged for it."""
+    async def _replace(
+        self, low: bytes, high: bytes, staged: _Staged, *, every: bool = False
+    ) -> None:
+        """Make the rows of [low, high) those that are staged for it; `every` one is written."""
         index = self.core.index
         changes: list[RowChange] = []
         size = 0
@@ -181,7 +207,7 @@ class Installer:
             end = at if at is not None else high
             old = dict(page)
             while new is not None and new[0] < end:
-                if old.pop(new[0], None) != new[1]:
+                if old.pop(new[0], None) != new[1] or every:
                     changes.append(new)
                     size += len(new[0]) + len(new[1])
                 staged.take()

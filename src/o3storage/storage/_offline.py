@@ -8,6 +8,7 @@ flush.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -39,12 +40,12 @@ from o3storage.storage._records import (
     parse_header,
 )
 from o3storage.storage._replay import Replay
-from o3storage.storage._rows import Row
+from o3storage.storage._rows import Row, read_rows_lost
 from o3storage.storage._scan import scan_records
 from o3storage.storage._types import EntryKind, FrameMissing, LogState, StoreDamaged, StoreOptions
 from o3storage.storage._volume import VolumeKind
 from o3storage.storage._walk import WalkResult
-from o3storage.storage.index import IndexDamaged
+from o3storage.storage.index import BadBlock, IndexDamaged
 
 KIND_NAMES = {
     FRAME: "frame",
@@ -166,6 +167,9 @@ class OfflineStore:
         replay = Replay(core, self.mark, core.sealer_now, rows=self.has_rows)
         self.log = await _open.read_log(core, logs, replay, self.mark.floor_volume, on_progress)
         replay.finish()
+        if self.has_rows:
+            with contextlib.suppress(BadBlock):  # (the check of the index says so)
+                core.rows_lost.update(dict.fromkeys(await read_rows_lost(core.index)))
 
     @property
     def has_rows(self) -> bool:
@@ -253,7 +257,9 @@ class OfflineStore:
 
     def log_state(self, group: int) -> LogState:
         found = self.core.groups.get(group)
-        return found.state() if found is not None else LogState()
+        state = found.state() if found is not None else LogState()
+        state.rows_lost = group in self.core.rows_lost
+        return state
 
     def _need_rows(self) -> None:
         if not self.has_rows:

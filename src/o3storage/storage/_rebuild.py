@@ -48,6 +48,7 @@ from o3storage.storage._rows import (
     encode_run,
     placement_key,
     released_key,
+    rows_lost_key,
     run_bytes,
 )
 from o3storage.storage._scan import scan_records
@@ -74,8 +75,8 @@ class _Gather(Replay):
     def __init__(self, core: Core, sealers: Callable[[int], FileSealer]) -> None:
         super().__init__(core, Mark(), sealers)
         self._outcomes_may_be_gone = True
-        self._chain: dict[int, tuple[int, int, int]] = {}
-        """group -> last outcome so far, and how many holes of either kind there were before it.
+        self._chain: dict[int, tuple[int, int, int, int]] = {}
+        """group -> last outcome so far, and how many holes of each kind there were before it.
         Outcomes follow each other; where volumes were freed, compaction has moved some."""
         self._lost: dict[int, None] = {}
         """Groups an outcome of which is lost: what lies behind it is executed again."""
@@ -84,6 +85,7 @@ class _Gather(Replay):
         """Holes in the sequence of batches where no volume can have been freed."""
         self._freed = 0
         """Those where one may have been."""
+        self._state_is_lost = False
         self.staged: dict[bytes, tuple[int, bytes | None]] = {}
         self.missing_from: dict[int, int] = {}
         """group -> first log volume that names entries which are missing."""
@@ -109,6 +111,7 @@ class _Gather(Replay):
             records = in_place(data, records, sealer)
             # (The walk of the open does not come to volumes before the floor.)
             self.core.stats.rotted_records += max(0, info.records - len(records))
+            self._look_for_loss(info, records)
         for found in records:
             offset, header = found
             if header.kind == FRAME:
@@ -121,6 +124,8 @@ class _Gather(Replay):
                     continue
                 body = open_body(data, header, sealer, offset, offset)
                 rows, released = decode_rows(body)
+                if header.kind == LOCAL:
+                    self._look_for_install(rows)
                 rows += [(released_key(stream), b"") for stream in released]
                 self.stage(header.sequence, rows)
                 if header.kind == OUTCOME:
@@ -128,8 +133,10 @@ class _Gather(Replay):
                     group.applied_index = max(group.applied_index, header.b)
             else:
                 if header.kind == GROUP:
-                    # A snapshot took the place of all that.
-                    self._lost.pop(header.group, None)
+                    # A snapshot took the place of all that, but wrote only what differed from it.
+                    if header.group in self._lost:
+                        self._losses += 1
+                        del self._lost[header.group]
                     self._reach(header.group, header.b)
                 others.append(found)
         super().batch(info, data, others, rotted=False)
@@ -138,6 +145,15 @@ class _Gather(Replay):
                 self.missing_from.setdefault(summary.group, info.volume)
             else:
                 self.missing_from.pop(summary.group, None)
+
+    def state_lost(self) -> None:
+        """Rows of any group were moved by compaction to what cannot be read."""
+        self._state_is_lost = True
+
+    def rows_end(self) -> None:
+        """All is read."""
+        if self._state_is_lost:
+            self.core.rows_lost.update(dict.fromkeys(self.core.groups))
 
     def _look_for_hole(self, info: BatchInfo) -> None:
         """Are all batches here that were written before this one? What volumes that were freed
@@ -149,20 +165,26 @@ class _Gather(Replay):
             between = range(last.volume + 1, info.volume)
             if all(number in self.core.volumes for number in between):
                 self._lost_batches += 1
+                self._losses += 1
             else:
                 self._freed += 1
 
     def _reach(self, group: int, index: int) -> None:
-        self._chain[group] = (index, self._lost_batches, self._freed)
+        self._chain[group] = (index, self._lost_batches, self._freed, self._losses)
 
     def _restart_chain(self, group: int, applied: int) -> None:
         """A volume begins, and says how far the group had applied. Where outcomes up to there are
         not here, compaction has moved them, unless that cannot be."""
-        at, lost_batches, freed = self._chain.get(group, (0, 0, 0))
+        at, lost_batches, freed, losses = self._chain.get(group, (0, 0, 0, 0))
         if applied <= at:
             self._lost.pop(group, None)  # from here on they were executed again
-        elif lost_batches != self._lost_batches or freed == self._freed:
-            self._lost[group] = None
+        else:
+            if lost_batches != self._lost_batches or freed == self._freed:
+                self._lost[group] = None
+            if freed != self._freed and losses != self._losses:
+                # Some were moved, and some may be what is lost: neither what is here nor what
+                # comes of executing them again is what was there.
+                self.core.rows_lost[group] = None
         if group not in self._lost:
             self._reach(group, applied)
 
@@ -312,6 +334,7 @@ async def _collect(
             progress("rebuild", done / total * 0.7)
     result = walk.finish()
     await _store_staged(gather, staging)
+    gather.rows_end()
     return result.last, gather.missing_from
 
 
@@ -319,7 +342,8 @@ async def _gather_state(core: Core, volume: Volume, gather: _Gather, staging: Ro
     sealer = await core.sealer_of(volume)
     async for found in scan_records(core, volume):
         if found.may_hold_rows:
-            core.stats.rotted_records += 1  # what it said is lost: it is told of
+            core.stats.rotted_records += 1
+            gather.state_lost()
         if found.header is None or found.header.kind != STATE:
             continue
         try:
@@ -405,4 +429,5 @@ async def _copy(
         low = rows[-1][0] + b"\0"
         if progress is not None:
             progress("rebuild", 0.7 + 0.3 * int.from_bytes(low[:2].ljust(2, b"\0"), "big") / 65536)
+    index.write([(rows_lost_key(group), b"") for group in core.rows_lost])
     mark.volumes = counts

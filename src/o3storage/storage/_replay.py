@@ -8,6 +8,8 @@ Invariants
   others.
 - Outcomes of a group are applied without a gap; behind a lost one nothing more of that group is,
   since the caller executes those entries again and finds the same (the state machine is pure).
+- An install wrote only what differed from the rows that stood: where records before it are lost,
+  the group's rows count as lost too (`LogState.rows_lost`), until an install that wrote all.
 - Entries are taken in order of the log; a later one with the same index replaces its suffix.
   Between volumes that are read some may have been freed, with entries that replaced some of the
   older one's: what a volume restates of a group's last entry decides.
@@ -15,7 +17,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from o3storage.crypto import FileSealer
 from o3storage.storage._batches import (
@@ -28,6 +30,7 @@ from o3storage.storage._batches import (
 )
 from o3storage.storage._core import Core
 from o3storage.storage._groups import GroupLog
+from o3storage.storage._install import decided_group
 from o3storage.storage._mark import Mark
 from o3storage.storage._records import (
     ENTRY,
@@ -44,6 +47,7 @@ from o3storage.storage._records import (
 from o3storage.storage._rows import (
     BULK_TABLE,
     PLACEMENT_TABLE,
+    ROWS_LOST_TABLE,
     RowChange,
     Run,
     decode_run,
@@ -87,6 +91,14 @@ class Replay:
         self._doubtful_epoch = 0
         """All groups became uncertain in this epoch; what later epochs say of each counts."""
         self._rows: list[RowChange] = []
+        self._losses = 0
+        """Above the mark, holes in what was read so far: records or batches that are gone."""
+        self._torn = False
+        """Records of this batch are gone."""
+        self._known_losses: dict[int, int] = {}
+        """group -> how many there were when its rows were noted as lost."""
+        self._installed: dict[int, bool] = {}
+        """Groups of which the batch ends an install, and whether that wrote all rows."""
 
     def batch(
         self, info: BatchInfo, data: memoryview, records: list[FoundRecord], *, rotted: bool
@@ -101,6 +113,7 @@ class Replay:
         sealer = self._sealers(info.volume)
         if rotted:
             records = in_place(data, records, sealer)
+            self._look_for_loss(info, records)
         for offset, header in records:
             kind = header.kind
             if kind == ENTRY:
@@ -120,12 +133,17 @@ class Replay:
                     rows, _ = decode_rows(open_body(data, header, sealer, offset, offset))
                     for key, value in rows:
                         self._place_again(key, value)
+                    self._look_for_install(rows)
             elif kind == GROUP:
                 index, term = decode_group_reset(open_body(data, header, sealer, offset, offset))
                 group = self._group(header.group)
                 applied = group.applied_index
                 group.install(index, term, keep=bool(header.flags & FLAG_KEEP))
                 group.applied_index = max(index, applied)
+                if header.sequence > self.mark.sequence:
+                    self._judge_rows(header.group)
+        self._installed.clear()
+        self._torn = False
         for summary in info.groups:
             group = self._group(summary.group)
             group.incarnation = summary.incarnation
@@ -138,7 +156,38 @@ class Replay:
         if rotted:
             core.stats.rotted_records += max(0, info.records - len(records))
 
+    def _look_for_loss(self, info: BatchInfo, records: list[FoundRecord]) -> None:
+        if len(records) < info.records and info.store_sequence > self.mark.sequence:
+            self._torn = True
+            self._losses += 1
+
+    def _look_for_install(self, rows: Sequence[RowChange]) -> None:
+        """What a LOCAL record says of snapshots."""
+        for key, value in rows:
+            if key[:1] == ROWS_LOST_TABLE:
+                group = int.from_bytes(key[1:], "big")
+                if value is not None:
+                    self.core.rows_lost[group] = None
+                    self._known_losses[group] = self._losses
+                elif self.core.rows_lost.pop(group, group) is None and group in self._installed:
+                    self._installed[group] = True
+            elif value is None and (ended := decided_group(key)) is not None:
+                self._installed[ended] = False
+
+    def _judge_rows(self, group: int) -> None:
+        """The log of a group begins anew: are all rows here that were there then?"""
+        wrote_all = self._installed.get(group)
+        if wrote_all is None and self._torn:
+            lost = True  # what says which of the two it was may be what is gone
+        elif wrote_all is None:
+            lost = bool(self.core.rows_lost)  # a cut may have made it of rows of another group
+        else:
+            lost = self._losses > (self._known_losses.get(group, 0) if wrote_all else 0)
+        if lost:
+            self.core.rows_lost[group] = None
+
     def uncertain(self, epoch: int) -> None:
+        self._losses += 1
         self._doubtful_epoch = max(self._doubtful_epoch, epoch)
         for group in self.core.groups.values():
             group.uncertain = True

@@ -10,6 +10,8 @@ The tables 0x01..0x0F belong to this room:
     0x07                                                   ->  u64 sequence S: all rows were
         written anew by a repair; changes in the volumes that are older than S are void
     0x08                                                   ->  how far the scrub is (`_scrub`)
+    0x09 | group 4                                         ->  b"": rows of the group are lost
+        (`LogState.rows_lost`)
 
 Frame numbers are stored inverted, so that the run that holds frame n is the first row at or after
 the key of n.
@@ -21,7 +23,7 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from o3storage.storage._types import STREAM_ID_BYTES
+from o3storage.storage._types import MAX_GROUPS, STREAM_ID_BYTES
 from o3storage.storage._volume import align
 from o3storage.storage.index import Miss
 
@@ -34,6 +36,7 @@ BULK_TABLE = b"\x04"
 NOTE_TABLE = b"\x06"
 SCRUB_KEY = b"\x08"
 RESTATED_KEY = b"\x07"
+ROWS_LOST_TABLE = b"\x09"
 FIRST_CATALOG_BYTE = 0x10
 """Rows of the catalog start at this table byte."""
 
@@ -42,6 +45,17 @@ _INVERT = 0xFFFFFFFF
 _RUN = struct.Struct("<IQHII")
 MAX_RUN_FRAMES = 0xFFFF
 _FRAME_0 = _INVERT.to_bytes(4, "big")
+
+
+def rows_lost_key(group: int) -> bytes:
+    return ROWS_LOST_TABLE + group.to_bytes(4, "big")
+
+
+async def read_rows_lost(index: RowIndex) -> list[int]:
+    """Groups of which rows are lost, ascending. Raises BadBlock."""
+    low, high = ROWS_LOST_TABLE, bytes([ROWS_LOST_TABLE[0] + 1])
+    rows = await index.scan(low, high, MAX_GROUPS)
+    return [int.from_bytes(key[1:], "big") for key, _ in rows]
 
 
 class Run(NamedTuple):

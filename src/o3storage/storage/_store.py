@@ -39,6 +39,8 @@ from o3storage.storage._rows import (
     NOTE_TABLE,
     Row,
     RowChange,
+    read_rows_lost,
+    rows_lost_key,
 )
 from o3storage.storage._scrub import BadFrame, scrub
 from o3storage.storage._set_aside import set_aside
@@ -179,13 +181,24 @@ class Store:
         """A snapshot that a crash cut short; what says so may lie in a damaged block."""
         for _ in range(MAX_MENDS):
             try:
+                await self._note_rows_lost()
                 await self._installer.redo()
             except BadBlock as bad:
                 self._spans.wanted(bad)
                 await self._spans.repair()
             else:
                 return
+        await self._note_rows_lost()
         await self._installer.redo()
+
+    async def _note_rows_lost(self) -> None:
+        """What this open found out, and what one before did, is in the volumes: an index that is
+        rebuilt once more says it again."""
+        core = self._core
+        for group in await read_rows_lost(core.index):
+            core.rows_lost[group] = None
+        if core.rows_lost:
+            await self._log.write_rows([(rows_lost_key(group), b"") for group in core.rows_lost])
 
     async def close(self) -> None:
         """Flush, write what waits, stop. Idempotent."""
@@ -238,7 +251,11 @@ class Store:
     def log_state(self, group: GroupId) -> LogState:
         """A copy; an unknown group has the empty state."""
         found = self._core.groups.get(group)
-        return found.state() if found is not None else LogState(uncertain=self._in_doubt())
+        if found is None:
+            return LogState(uncertain=self._in_doubt())
+        state = found.state()
+        state.rows_lost = group in self._core.rows_lost
+        return state
 
     def append(
         self,

@@ -111,6 +111,10 @@ class LogState:
     uncertain: bool = False
     """The disk lost a batch without a trace of what it held: the group grants no vote and
     acknowledges no append until it was made a learner; a sole voter goes on with term + 1."""
+    rows_lost: bool = False
+    """Rows are lost that no entry here brings back (a snapshot that was installed left them as they
+    were, say): the log is sound, the rows are not. Only a snapshot mends that, all of which
+    `Store.install` then writes; it stays so over restarts until then."""
 
 
 @dataclass(slots=True)

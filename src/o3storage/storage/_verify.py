@@ -77,6 +77,8 @@ class VerifyReport:
     repaired: list[str] = field(default_factory=list)
     lost: dict[str, list[str]] = field(default_factory=dict)
     """Whose frames cannot be read: a name for people -> which."""
+    notes: list[str] = field(default_factory=list)
+    """What the node itself sees to when it runs."""
     returned: bool = False
     """OUT_OF_SERVICE was removed."""
     out_of_service: bool = False
@@ -198,6 +200,12 @@ async def _check(
         state = store.log_state(group)
         if state.uncertain:
             report.add("uncertain", f"group {group}", "a batch is gone without a trace")
+        if state.rows_lost:
+            report.notes.append(
+                f"group {group}: rows are lost that the volumes do not hold any more. A node with "
+                "others serves nothing of the group until they sent all of it; one alone serves "
+                "what there is"
+            )
         for low, high in state.missing:
             if high > state.applied_index:
                 lost = True

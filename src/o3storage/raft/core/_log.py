@@ -247,7 +247,9 @@ class Log:
     def rebase(self, index: int, term: int) -> None:
         """Make (`index`, `term`) the floor, lost or not, and keep all above it."""
         self.holes = [(max(low, index + 1), high) for low, high in self.holes if high > index]
-        if self.term(index) != term:
+        if index == self.floor:
+            self.floor_term = term
+        elif self.term(index) != term:
             self._retag(index, term)
         self.compact(index)
         self.stable = max(self.stable, index)

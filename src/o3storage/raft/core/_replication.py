@@ -349,7 +349,9 @@ def append(state: State, message: Append) -> None:
     follow(state, message.sender)
     if state.retired or (state.incoming is not None and state.incoming.restoring):
         return
-    if state.wants_snapshot:
+    # (One that knows less to be committed could not bring what was applied here: it gets an answer
+    # like any leader, so that it can commit more.)
+    if state.wants_snapshot and message.commit >= state.applied:
         response = _response(state, message.sender, message.round)
         response.rejected = True
         response.rejected_index = message.prev_index
@@ -446,7 +448,7 @@ def heartbeat(state: State, message: Heartbeat) -> None:
                 state.term,
                 message.round,
                 state.uncertain,
-                state.log.holes[0][0] if state.log.holes else 0,
+                _hole(state) or (state.applied if state.wants_snapshot else 0),
             )
         )
     if message.quiesce and state.commit == state.log.last:
@@ -480,8 +482,12 @@ def _response(state: State, leader: int, round_number: int) -> AppendResponse:
         round=round_number,
         uncertain=state.uncertain,
         debt=state.debt,
-        hole=state.log.holes[0][0] if state.log.holes else 0,
+        hole=_hole(state),
     )
+
+
+def _hole(state: State) -> int:
+    return state.log.holes[0][0] if state.log.holes else 0
 
 
 def data_gap(state: State, event: DataGap) -> None:

@@ -166,6 +166,10 @@ def _held(state: State, leader: int, index: int, term: int) -> bool:
     """Whether the log reaches that far by itself. Then the snapshot is of no use, and installing it
     would undo what is applied above it."""
     log = state.log
+    if state.wants_snapshot:
+        # (Its log may reach that far, its rows do not. What is older than they are helps nobody;
+        # the leader asks again, with a newer one.)
+        return index < state.applied
     agrees = not log.holes and log.term(index) == term
     if index > min(state.commit, log.ceiling) and not agrees:
         return False

@@ -196,7 +196,7 @@ class State:
         self.retired = False
         self.wants_snapshot = False
         """Entries alone do not fill this replica: rows that they would change are not here, or are
-        another group's. It has no configuration, so it votes for nobody."""
+        another group's. It does not lead; if it has a configuration, it votes as its log says."""
         self.configurations: list[tuple[int, Configuration]] = [
             (configuration_index, configuration),
             *(later_configurations or []),
@@ -273,6 +273,7 @@ class State:
             and not self.log.holes
             and not self.retired
             and not self.uncertain
+            and not self.wants_snapshot
             and self.incoming is None
         )
 
@@ -340,7 +341,7 @@ class State:
             self.gated = []
         log = self.log
         high = self.commit
-        if high > self.applied:
+        if high > self.applied and not self.wants_snapshot:
             # Only what is committed and durable here is applied.
             high = min(high, log.stable, log.ceiling)
             if high > self.applied:

@@ -1,0 +1,163 @@
+"""A member that lost rows for good votes by its log, serves nothing, and gets a whole snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from o3storage import catalog
+from o3storage.cluster import ClusterError
+from o3storage.cluster._fetching import NONE_HERE
+from o3storage.raft.core import SnapshotPiece
+from o3storage.simulation import run
+from o3storage.storage._rows import rows_lost_key
+from tests.cluster.support import Rig
+from tests.cluster.team_support import Member, Team, equal, team
+
+KEYS = [b"key-%d" % number for number in range(12)]
+
+
+async def write(member: Member, bucket: Any) -> None:
+    for key in KEYS:
+        await member.put(bucket, key, b"body of " + key)
+
+
+async def lose_rows(group: Team, member: Member) -> None:
+    """As an open finds it where rot took rows that an installed snapshot had left as they were."""
+    rows = await member.store.scan(b"\x10", b"\xfe", 10_000)
+    assert rows
+    lost = [(key, None) for key, _ in rows if b"key-" in key]
+    assert lost
+    await member.store._log.write_rows([*lost, (rows_lost_key(1), b"")])
+    await group.kill(member)
+
+
+async def sees(member: Member, bucket: Any) -> list[bytes]:
+    async with asyncio.timeout(2):
+        page = await member.node.reads().query(catalog.list_objects(bucket.bucket_id))
+    return [entry[0] for entry in page.entries]
+
+
+async def reads_all_or_nothing(member: Member, bucket: Any) -> None:
+    try:
+        assert await sees(member, bucket) == sorted(KEYS)
+    except (ClusterError, TimeoutError):
+        return
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["at once", "an idle group"])
+def test_it_serves_nothing_until_it_has_all_of_it(*, quiet: bool) -> None:
+    async def main() -> None:
+        async with team(seed=51) as group:
+            bucket = await group.members[0].bucket()
+            away = group.follower()
+            await write(group.leader(), bucket)
+            await group.level()
+            await lose_rows(group, away)
+            if quiet:
+                await asyncio.sleep(30)
+            others = group.up
+            group.net.cut([away.id], [member.id for member in others])
+            await group.restart(away)
+            assert away.store.log_state(1).rows_lost
+            assert away.replica().status()["rows_lost"]
+            await reads_all_or_nothing(away, bucket)
+            group.net.drop = lambda message: isinstance(message, SnapshotPiece)
+            group.net.heal()
+            for _ in range(10):  # (it hears of its leader, and what is committed)
+                await reads_all_or_nothing(away, bucket)
+                await asyncio.sleep(0.5)
+            assert away.replica().core.leader
+            # Nor does it say that nobody needs a body any more because it knows of none.
+            assert away.replica().team.complete
+            why = away.node.replication.fetcher._why_missing
+            assert why(1, away.replica().applied, bytes(16)) == NONE_HERE
+            assert away.store.log_state(1).rows_lost
+            group.net.drop = lambda _: False
+            for _ in range(400):
+                await reads_all_or_nothing(away, bucket)
+                if not away.store.log_state(1).rows_lost:
+                    break
+                await asyncio.sleep(0.05)
+            assert not away.store.log_state(1).rows_lost
+            assert not away.replica().status()["rows_lost"]
+            await equal(group)
+            assert await sees(away, bucket) == sorted(KEYS)
+            # A restart finds it whole.
+            await group.kill(away)
+            await group.restart(away)
+            assert not away.store.log_state(1).rows_lost
+            await equal(group)
+
+    run(main(), 51)
+
+
+@pytest.mark.parametrize("led", [False, True], ids=["a follower", "the leader"])
+def test_its_vote_counts_and_it_does_not_lead(*, led: bool) -> None:
+    """One member is away, another lost rows: the third leads with its vote, and heals it."""
+
+    async def main() -> None:
+        async with team(seed=52) as group:
+            bucket = await group.members[0].bucket()
+            await write(group.leader(), bucket)
+            await group.level()
+            lost = group.leader() if led else group.follower()
+            away, whole = (member for member in group.members if member is not lost)
+            await lose_rows(group, lost)
+            await group.kill(away)
+            await group.kill(whole)
+            await group.restart(lost)
+            await group.restart(whole)
+            await group.settled()
+            assert whole.leads()
+            for _ in range(400):
+                if not lost.store.log_state(1).rows_lost:
+                    break
+                await asyncio.sleep(0.05)
+            assert not lost.store.log_state(1).rows_lost
+            await equal(group)
+            assert await sees(lost, bucket) == sorted(KEYS)
+            await group.restart(away)
+            await equal(group)
+
+    run(main(), 52)
+
+
+def test_where_all_lost_rows_nobody_serves_and_each_says_so() -> None:
+    async def main() -> None:
+        async with team(seed=53) as group:
+            bucket = await group.members[0].bucket()
+            await write(group.leader(), bucket)
+            await group.level()
+            for member in list(group.members):
+                await lose_rows(group, member)
+            for member in list(group.members):
+                await group.restart(member)
+            await asyncio.sleep(60)
+            for member in group.members:
+                assert not member.leads()
+                assert member.leads(0) or member.replica(0).core.leader
+                assert member.replica().status()["rows_lost"]
+                with pytest.raises((ClusterError, TimeoutError)):
+                    await sees(member, bucket)
+
+    run(main(), 53)
+
+
+def test_one_alone_serves_what_there_is() -> None:
+    async def main() -> None:
+        rig = await Rig(54).start()
+        bucket = await rig.bucket()
+        await rig.put(bucket, b"key", b"body")
+        await rig.store._log.write_rows([(rows_lost_key(1), b"")])
+        await rig.stop()
+        await rig.start()
+        assert rig.store.log_state(1).rows_lost
+        assert not rig.node._replicas[1].status()["rows_lost"]
+        page = await rig.node.reads().query(catalog.list_objects(bucket.bucket_id))
+        assert [entry[0] for entry in page.entries] == [b"key"]
+        await rig.stop()
+
+    run(main(), 54)

@@ -1,0 +1,153 @@
+"""Rows that a snapshot left as they were, and whose own record rot took: the member says so, over
+restarts and rebuilds, until a snapshot of everything came."""
+
+from __future__ import annotations
+
+import pytest
+
+from o3storage.simulation import SimDisk
+from o3storage.storage import HardState, encode_piece, verify
+from o3storage.storage import _records as records
+from o3storage.storage._install import decided_group
+
+from .support import KEY, SimClock, SimEntropy, SimJobs, entry, hard, open_store, run, store_on
+from .test_faults import places
+from .test_rebuild import lose_index
+
+SPANS = [(b"\x20", b"\x21")]
+OPTIONS = {"log_volume_bytes": 64 * 1024}
+ROWS = {b"\x20row%d" % number: b"of entry %d" % number for number in range(1, 6)}
+NEW = {**ROWS, b"\x20new": b"of the snapshot"}
+
+
+async def receive(store, rows, index):
+    await store.stage_piece(1, 0, encode_piece(sorted(rows.items())))
+    own = (b"\xfe\x01", b"members")
+    await store.install(1, index, 2, 1, SPANS, HardState(2, 1, index), False, [own])
+
+
+async def history(disk, *, installs=True):
+    """Five outcomes, each in a batch of its own; then a snapshot that brings one row more."""
+    store = await open_store(disk, **OPTIONS)
+    await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
+    for index, row in enumerate(ROWS.items(), start=1):
+        store.apply(1, index, [row])
+        await store.append(1, hard(1, 0, index), [])  # the outcome rides with it
+    if installs:
+        await receive(store, NEW, 9)
+        store_rows = dict(await store.scan(*SPANS[0], 100))
+        assert store_rows == NEW
+    disk = disk.crash()
+    await store.close()
+    return disk
+
+
+def rot(disk, kind, number):
+    path, offset, size = places(disk, kind)[number]
+    disk.rot(path, offset + size // 2, 4)
+
+
+async def rows_of(store):
+    return dict(await store.scan(*SPANS[0], 100))
+
+
+@pytest.mark.parametrize("index_lost", [False, True])
+@pytest.mark.parametrize("number", range(5))
+def test_a_snapshot_behind_a_lost_outcome_is_not_whole(index_lost, number):
+    async def main():
+        disk = await history(SimDisk(7))
+        rot(disk, records.OUTCOME, number)
+        if index_lost:
+            await lose_index(disk)
+        async with store_on(disk, **OPTIONS) as store:
+            state = store.log_state(1)
+            assert await rows_of(store) != NEW
+            assert state.rows_lost
+            assert (state.applied_index, state.last_index) == (9, 9)
+        # A clean stop, a rebuild, and a crash in it change nothing.
+        async with store_on(disk, **OPTIONS) as store:
+            assert store.log_state(1).rows_lost
+        await lose_index(disk)
+        async with store_on(disk, **OPTIONS) as store:
+            assert store.log_state(1).rows_lost
+            # One as old as what was applied here is enough; it is written whole.
+            await receive(store, NEW, 9)
+            assert not store.log_state(1).rows_lost
+            assert await rows_of(store) == NEW
+        for _ in range(2):
+            async with store_on(disk, **OPTIONS) as store:
+                assert not store.log_state(1).rows_lost
+                assert await rows_of(store) == NEW
+            await lose_index(disk)
+
+    run(main(), 7)
+
+
+@pytest.mark.parametrize("index_lost", [False, True])
+def test_a_lost_piece_of_what_a_snapshot_wrote_is_not_passed_over(index_lost):
+    async def main():
+        disk = await history(SimDisk(8))
+        count = len(places(disk, records.LOCAL))
+        told = 0
+        for number in range(count):
+            copy = disk.crash(choose=lambda *_: True)
+            rot(copy, records.LOCAL, number)
+            if index_lost:
+                await lose_index(copy)
+            async with store_on(copy, **OPTIONS) as store:
+                lost = store.log_state(1).rows_lost
+                assert lost or await rows_of(store) == NEW
+                told += lost
+        assert told
+
+    run(main(), 8)
+
+
+@pytest.mark.parametrize("index_lost", [False, True])
+def test_without_a_snapshot_the_entries_are_executed_again(index_lost):
+    async def main():
+        disk = await history(SimDisk(9), installs=False)
+        rot(disk, records.OUTCOME, 2)
+        if index_lost:
+            await lose_index(disk)
+        async with store_on(disk, **OPTIONS) as store:
+            state = store.log_state(1)
+            assert not state.rows_lost
+            assert state.applied_index == 2
+
+    run(main(), 9)
+
+
+def test_what_rots_behind_an_install_or_is_in_the_tables_concerns_it_not():
+    async def main():
+        disk = SimDisk(10)
+        async with store_on(await history(disk), **OPTIONS) as store:
+            disk = store._core.disk
+            await store.flush()
+        rot(disk, records.OUTCOME, 2)
+        async with store_on(disk, **OPTIONS) as store:
+            assert not store.log_state(1).rows_lost
+            assert await rows_of(store) == NEW
+
+    run(main(), 10)
+
+
+def test_the_end_of_an_install_is_known_by_its_key():
+    assert decided_group(b"\x05" + (7).to_bytes(4, "big") + b"\xff" * 4) == 7
+    assert decided_group(b"\x05" + (7).to_bytes(4, "big") + b"\0" * 4) is None
+    assert decided_group(b"\x09" + (7).to_bytes(4, "big")) is None
+
+
+def test_verify_says_it_and_does_not_call_it_damage():
+    async def main():
+        disk = await history(SimDisk(11))
+        rot(disk, records.OUTCOME, 1)
+        async with store_on(disk, **OPTIONS) as store:
+            assert store.log_state(1).rows_lost
+        report = await verify(
+            disk, disk_key=KEY, jobs=SimJobs(), clock=SimClock(), entropy=SimEntropy(1)
+        )
+        assert [note for note in report.notes if note.startswith("group 1: rows are lost")]
+        assert not [problem for problem in report.problems if "rows" in problem.detail]
+
+    run(main(), 11)
