@@ -137,6 +137,9 @@ class PlainPeers:
         stream.task = asyncio.ensure_future(handler(self.me, head, stream))
         return stream
 
+    def known(self) -> int:
+        return len(self.net.peers) - 1
+
     def is_up(self, node: int) -> bool:
         return self.net.reaches(self.me, node) and self.net.reaches(node, self.me)
 

@@ -14,8 +14,9 @@ from o3storage.raft.core import COMMAND, Entry
 from o3storage.simulation._safety import SafetyLog, watch_safety
 
 
-def replica(node: int, *, group: int = 1, applied: int = 0) -> Any:
-    return SimpleNamespace(group=group, core=SimpleNamespace(id=node), applied=applied)
+def replica(node: int, *, group: int = 1, applied: int = 0, team: object = None) -> Any:
+    core = SimpleNamespace(id=node)
+    return SimpleNamespace(group=group, core=core, applied=applied, team=team)
 
 
 def test_a_term_has_one_leader() -> None:

@@ -25,6 +25,7 @@ from o3storage.catalog import (
     prefix_length,
     version_id,
 )
+from o3storage.cluster import ClusterError, decides_alone, node_id
 from o3storage.crypto import KeyFault, MasterKey, StreamRef
 from o3storage.runtime import JobPool, NativeJobs, SystemClock, SystemEntropy
 from o3storage.runtime.state_machine import First, Get, Read
@@ -97,6 +98,11 @@ def verify(options: argparse.Namespace) -> int:
         async with stopped_store(options) as (opened, jobs):
             steps = _Steps()
             started = time.monotonic()
+            try:
+                node = node_id(opened.keys.node)
+                alone = await decides_alone(opened.disk, node) if options.repair else None
+            except ClusterError as error:
+                raise CommandError(str(error)) from None
             report = await verify_store(
                 opened.disk,
                 disk_key=opened.keys.node.disk_key,
@@ -108,6 +114,7 @@ def verify(options: argparse.Namespace) -> int:
                 prefix_length=prefix_length,
                 on_progress=steps.update,
                 name_streams=name_streams,
+                decides_alone=alone,
             )
             steps.done()
             took_s = time.monotonic() - started

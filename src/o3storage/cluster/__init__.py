@@ -8,6 +8,7 @@ await upload.write(block, last=True)
 await node.submit(put_object, upload.frames)     # the command names upload.ref.pack()
 """
 
+from o3storage.cluster._alone import decides_alone
 from o3storage.cluster._clustered import Clustered, open_clustered
 from o3storage.cluster._errors import (
     BodyDamaged,
@@ -57,6 +58,7 @@ __all__ = [
     "Unavailable",
     "UploadFrames",
     "WrongCluster",
+    "decides_alone",
     "node_id",
     "open_clustered",
     "parse_peers",

@@ -32,7 +32,7 @@ from o3storage.crypto import (
     NodeKeys,
     wrap_epoch_key,
 )
-from o3storage.raft.core import Configuration
+from o3storage.raft.core import Configuration, Role
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.jobs import Jobs
 from o3storage.runtime.state_machine import Outcome, StateMachine
@@ -187,7 +187,8 @@ class Node(Commands, Queries, OwnBodies):
             self.replication.start()
             self._elsewhere.start()
         await asyncio.gather(*(replica.start() for replica in self._replicas.values()))
-        if self.replication is None or self._replicas[SYSTEM_GROUP].core.sole:
+        system = self._replicas[SYSTEM_GROUP].core
+        if self.replication is None or (system.sole and system.role is Role.LEADER):
             await self._open_records()
         if self.replication is not None:
             self._records_task = asyncio.get_running_loop().create_task(

@@ -280,6 +280,10 @@ class Peers:
 
     # --- what there is
 
+    def known(self) -> int:
+        """How many nodes of the cluster there are beside this one, as far as it knows."""
+        return len(self._peers)
+
     def is_up(self, node: int) -> bool:
         """Whether the consensus link is ready."""
         return node in self._ready

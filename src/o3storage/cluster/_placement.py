@@ -46,6 +46,13 @@ def voters_for(nodes: int, replicas: int) -> int:
     return count if count % 2 else max(count - 1, 1)
 
 
+def may_decide_alone(others: int) -> bool:
+    """Whether a range may have one voter where there are so many nodes beside it. (While they join
+    it still may; who then finds that its log lost something takes itself for what it was before.)
+    """
+    return voters_for(others + 1, REPLICAS) == 1
+
+
 def next_change(
     nodes: Sequence[NodeRecord],
     configuration: Configuration,

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from o3storage.cluster._alone import went_back
 from o3storage.cluster._applying import OVERTAKEN, RETRY_S, Applying
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._newcomer import never_here
@@ -55,12 +56,7 @@ from o3storage.raft.core import (
 from o3storage.runtime.state_machine import Outcome, StateMachine
 from o3storage.storage import Entry as StoredEntry
 from o3storage.storage import HardState as StoredHardState
-from o3storage.storage import (
-    SealedFrame,
-    Store,
-    StoreError,
-    StoreFull,
-)
+from o3storage.storage import SealedFrame, Store, StoreError, StoreFull
 
 if TYPE_CHECKING:
     from o3storage.cluster._replication import Replication
@@ -174,10 +170,12 @@ class Replica(Applying):
         """Take part. A sole voter leads, and has applied all that was committed, on return.
         Raises Unavailable, StoreError."""
         uncertain = self.core.uncertain
-        self._carry_out(self.core.step(Start()))
+        behind = went_back(self.core, self._replication)
+        if not behind:
+            self._carry_out(self.core.step(Start()))
         if self.team is not None:
             self.team.settle()  # the core hears what is missing before it answers anybody
-        if self.core.sole:
+        if self.core.sole and not behind:
             if self.core.role is not Role.LEADER:
                 raise Unavailable(
                     f"range {self.group} lost entries that it had acknowledged; run "

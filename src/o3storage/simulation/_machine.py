@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from o3storage.catalog import Catalog, prefix_length
-from o3storage.cluster import Clustered, ClusterError, ClusterOptions, open_clustered
+from o3storage.cluster import (
+    Clustered,
+    ClusterError,
+    ClusterOptions,
+    decides_alone,
+    node_id,
+    open_clustered,
+)
 from o3storage.crypto import NodeKeys
 from o3storage.runtime.disk import DiskError
 from o3storage.runtime.network import Address
@@ -381,4 +388,5 @@ class Machine:
             prefix_length=prefix_length,
             return_disk=return_disk,
             repair=repair,
+            decides_alone=await decides_alone(disk, node_id(self.keys)) if repair else None,
         )

@@ -55,8 +55,8 @@ class SafetyLog:
             self.on_elected(group, term, _owner())
 
     def applied(self, replica: Applying, entry: Entry) -> None:
-        if entry.kind == LOST:
-            return
+        if entry.kind == LOST and replica.team is None:
+            return  # (Nobody else has what it stood for.)
         group, index = replica.group, entry.index
         if index != replica.applied + 1:
             self._find("P4", f"range {group} applies {index} behind {replica.applied}")

@@ -49,6 +49,7 @@ QUARANTINE_DIR = "quarantine"
 MAX_PROBLEMS = 10_000
 """Problems that a report lists; the rest is counted. A rotten disk must not fill memory."""
 NameStreams = Callable[[OfflineStore, list[bytes]], Awaitable[dict[bytes, str]]]
+DecidesAlone = Callable[[Store, int], Awaitable[bool]]
 LOST_STEP = 256
 """Entries of one append of the repair."""
 
@@ -107,10 +108,13 @@ async def verify(
     open_index: IndexFactory | None = None,
     on_progress: Callable[[str, float], None] | None = None,
     name_streams: NameStreams | None = None,
+    decides_alone: DecidesAlone | None = None,
 ) -> VerifyReport:
     """Check a stopped store; `on_progress(step, 0..1)`. Changes nothing without `repair` or
     `return_disk` (which lets a disk serve again only if the check found it clean). `name_streams`
     says whose the streams of bad frames are (its answer goes to `VerifyReport.lost`).
+    `decides_alone` says of which groups nobody else has the entries: a repair gives up those of no
+    other (without it, of all).
 
     Raises StoreKeyWrong, FormatVersionUnknown, StoreDamaged, DiskError.
     """
@@ -155,7 +159,7 @@ async def verify(
                 open_index=open_index,
             )
             try:
-                await _append_lost(again, report)
+                await _append_lost(again, report, decides_alone)
                 if bad.volumes or store.bad_headers:
                     report.repaired += await again.set_aside(list(bad.volumes), QUARANTINE_DIR)
             finally:
@@ -356,13 +360,24 @@ async def _set_aside(disk: Disk, store: OfflineStore, report: VerifyReport) -> N
         report.repaired.append("the index was removed; the next start rebuilds it from the volumes")
 
 
-async def _append_lost(store: Store, report: VerifyReport) -> None:
-    """Put *lost* entries in place of those known missing above the applied index."""
+async def _append_lost(
+    store: Store, report: VerifyReport, decides_alone: DecidesAlone | None
+) -> None:
+    """Put *lost* entries in place of those known missing above the applied index. Not where others
+    have them: what is missing comes back from there, and a *lost* entry would stay, applied as
+    nothing where the others apply something."""
     for group in store.groups():
         state = store.log_state(group)
         spans = [(max(lo, state.applied_index + 1), hi) for lo, hi in state.missing]
         spans = [(lo, hi) for lo, hi in spans if lo <= hi]
         if not spans:
+            continue
+        if decides_alone is not None and not await decides_alone(store, group):
+            for low, high in spans:
+                report.repaired.append(
+                    f"group {group}: entries {low}..{high} are not given up: the other nodes have "
+                    "them, and this one asks for them when it is started"
+                )
             continue
         missing = {i for lo, hi in spans for i in range(lo, hi + 1)}
         first, last = min(missing), max(state.last_index, *missing)
