@@ -142,6 +142,9 @@ class Replay:
                 group.applied_index = max(index, applied)
                 if header.sequence > self.mark.sequence:
                     self._judge_rows(header.group)
+        if self._torn:
+            # The record that says what such a snapshot applied is gone, its rows are not.
+            self.core.rows_lost.update(dict.fromkeys(self._installed))
         self._installed.clear()
         self._torn = False
         for summary in info.groups:
@@ -176,7 +179,7 @@ class Replay:
 
     def _judge_rows(self, group: int) -> None:
         """The log of a group begins anew: are all rows here that were there then?"""
-        wrote_all = self._installed.get(group)
+        wrote_all = self._installed.pop(group, None)
         if wrote_all is None and self._torn:
             lost = True  # what says which of the two it was may be what is gone
         elif wrote_all is None:
