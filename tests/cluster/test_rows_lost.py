@@ -10,8 +10,10 @@ import pytest
 from o3storage import catalog
 from o3storage.cluster import ClusterError
 from o3storage.cluster._fetching import NONE_HERE
-from o3storage.raft.core import SnapshotPiece
+from o3storage.cluster._reading import open_core
+from o3storage.raft.core import CONFIGURATION, Configuration, Role, SnapshotPiece, Start
 from o3storage.simulation import run
+from o3storage.storage import Entry, HardState
 from o3storage.storage._rows import rows_lost_key
 from tests.cluster.support import Rig
 from tests.cluster.team_support import Member, Team, equal, team
@@ -161,3 +163,20 @@ def test_one_alone_serves_what_there_is() -> None:
         await rig.stop()
 
     run(main(), 54)
+
+
+def test_one_alone_that_is_back_before_its_first_entry_leads() -> None:
+    """An index that was rebuilt begins before the entry by which the range came to be."""
+
+    async def main() -> None:
+        rig = await Rig(55).start()
+        node = rig.node.id
+        entry = Entry(1, 1, CONFIGURATION, Configuration((node,)).encode())
+        await rig.store.append(9, HardState(1, node, 0), [entry])
+        rig.store._core.rows_lost[9] = None
+        core, _ = await open_core(rig.store, 9, node)
+        core.step(Start())
+        assert core.sole and core.role is Role.LEADER
+        await rig.stop()
+
+    run(main(), 55)

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from o3storage.cluster._replication import Replication
 
 
-def went_back(core: Core, replication: Replication | None) -> bool:
+def went_back(core: Core, replication: Replication | None, *, rows_lost: bool) -> bool:
     """By what is left of its log the replica has the only vote, but there are other nodes: the log
     goes back to before they joined, and they have what is lost."""
-    if replication is None or not core.sole or not (core.log.holes or core.uncertain):
+    if replication is None or not core.sole:
+        return False
+    if not (core.log.holes or core.uncertain or rows_lost):
         return False
     return not may_decide_alone(replication.peers.known())
 

@@ -128,7 +128,7 @@ async def open_core(store: Store, group: int, node: int) -> tuple[Core, list[Ent
         uncertain=state.uncertain,
     )
     # (Where nobody else votes, nobody else knows: it serves what there is.)
-    core.wants_snapshot = state.rows_lost and not alone
+    core.wants_snapshot = state.rows_lost and not core.sole
     return core, carries
 
 

@@ -170,8 +170,12 @@ class Replica(Applying):
         """Take part. A sole voter leads, and has applied all that was committed, on return.
         Raises Unavailable, StoreError."""
         uncertain = self.core.uncertain
-        behind = went_back(self.core, self._replication)
-        if not behind:
+        rows_lost = self._store.log_state(self.group).rows_lost
+        behind = went_back(self.core, self._replication, rows_lost=rows_lost)
+        if behind:
+            self.core.wants_snapshot |= rows_lost
+            self._held_back = self.rows_lost
+        else:
             self._carry_out(self.core.step(Start()))
         if self.team is not None:
             self.team.settle()  # the core hears what is missing before it answers anybody
