@@ -10,6 +10,7 @@ from o3storage.raft.core import (
     Append,
     AppendResponse,
     Configuration,
+    Core,
     DataGap,
     Entry,
     HardState,
@@ -382,3 +383,20 @@ def test_a_log_is_kept_behind_a_snapshot_of_its_floor_whose_term_nobody_knew() -
     assert log.goes_on(4, 2)
     log.rebase(4, 2)
     assert (log.floor, log.floor_term, log.last, log.term(4), log.term(5)) == (4, 2, 6, 2, 3)
+
+
+def test_who_lost_rows_does_not_lead_unless_all_of_it_is_empty() -> None:
+    """A range was cut, and no log of the upper part was begun before the power went."""
+    for applied, last in ((0, 0), (1, 1), (0, 1)):
+        core = Core(
+            1,
+            log=Log(0, 0, [(1, 1)] if last else [], last),
+            hard_state=HardState(1, 0, 0),
+            applied=applied,
+            configuration=Configuration((1,)),
+        )
+        core.wants_snapshot = True
+        assert core.may_campaign() is (not applied and not last)
+        if core.may_campaign():
+            core.step(Start())
+            assert core.role is Role.LEADER and not core.wants_snapshot
