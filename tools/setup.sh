@@ -40,8 +40,10 @@ find_cargo() {
   return 1
 }
 
+# The system's own Python first: distributions build theirs with profile-guided optimisation, and one
+# built by hand without it took 8 % (GET) to 20 % (LIST) more CPU for a request.
 find_python() {
-  for candidate in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
+  for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do
     command -v "$candidate" >/dev/null 2>&1 || continue
     "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
       2>/dev/null && { command -v "$candidate"; return 0; }
