@@ -50,6 +50,8 @@ QUIET_S = 15.0
 IDLE_S = 40.0
 """Twice the interval in which the store looks into every range."""
 MISSED_OBJECTS = 100_000
+ALONE_S = 20.0
+"""PUTs with all nodes, before one is stopped and when it lacks nothing."""
 GOALS = {"put 4K": 2.7, "put 64M": 2.7, "get 4K": 1.25}
 GOAL_IDLE_SHARE = 0.03
 GOAL_CATCH_UP_S = 60.0
@@ -315,7 +317,7 @@ def catch_up(cluster: LocalCluster, objects: int) -> list[Result]:
 
     refused: dict[str, int] = {}
     asyncio.run(prepare())
-    alone, _ = asyncio.run(put(SECONDS, 10**9))
+    before, _ = asyncio.run(put(ALONE_S, 10**9))
     cluster.stop(NODES - 1)
     asyncio.run(put(3600.0, objects))
     cluster.start(NODES - 1)
@@ -330,10 +332,12 @@ def catch_up(cluster: LocalCluster, objects: int) -> list[Result]:
         return await waiting, sum(rate * took for rate, took in rates) / total_s
 
     caught_s, rate = asyncio.run(beside())
+    after, _ = asyncio.run(put(ALONE_S, 10**9))
+    alone = (before + after) / 2
     print(
         f"catching up: a node that missed {objects:,} objects of 4 KiB lacks nothing after "
-        f"{caught_s:.1f} s; meanwhile {rate:,.0f} PUTs a second, {alone:,.0f} without; not taken, "
-        f"from the stop of that node on: {refused or 'none'}"
+        f"{caught_s:.1f} s; meanwhile {rate:,.0f} PUTs a second, {before:,.0f} before and "
+        f"{after:,.0f} after it; not taken, from the stop of that node on: {refused or 'none'}"
     )
     return [
         Result("cluster: catching up", caught_s, GOAL_CATCH_UP_S, "s"),

@@ -57,6 +57,41 @@ def test_who_is_ahead_of_the_line_leaves_the_loop_to_others() -> None:
     on_virtual_time(main())
 
 
+def test_beside_requests_the_floor_is_the_most_though_none_queues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        share = module.REQUESTS_SHARE
+        loop, others = asyncio.get_running_loop(), 1.1
+        pace = CatchUpPace()
+        monkeypatch.setattr(module, "busy_s", lambda: others * share * loop.time())
+        left = await lag(pace, 100_000, 8.0, PER_S * 1.2)
+        assert pace.pace.share == pace.pace.ceiling == pace.pace.floor == LEAST_SHARE
+        # Nobody else wants the loop: what it does is this.
+        pace.pace.worked_s = 0.2 * share * loop.time()
+        others = 0.9
+        await lag(pace, left, 2.0, PER_S * 1.2)
+        assert pace.pace.ceiling == MAX_PACE_SHARE
+        assert pace.pace.floor == LEAST_SHARE
+
+    on_virtual_time(main())
+
+
+def test_own_work_does_not_count_as_that_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pace = CatchUpPace()
+        began_s = loop.time()
+        monkeypatch.setattr(module, "busy_s", lambda: 0.4 * (loop.time() - began_s))
+        for _ in range(4):
+            pace.pace.worked_s = 0.3 * (loop.time() - began_s)
+            pace.lacks(1, 2, 100_000)
+            await asyncio.sleep(LOOK_S)
+        assert pace.pace.ceiling == MAX_PACE_SHARE
+
+    on_virtual_time(main())
+
+
 def test_a_line_ends_with_what_was_missing_and_with_the_member() -> None:
     async def main() -> None:
         pace = CatchUpPace()

@@ -19,6 +19,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from o3storage.runtime import busy_s
 from o3storage.storage import MAX_PACE_SHARE, Pace
 
 PER_S = 2_200
@@ -28,6 +29,9 @@ beside what the requests themselves need."""
 LEAST_SHARE = 0.03
 """Of the loop's time, where that is enough for the line: with compaction's least share of 0.08 a
 member was filled nearly twice as fast as its line asks, and requests paid for it."""
+REQUESTS_SHARE = 0.3
+"""Of the loop's time that goes to other work than this: requests keep it in use. What a node that
+does nothing but fill takes beside its share, to send and to hear answers, was 0.1."""
 LOOK_S = 0.5
 """The floor is changed this often: it reaches MAX_PACE_SHARE from the least one within 6 s."""
 RAISE, LOWER = 1.25, 0.9
@@ -53,6 +57,8 @@ class CatchUpPace:
         self._lines: dict[tuple[int, int], tuple[float, int]] = {}
         """(group, member) -> when its line begins, and how much it lacked then."""
         self._looked_s = 0.0
+        self._others_s = 0.0
+        """What the loop had done at `_looked_s` beside this work."""
         self._began_s = 0.0
         self._piece_s = PIECE_S
 
@@ -122,14 +128,17 @@ class CatchUpPace:
                 del lines[next(iter(lines))]
         if now_s - self._looked_s < LOOK_S:
             return
-        self._looked_s = now_s
-        began_s, lacked = line
         pace = self.pace
+        others_s = busy_s() - pace.worked_s
+        in_use = others_s - self._others_s > REQUESTS_SHARE * (now_s - self._looked_s)
+        self._looked_s, self._others_s = now_s, others_s
+        began_s, lacked = line
         if entries > lacked - PER_S * (now_s - began_s):
             pace.floor = min(MAX_PACE_SHARE, pace.floor * RAISE)
         else:
             pace.floor = max(LEAST_SHARE, pace.floor * LOWER)
-        pace.share = max(pace.share, pace.floor)
+        pace.ceiling = pace.floor if in_use else MAX_PACE_SHARE
+        pace.share = min(max(pace.share, pace.floor), pace.ceiling)
 
     def _wake_one(self) -> None:
         while self._waiting:

@@ -6,7 +6,7 @@ from o3storage._native import tune_memory
 from o3storage.runtime import log, metrics
 from o3storage.runtime._pool import JobPool, NativeJobs
 from o3storage.runtime._real_disk import RealDisk, RealFile
-from o3storage.runtime._stall import StallMeter, busy_share, new_event_loop
+from o3storage.runtime._stall import StallMeter, busy_s, busy_share, new_event_loop
 from o3storage.runtime._system import (
     SystemClock,
     SystemEntropy,
@@ -54,6 +54,7 @@ __all__ = [
     "SystemClock",
     "SystemEntropy",
     "Tasks",
+    "busy_s",
     "busy_share",
     "let_others",
     "log",

@@ -160,6 +160,12 @@ def busy_share() -> float:
     return meter.busy_share if isinstance(meter, StallMeter) else 0.0
 
 
+def busy_s() -> float:
+    """How long the running loop was not waiting, up to its last step; 0.0 as for `busy_share`."""
+    meter = getattr(asyncio.get_running_loop(), "_selector", None)
+    return meter.busy_s if isinstance(meter, StallMeter) else 0.0
+
+
 def new_event_loop(meter: StallMeter) -> asyncio.AbstractEventLoop:
     """An event loop that `meter` measures, for `asyncio.Runner(loop_factory=...)`."""
     return asyncio.SelectorEventLoop(meter)

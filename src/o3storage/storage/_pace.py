@@ -46,6 +46,8 @@ class Pace:
         self._makes_up = makes_up
         self.share = MAX_SHARE
         self.floor = MIN_SHARE
+        self.ceiling = MAX_SHARE
+        """Not below the floor."""
         self.worked_s = 0.0
         """On the loop, all pieces so far."""
         self._began_s = 0.0
@@ -83,4 +85,4 @@ class Pace:
         if self._over_s > LATE_S:
             self.share = max(self.floor, self.share / 2)
         else:
-            self.share = min(MAX_SHARE, self.share * GROWTH)
+            self.share = min(self.ceiling, self.share * GROWTH)
