@@ -25,6 +25,9 @@ class Loop:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.late_s = 0.0
+        self.others = 0.0
+        """The part of each rest in which it does other work."""
+        self.busy_s = 7.0
         self.rests = []
 
     def time(self):
@@ -33,6 +36,7 @@ class Loop:
     async def sleep(self, delay_s):
         self.rests.append(delay_s)
         self.now_s += delay_s + self.late_s
+        self.busy_s += self.others * (delay_s + self.late_s)
 
 
 @pytest.fixture
@@ -40,6 +44,7 @@ def loop(monkeypatch):
     found = Loop()
     double = SimpleNamespace(sleep=found.sleep, get_running_loop=lambda: found)
     monkeypatch.setattr(_pace, "asyncio", double)
+    monkeypatch.setattr(_pace, "busy_s", lambda: found.busy_s)
     return found
 
 
@@ -47,6 +52,7 @@ async def work(pace, loop, pieces, seconds=PIECE_S):
     pace.begin()
     for _ in range(pieces):
         loop.now_s += seconds
+        loop.busy_s += seconds
         await pace.rest()
 
 
@@ -68,6 +74,25 @@ def test_late_timers_shrink_the_share_to_its_floor_and_no_further(loop):
     assert loop.rests[-1] == pytest.approx(PIECE_S * (1 / MIN_SHARE - 1))
     loop.late_s = LATE_S / 2
     asyncio.run(work(pace, loop, 30))
+    assert pace.share == MAX_SHARE
+
+
+def test_it_leaves_half_of_what_others_leave(loop):
+    """Though no timer is late."""
+    pace = Pace()
+    loop.others = 0.85
+    asyncio.run(work(pace, loop, 300))
+    began_s, worked_s, busy_s = loop.now_s, pace.worked_s, loop.busy_s
+    asyncio.run(work(pace, loop, 300))
+    share = (pace.worked_s - worked_s) / (loop.now_s - began_s)
+    others = (loop.busy_s - busy_s) / (loop.now_s - began_s) - share
+    assert share == pytest.approx((1 - others) / 2, rel=0.05)
+    assert 0.1 < share < MAX_SHARE / 2
+    loop.others = 1.0
+    asyncio.run(work(pace, loop, 100))
+    assert pace.share == MIN_SHARE
+    loop.others = 0.1
+    asyncio.run(work(pace, loop, 100))
     assert pace.share == MAX_SHARE
 
 
