@@ -52,9 +52,9 @@ delete markers do not stall a request."""
 MAX_PAGE: Final = 1000
 """Entries of one page: S3's max-keys, and the most rows one step may touch."""
 
-LIST_STEP_ROWS: Final = 512
+LIST_STEP_ROWS: Final = 256
 """Rows that a listing asks for at a time: the node serves others in between, and making entries of
-so many takes a fifth of a millisecond. Most listings are shorter."""
+so many takes a tenth of a millisecond. Most listings are shorter."""
 
 MAX_DELETES_PER_COMMAND: Final = 100
 """Items of one DeleteObjects: each reads and writes a few rows; a step handles at most 1,000."""

@@ -125,7 +125,7 @@ class Tasks:
 
 async def let_others() -> None:
     """Between two steps of one long piece of work: whatever is ready goes first. One turn of the
-    loop, which takes some 25 us itself: steps should be ten times as long."""
+    loop, which takes some 25 us itself: steps should be several times as long."""
     await asyncio.sleep(0)
 
 

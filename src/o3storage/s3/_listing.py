@@ -29,8 +29,8 @@ from o3storage.s3._errors import S3Error
 from o3storage.s3._times import MILLISECONDS, SECOND_NS, Seconds, iso_time, iso_times
 from o3storage.s3._xml import escape, escape_bytes, plain_all, url_encode
 
-STEP_ENTRIES: Final = 512
-"""Entries written in one step of the event loop: a fifth of a millisecond, where no key has to be
+STEP_ENTRIES: Final = 256
+"""Entries written in one step of the event loop: an eighth of a millisecond, where no key has to be
 encoded."""
 
 STEP_TEXTS: Final = 128
