@@ -566,6 +566,7 @@ class Membership:
                 group=group,
                 busy=_spreading.busy(self) if system else None,
                 move=self.ranges.moves.get(group),
+                doubted=self._doubted(replica),
             )
             if change is None:
                 continue
@@ -586,6 +587,16 @@ class Membership:
                 and progress.data >= core.term_start
             )
         return found
+
+    @staticmethod
+    def _doubted(replica: Replica) -> dict[int, None]:
+        """Not who has yet to hear of the last change: that may end the doubt."""
+        core = replica.core
+        return {
+            node: None
+            for node, progress in core.progress.items()
+            if progress.uncertain and progress.match >= core.configuration_index
+        }
 
     async def _tend(self) -> None:
         """Proposals that are due; each is checked again when it is applied."""
