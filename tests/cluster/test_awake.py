@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from o3storage.cluster import Unavailable, _awake, _membership
+from o3storage.cluster import Unavailable, _awake, _placing
 from o3storage.cluster._awake import LOOKS_BESIDE, MOST_LOOKS, Awake, Looks
 from o3storage.cluster._barriers import ASK_AGAIN_TICKS
 from o3storage.cluster._ranges import SYSTEM_GROUP
@@ -154,13 +154,13 @@ def test_a_node_that_joins_gets_every_range_though_they_are_quiescent(
     monkeypatch.setattr(_awake, "LOOKS_BESIDE", 0)
     monkeypatch.setattr(_awake, "MOST_LOOKS", 3)
     looked: dict[int, int] = {}
-    real = _membership.next_change
+    real = _placing.next_change
 
     def counted(*args: Any, **fields: Any) -> Any:
         looked[fields["group"]] = looked.get(fields["group"], 0) + 1
         return real(*args, **fields)
 
-    monkeypatch.setattr(_membership, "next_change", counted)
+    monkeypatch.setattr(_placing, "next_change", counted)
     cuts = 8
 
     async def main() -> None:

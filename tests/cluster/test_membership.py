@@ -22,6 +22,7 @@ from o3storage.cluster import (
 )
 from o3storage.cluster._membership import Membership
 from o3storage.cluster._node_records import NodeState
+from o3storage.cluster._placing import caught_up
 from o3storage.cluster._wire import HIGHEST_VERSION
 from o3storage.runtime.network import Address
 from o3storage.simulation import SimDisk, run
@@ -410,8 +411,8 @@ def test_who_has_caught_up(changes: dict[str, Any], up: bool, caught: bool) -> N
     core = SimpleNamespace(
         progress={2: SimpleNamespace(**facts)}, log=SimpleNamespace(last=1000), term_start=5
     )
-    member = SimpleNamespace(peers=SimpleNamespace(is_up=lambda node: up))
-    found = Membership._caught_up(member, SimpleNamespace(core=core))  # type: ignore[arg-type]
+    peers = SimpleNamespace(is_up=lambda node: up)
+    found = caught_up(peers, SimpleNamespace(core=core))  # type: ignore[arg-type]
     assert found == {2: caught}
     core.term_start = 1001  # a leader that has committed nothing in its term knows too little
-    assert Membership._caught_up(member, SimpleNamespace(core=core)) == {2: False}  # type: ignore[arg-type]
+    assert caught_up(peers, SimpleNamespace(core=core)) == {2: False}  # type: ignore[arg-type]

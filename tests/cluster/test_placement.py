@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from o3storage.cluster._moves import Move
 from o3storage.cluster._node_records import SHRINK, Announcement, NodeRecord, NodeState
 from o3storage.cluster._placement import REPLICAS, Change, next_change, voters_for
 from o3storage.raft.core import Configuration
@@ -135,6 +136,54 @@ def test_no_two_on_one_host() -> None:
     assert ask(records[:3], (1, 2, 3), caught_up=up) is None
 
 
+def test_a_voter_in_doubt_becomes_a_learner_and_votes_again_when_it_has_caught_up() -> None:
+    up = {2: True, 3: False}
+    assert ask(nodes(3), (1, 2, 3), caught_up=up) is None, "it may be only away"
+    aside = ask(nodes(3), (1, 2, 3), caught_up=up, doubted={3: None})
+    assert aside == Change((1, 2), (3,)), "both had to agree before it, too"
+    assert ask(nodes(3), (1, 2), (3,), caught_up=up) is None
+    assert ask(nodes(3), (1, 2), (3,), caught_up={2: True, 3: True}) == Change((1, 2, 3), ())
+    # Who can take its place does; what it holds may be needed until all are whole.
+    up |= {4: True}
+    given = {"caught_up": up, "doubted": {3: None}, "replicas": 3}
+    assert ask(nodes(4), (1, 2, 3), (4,), **given) == Change((1, 2, 4), ())
+
+
+def test_a_doubt_costs_no_voter_that_counts() -> None:
+    up = {2: True, 3: True, 4: True}
+    system = {"replicas": 5, "everywhere": True, "caught_up": up}
+    one = ask(nodes(5), (1, 2, 3, 4, 5), doubted={5: None}, **system)
+    assert one == Change((1, 2, 3, 4), (5,))
+    assert ask(nodes(5), (1, 2, 3, 4), (5,), **system) is None
+    two = ask(nodes(5), (1, 2, 3, 4, 5), doubted={4: None, 5: None}, **system)
+    assert two == Change((1, 2, 3), (4, 5))
+    # Three in doubt are no minority: no change that the others make is committed.
+    three = dict.fromkeys((3, 4, 5))
+    assert ask(nodes(5), (1, 2, 3, 4, 5), doubted=three, **system) is None
+    # One that leaves meanwhile takes nobody with it.
+    leaving = [node(1), node(2), node(3, NodeState.LEAVING)]
+    assert ask(leaving, (1, 2), (3,), caught_up={2: True}) == Change((1, 2), ())
+    assert ask(nodes(2), (1, 2), caught_up={2: True}) is None
+    leaving = [node(1), node(2), node(3, NodeState.LEAVING, SHRINK)]
+    assert ask(leaving, (1, 2), (3,), caught_up={2: True}) == Change((1,), (2,))
+
+
+def test_a_learner_in_doubt_is_told_again_what_it_is() -> None:
+    up = {2: False}
+    assert ask(nodes(2), (1,), (2,), caught_up=up) is None
+    assert ask(nodes(2), (1,), (2,), caught_up=up, doubted={2: None}) == Change((1,), (2,))
+
+
+def test_a_move_goes_on_though_another_voter_is_in_doubt() -> None:
+    """The target votes; the source stays until the others are whole."""
+    up = {2: True, 3: False, 4: True}
+    given: dict[str, Any] = {"move": Move(4, 2), "caught_up": up}
+    assert ask(nodes(5), (1, 2, 3), (4,), doubted={3: None}, **given) == Change((1, 2), (3, 4))
+    assert ask(nodes(5), (1, 2), (3, 4), **given) is None
+    up[3] = True
+    assert ask(nodes(5), (1, 2), (3, 4), **given) == Change((1, 2, 3), ())
+
+
 class Model:
     """One group over many nodes: applies what is asked for, as the consensus core would."""
 
@@ -143,24 +192,36 @@ class Model:
         self.configuration = Configuration((1,))
         self.leader = 1
         self.dead: dict[int, None] = {}
+        self.doubted: dict[int, None] = {}
         self.replicas = replicas
         self.everywhere = everywhere
 
     def caught_up(self) -> dict[int, bool]:
         members = self.configuration.members()
-        return {n: n not in self.dead for n in members if n != self.leader}
+        absent = {**self.dead, **self.doubted}
+        return {n: n not in absent for n in members if n != self.leader}
+
+    def counted(self, voters: tuple[int, ...]) -> list[int]:
+        return [n for n in voters if n not in self.dead and n not in self.doubted]
 
     def quorum(self) -> bool:
-        alive = [n for n in self.configuration.voters if n not in self.dead]
-        return 2 * len(alive) > len(self.configuration.voters)
+        return 2 * len(self.counted(self.configuration.voters)) > len(self.configuration.voters)
+
+    def doubt(self, number: int) -> None:
+        """It comes back and cannot tell what it promised; as long as the others can decide (more
+        is for the operator)."""
+        now = self.configuration.voters
+        counted = [n for n in now if n not in self.doubted and n != number]
+        if 2 * len(counted) > len(now):
+            self.doubted[number] = None
 
     def step(self) -> bool:
         """One change, if there is one and a majority to make it."""
         if not self.quorum():
             return False
         now = self.configuration
-        if self.leader in self.dead or self.leader not in now.voters:
-            self.leader = next(n for n in now.voters if n not in self.dead)
+        if self.leader not in self.counted(now.voters):
+            self.leader = self.counted(now.voters)[0]
         change = next_change(
             list(self.records.values()),
             now,
@@ -169,6 +230,7 @@ class Model:
             replicas=self.replicas,
             everywhere=self.everywhere,
             group=7,
+            doubted={n: None for n in self.doubted if n not in self.dead},
         )
         if change is None:
             return False
@@ -178,15 +240,22 @@ class Model:
             return True
         added = set(change.voters) - set(now.voters)
         assert all(n in now.members() and n not in self.dead for n in added), "not caught up"
-        assert len(change.voters) % 2 == 1
+        even = len(change.voters) % 2 == 0
+        in_between = len(now.voters) % 2 == 0 or any(n in self.doubted for n in now.voters)
+        assert in_between or not even, "nobody is in doubt"
         assert not set(change.voters) & set(change.learners)
         states = {n: r.state for n, r in self.records.items()}
         assert all(states[n] is NodeState.MEMBER for n in added), "a vote for one that leaves"
         shrink = any(
             r.flags & SHRINK and r.state is not NodeState.MEMBER for r in self.records.values()
         )
-        assert shrink or len(change.voters) >= min(len(now.voters), REPLICAS)
+        sure = [n for n in now.voters if n not in self.doubted]
+        assert shrink or len(change.voters) >= min(len(sure), REPLICAS)
         self.configuration = Configuration(change.voters, (), change.learners)
+        for number in list(self.doubted):
+            if number not in change.voters and number not in self.dead:
+                del self.doubted[number]
+        assert shrink or self.quorum(), "who decides can decide afterwards, too"
         return True
 
     def settle(self) -> None:
@@ -198,7 +267,9 @@ class Model:
 
 moves = st.lists(
     st.tuples(
-        st.sampled_from(["join", "drain", "leave", "shrink", "stay", "die", "live", "step"]),
+        st.sampled_from(
+            ["join", "drain", "leave", "shrink", "stay", "die", "live", "doubt", "step"]
+        ),
         st.integers(1, 7),
     ),
     max_size=30,
@@ -220,6 +291,8 @@ def test_any_course_comes_to_rest_where_it_should(
             model.dead[number] = None
         elif what == "live":
             model.dead.pop(number, None)
+        elif what == "doubt":
+            model.doubt(number)
         elif what == "step":
             model.step()
         elif number in model.records:

@@ -264,6 +264,25 @@ def test_an_uncertain_node_gives_no_vote_and_counts_for_nothing_until_made_a_lea
     assert commands(cluster.nodes[3]) == [b"a"]
 
 
+def test_a_learner_in_doubt_is_sure_again_when_the_members_are_named_once_more() -> None:
+    cluster = Cluster(2, extra=1, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+    change(cluster, leader.id, (1, 2), (3,))
+    cluster.tick_all(10)
+    last = core_of(leader).log.last
+    change(cluster, leader.id, (1, 2), (3,))
+    assert core_of(leader).log.last == last, "nobody is in doubt"
+    cluster.nodes[3].crash()
+    cluster.nodes[3].durable.uncertain = True
+    cluster.nodes[3].start()
+    cluster.tick_all(10)
+    assert core_of(cluster.nodes[3]).uncertain
+    change(cluster, leader.id, (1, 2), (3,))
+    cluster.tick_all(10)
+    assert not core_of(cluster.nodes[3]).uncertain
+    assert core_of(leader).log.last == last + 1
+
+
 def test_a_replica_without_state_never_votes() -> None:
     cluster = Cluster(1, extra=1).start()
     cluster.settle()

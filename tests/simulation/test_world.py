@@ -15,6 +15,7 @@ from o3storage.runtime.network import Address
 from o3storage.simulation import Fault, FaultKind, SeedReport, run, simulate
 from o3storage.simulation._bad_luck import INDEX_HEADER_BYTES, MachineFaults
 from o3storage.simulation._machine import CAPACITY_BYTES, PEER_PORT
+from o3storage.simulation._replicas import rows_of
 from o3storage.simulation._requests import Call
 from o3storage.simulation._world import World
 
@@ -240,3 +241,28 @@ def test_a_node_starts_though_blocks_of_its_index_rotted() -> None:
         await asyncio.gather(*(each.stop() for each in world.machines))
 
     run(main(), 11)
+
+
+def test_rows_are_compared_when_a_block_that_nobody_had_read_was_put_right() -> None:
+    """The comparison was the first to read it, and did not wait (seed 1003 of three nodes)."""
+
+    async def main() -> None:
+        world = World(12, nodes=3)
+        await asyncio.gather(*(machine.start() for machine in world.machines))
+        await world._make_buckets()
+        await world._converge()
+        machine = world.machines[1]
+        assert machine.life is not None
+        before = await rows_of(machine)
+        store = machine.life.opened.store
+        await store.flush()
+        tables = [path for path in machine.disk.image.names if path.endswith(".table")]
+        for path in tables:
+            machine.disk.rot(path, INDEX_HEADER_BYTES + 100)
+        machine.rotten = True
+        found = await rows_of(machine)
+        assert tables and store.stats().spans_repaired
+        assert {key: found[key] for key in before} == before
+        await asyncio.gather(*(each.stop() for each in world.machines))
+
+    run(main(), 12)

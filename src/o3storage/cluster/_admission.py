@@ -48,7 +48,7 @@ class Gate:
         if hello.cluster and self._member.cluster_id and hello.cluster != self._member.cluster_id:
             for address in hello.addresses:
                 if address.host == link.address.host and address.host in self._member.known_hosts:
-                    self._member.met(address, hello.cluster.hex())
+                    self._member.whereabouts.met(address, hello.cluster.hex())
             return refuse(
                 f"this node belongs to cluster {self._member.cluster_id.hex()}, not to "
                 f"{hello.cluster.hex()}"

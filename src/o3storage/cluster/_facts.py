@@ -92,6 +92,6 @@ def status(member: Membership) -> dict[str, Any]:
         "nodes": nodes,
         "listening": _join.show(member.bound) if member.bound else "",
         "secret": member.options.secret is not None,
-        "other_clusters": dict(member.foreign),
+        "other_clusters": dict(member.whereabouts.foreign),
         "problems": dict(member.peers.problems),
     }

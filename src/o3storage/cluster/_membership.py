@@ -5,28 +5,25 @@ What is true stands in range 0 (`_node_records`); this object follows the rows a
 here and keeps what must be known at once: who may connect, where the others are, which epoch keys
 there are. The file `members` (`_members_file`) serves until range 0 is here.
 
-Each range's leader asks `_placement` for its own range. The leader of range 0 ends the removal of
-nodes, with a new epoch, and raises the version that the cluster speaks.
+Each range's leader asks `_placement` for its own range (`_placing`). The leader of range 0 ends
+the removal of nodes, with a new epoch, and raises the version that the cluster speaks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _facts, _join, _kinds, _members_file, _node_records, _spreading
 from o3storage.cluster._admission import Gate
-from o3storage.cluster._awake import Awake, Looks
 from o3storage.cluster._errors import (
     ClusterError,
     MembershipRefused,
     SecretRefused,
     StorageFull,
     Unavailable,
-    WrongCluster,
 )
 from o3storage.cluster._introductions import Introductions
 from o3storage.cluster._members_file import Members, Stage
@@ -39,13 +36,15 @@ from o3storage.cluster._node_records import (
     NodeRecord,
     NodeState,
 )
-from o3storage.cluster._peer_types import PeerError, PeerRefused
-from o3storage.cluster._placement import REPLICAS, SYSTEM_REPLICAS, next_change
+from o3storage.cluster._peer_types import PeerError
+from o3storage.cluster._placement import REPLICAS, SYSTEM_REPLICAS
+from o3storage.cluster._placing import Placing
 from o3storage.cluster._ranges import SYSTEM_GROUP
 from o3storage.cluster._secret import ClusterSecret
+from o3storage.cluster._whereabouts import Whereabouts
 from o3storage.cluster._wire import HIGHEST_VERSION, LOWEST_VERSION
 from o3storage.crypto import EpochKeys, NodeKeys, wrap_epoch_key
-from o3storage.raft.core import NOBODY, ChangeConfiguration, TransferLeadership
+from o3storage.raft.core import NOBODY
 from o3storage.runtime import Logger
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import Disk
@@ -64,19 +63,10 @@ DRIVE_EVERY = 3
 """Members of the ranges led here are looked at every so many times."""
 PATIENCE = 10
 """Looks at range 0 before it is said that its records are waited for."""
-FIRST_LOOK_S, LOOK_S = 2.0, 10.0
-"""After the start, and between looks for members that are not there."""
 BACKOFF_S = 2.0
 """After a proposal of the membership's own that failed."""
 MAX_EPOCH_ROWS = 100_000
 """Epochs times nodes: far more than that is a fault."""
-MAX_FOREIGN = 16
-"""Other clusters met, kept for `status`."""
-CAUGHT_UP_ENTRIES = 256
-"""A replica this close to the end of the log counts as caught up (raft/core Options)."""
-
-OTHER_CLUSTER = re.compile(r"belongs to cluster ([0-9a-f]{2,64}),")
-"""What a node of another cluster answers (`Membership.admit`)."""
 
 
 _log = Logger("membership")
@@ -138,12 +128,11 @@ class Membership:
         """A shared value has changed."""
         self.facts: Callable[[], dict[str, Any]] = dict
         """What this node says of itself to others' `status`."""
-        self.foreign: dict[str, str] = {}
-        """Known address -> id of another cluster that was met there."""
         self.bound: Address | None = None
         self.gate = Gate(self)
         self._file = _members_file.MembersFile(options.disk)
         self.introductions = Introductions(self)
+        self.whereabouts = Whereabouts(self, network)
         self.peers: Peers
         self.keys = keys
         self._network = network
@@ -158,12 +147,9 @@ class Membership:
         self._spreading = _spreading.Spreading(self)
         self.replicas_here: dict[int, Replica] = {}
         """The node's own, by group; empty until `attach`."""
-        self._moved: dict[int, Address] = {}
-        """Members found elsewhere than range 0 says."""
         self._tasks: list[asyncio.Task[None]] = []
         self._seen_applied = -1
-        self._awake: Awake | None = None
-        self._looks = Looks()
+        self._placing = Placing(self)
         self._busy_until_s = 0.0
         self._waiting_for: str = ""
         self._removed_note = ""
@@ -256,77 +242,7 @@ class Membership:
             return
         self.cluster_id = own_id
         await self._read_records(store)
-        addresses, _wrong = await _join.resolve_all(self._network, options.peers)
-        ours = self._all_known_hosts()
-        others = [a for a in addresses if a not in self.own_addresses()]
-        if any(address.host in ours for address in others):
-            return  # they were nodes of this cluster: `status` tells if that has changed
-        ids = await asyncio.gather(*(self._ask_cluster(address) for address in others))
-        strange = [(a, found) for a, found in zip(others, ids, strict=True) if found]
-        if strange and not any(found == own_id for _address, found in strange):
-            address, found = strange[0]
-            raise WrongCluster(
-                f"the data here belongs to cluster {own_id.hex()[:8]}, but {_join.show(address)} "
-                f"to cluster {found.hex()[:8]}: to join that one, start with an empty data "
-                "directory; to go on with this data, leave out --peers"
-            )
-
-    async def _ask_cluster(self, address: Address) -> bytes:
-        """The id of the cluster of whoever answers there; b"" if nobody says."""
-        try:
-            identity, _facts_there = await self.peers.call_address(
-                address, _kinds.FACTS, b"", _facts.TIMEOUT_S
-            )
-        except PeerRefused as error:
-            found = OTHER_CLUSTER.search(str(error))
-            if found is None:
-                return b""
-            self.met(address, found[1])
-            return bytes.fromhex(found[1])
-        except PeerError:
-            return self.cluster_id  # it let this node in
-        except ClusterError:
-            return b""
-        self._found_at(number_of(identity), address)
-        return self.cluster_id
-
-    def _found_at(self, node: int, address: Address) -> None:
-        """A member answers at an address that it did not have: it says so itself once there is a
-        majority, but to get one the others must find it."""
-        known = self.members.nodes.get(node) if self.members is not None else None
-        if known is not None and address not in known[1].addresses:
-            if self._moved.get(node) != address:
-                _log.info("peers.moved", node=f"{node:016x}", address=_join.show(address))
-            self._moved[node] = address
-            self.show_peers()
-
-    async def _keep_looking(self) -> None:
-        """For members that are not there: where they were last, and under the names given."""
-        await asyncio.sleep(FIRST_LOOK_S)
-        while True:
-            try:
-                await self._look_again()
-            except Exception as error:
-                _log.error("membership.failed", error=error)
-            await asyncio.sleep(LOOK_S)
-
-    async def _look_again(self) -> None:
-        """Who answers at the addresses of members that are not there?"""
-        if all(self.up(record.node) for record in self.live()):
-            self.foreign.clear()
-            return
-        named, _wrong = await _join.resolve_all(self._network, self.options.peers)
-        known = {a: None for record in self.live() for a in record.announced.addresses}
-        for address in named:
-            if address not in known and address not in self.own_addresses():
-                await self._ask_cluster(address)
-        for record in self.live():
-            for address in record.announced.addresses:
-                place = _join.show(address)
-                if self.up(record.node):
-                    self.foreign.pop(place, None)
-                elif place in self.peers.problems and address not in self.own_addresses():
-                    await self._ask_cluster(address)
+        await self.whereabouts.check_peers(own_id, self._all_known_hosts())
 
     # --- with the replicas
 
@@ -336,7 +252,7 @@ class Membership:
         self._epochs = node._epochs
         self.replicas_here = node._replicas
         self.ranges = node.ranges
-        self._awake = node.replication.awake if node.replication is not None else None
+        self._placing.awake = node.replication.awake if node.replication is not None else None
 
     async def received(self) -> None:
         """Return when range 0 is here, with this node in it."""
@@ -445,14 +361,10 @@ class Membership:
         known = self.introductions.heard | members.nodes
         self.peers.set_peers(
             {
-                node: (identity, announced.addresses + self._moved_to(node, announced))
+                node: (identity, announced.addresses + self.whereabouts.moved_to(node, announced))
                 for node, (identity, announced) in known.items()
             }
         )
-
-    def _moved_to(self, node: int, announced: Announcement) -> tuple[Address, ...]:
-        moved = self._moved.get(node)
-        return () if moved is None or moved in announced.addresses else (moved,)
 
     def _all_known_hosts(self) -> dict[str, None]:
         known: dict[str, None] = {}
@@ -465,15 +377,6 @@ class Membership:
         return known
 
     # --- others ask
-
-    def met(self, address: Address, cluster: str) -> None:
-        """Another cluster, at an address where a node of this one is known, or that was named."""
-        place = _join.show(address)
-        if self.foreign.get(place) != cluster:
-            _log.warning("peers.another_cluster", address=place, cluster=cluster)
-        self.foreign[place] = cluster
-        while len(self.foreign) > MAX_FOREIGN:
-            del self.foreign[next(iter(self.foreign))]
 
     async def _serve_join(self, node: int, payload: memoryview) -> bytes:
         if not self.cluster_id or SYSTEM_GROUP not in self.replicas_here:
@@ -513,7 +416,7 @@ class Membership:
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._run(), name="membership"),
-            loop.create_task(self._keep_looking(), name="looking for nodes"),
+            loop.create_task(self.whereabouts.keep_looking(), name="looking for nodes"),
         ]
 
     async def close(self) -> None:
@@ -533,7 +436,7 @@ class Membership:
                 await self.follow()
                 if count % DRIVE_EVERY == 0:
                     await self.introductions.tend()
-                    self._place()
+                    self._placing.step()
                     if loop.time() >= self._busy_until_s:
                         await self._tend()
             except (ClusterError, OSError) as error:
@@ -542,50 +445,6 @@ class Membership:
             except Exception as error:
                 self._busy_until_s = loop.time() + BACKOFF_S
                 _log.error("membership.failed", error=error)
-
-    def _place(self) -> None:
-        """One step towards where the replicas of each range led here belong."""
-        nodes = self.live()
-        if self.node not in self.records:
-            return
-        up = [node for node in self.records if self.up(node)]
-        counts = (self.version, self.records, dict(self.ranges.moves), up)
-        for group in self._looks.next(self.replicas_here, self._awake, counts):
-            replica = self.replicas_here[group]
-            core = replica.core
-            if core.leader != self.node or not core.configuration.votes(self.node):
-                continue
-            system = group == SYSTEM_GROUP
-            change = next_change(
-                nodes,
-                core.configuration,
-                leader=self.node,
-                caught_up=self._caught_up(replica),
-                replicas=self.options.system_replicas if system else self.options.replicas,
-                everywhere=system or _spreading.all_hold_all(self, nodes),
-                group=group,
-                busy=_spreading.busy(self) if system else None,
-                move=self.ranges.moves.get(group),
-            )
-            if change is None:
-                continue
-            if change.transfer_to:
-                replica.step(TransferLeadership(change.transfer_to))
-            else:
-                replica.step(ChangeConfiguration(0, change.voters, change.learners))
-
-    def _caught_up(self, replica: Replica) -> dict[int, bool]:
-        core = replica.core
-        found: dict[int, bool] = {}
-        for node, progress in core.progress.items():
-            found[node] = (
-                self.peers.is_up(node)
-                and not progress.debt
-                and not progress.uncertain
-                and progress.data + CAUGHT_UP_ENTRIES >= core.log.last
-                and progress.data >= core.term_start
-            )
-        return found
 
     async def _tend(self) -> None:
         """Proposals that are due; each is checked again when it is applied."""

@@ -7,6 +7,9 @@ for all and nobody has to be asked.
   to an odd number: one node votes alone, of two the second is a learner, of three all vote.
 - Voters never become fewer than the replication factor unless the operator said so (`--shrink`): a
   node that is drained or leaves keeps its vote until another one can take it.
+- A voter whose promises are in doubt (raft/core `uncertain`) becomes a learner, and a voter again
+  when it has caught up: nothing else makes it count. Meanwhile an even number may vote: of three of
+  whom one does not count, both others must agree, and so must they where only they vote.
 - No two replicas of a range are on one host, unless there is no other way to keep their number.
 - A replica that moves is one that its node may not keep and another must take.
 - Who is no member any more goes only when all who stay have caught up.
@@ -64,13 +67,17 @@ def next_change(
     group: int = 0,
     busy: Mapping[int, None] | None = None,
     move: Move | None = None,
+    doubted: Mapping[int, None] | None = None,
 ) -> Change | None:
     """What `leader` should change next in its group, or None.
 
     `caught_up`: the other members, and whether each is heard from, holds nearly all entries and
     owes no frames. `everywhere`: every node holds a replica (range 0). `group`: spreads the choice
     among equals. `busy`: nodes that leave, but must go on hearing of it: they hold, and perhaps
-    lead, other ranges yet. `move`: of one replica of this range, if it is to move."""
+    lead, other ranges yet. `move`: of one replica of this range, if it is to move. `doubted`:
+    members that have heard who the members are, and whose promises are in doubt. (A change that
+    names the same members says to learners in doubt that they are that, still.)"""
+    doubted = doubted or {}
     if configuration.joint or not configuration.votes(leader):
         return None
     known = [record for record in nodes if record.state is not NodeState.REMOVED]
@@ -80,18 +87,20 @@ def next_change(
         first = move.target
         known = [_kept_from(record, move) for record in known]
         known.sort(key=lambda record: record.node != move.target)
-    chosen = _voters(known, configuration, leader, caught_up, replicas)
+    chosen = _voters(known, configuration, leader, caught_up, replicas, doubted=doubted)
     learners = _learners(
         known, chosen, configuration, replicas, everywhere=everywhere, busy=busy or {}, first=first
     )
-    if not all(caught_up.get(node) for node in chosen if node != leader):
+    whole = all(caught_up.get(node) for node in chosen if node != leader)
+    if not whole or len(chosen) % 2 == 0:
         # Their copies may be needed yet.
         states = {record.node: record.state for record in known}
         spare = [n for n in configuration.members() if n not in chosen and n not in learners]
         kept = [n for n in spare if states.get(n, NodeState.LEAVING) is not NodeState.LEAVING]
         learners = tuple(sorted((*learners, *kept)))
     if chosen == configuration.voters and learners == configuration.learners:
-        return None
+        told_again = any(node in doubted for node in learners)
+        return Change(chosen, learners) if told_again else None
     if leader not in chosen:
         heirs = (n for n in chosen if n in configuration.voters and caught_up.get(n))
         heir = next(heirs, 0)
@@ -134,29 +143,39 @@ def _voters(
     leader: int,
     caught_up: Mapping[int, bool],
     replicas: int,
+    *,
+    doubted: Mapping[int, None],
 ) -> tuple[int, ...]:
     now = configuration.voters
+    counted = tuple(node for node in now if node not in doubted)
+    if 2 * len(counted) <= len(now):  # they cannot decide anything
+        counted = now
     stay = [record for record in known if record.state is NodeState.MEMBER]
-    voting = [record for record in stay if record.node in now]
+    voting = [record for record in stay if record.node in counted]
     voting.sort(key=lambda r: (r.node != leader, not caught_up.get(r.node, False)))
     members = configuration.members()
     ready = [r for r in stay if r.node in members and r.node not in now and caught_up.get(r.node)]
     hosts = dict.fromkeys(record.host for record in (*voting, *ready))
     limit = voters_for(len(hosts), replicas)
     shrink = any(r.flags & SHRINK for r in known if r.state is not NodeState.MEMBER)
+    late = [r for r in stay if r.node in members and r.node not in now and r not in ready]
+    # An even number stays until who was in doubt has caught up; one below REPLICAS in any case.
+    in_between = len(now) % 2 == 0 and (bool(late) or len(now) < REPLICAS)
+    even = not shrink and (len(counted) < len(now) or in_between)
     if not shrink:
-        limit = max(limit, min(len(now), REPLICAS))
+        limit = max(limit, len(counted) if even else min(len(now), REPLICAS))
     choice = _Choice(limit)
     choice.take(voting)
     choice.take(ready)
     if not shrink:  # nobody can take their place yet
-        former = [record for record in known if record.node in now]
+        former = [record for record in known if record.node in counted]
         choice.take(former)
         choice.take(former, share_host=True)
     chosen = list(choice.nodes)
     if not chosen:  # everybody leaves: the group stays as it is
         return now
-    return tuple(sorted(chosen[: voters_for(len(chosen), len(chosen))]))
+    count = len(chosen) if even else voters_for(len(chosen), len(chosen))
+    return tuple(sorted(chosen[:count]))
 
 
 def _learners(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from o3storage.runtime.disk import DiskError
@@ -103,6 +103,8 @@ ROTTING = (LAST_KIND, "rot-index", "rot-log", "misdirected")
 """What spoils bytes that were durable: on one machine only, for the others mend it."""
 HEADER_BYTES = 8192
 """Spared by all: a volume without its header is as good as lost, and so is its node."""
+SPOILT_BYTES = 20_000
+"""Smaller volumes hold next to nothing."""
 ASTRAY_WAIT_S = 6.0
 FOLLOW_S = 15.0
 """A disk that is full, or out of service, is written to no more."""
@@ -135,6 +137,24 @@ def draw(rng: random.Random, weights: dict[str, int], count: int) -> list[str]:
         kinds = [kind for kind in kinds if kind != LAST_KIND]
         kinds += [LAST_KIND] * (count - len(kinds))
     return kinds
+
+
+def _size_bytes(machine: Machine, path: str) -> int:
+    """Of what was written to a file and is on the disk."""
+    node = machine.disk.image.lookup(path)
+    return min(len(node.durable), len(node.cached))
+
+
+def _files(machine: Machine, prefix: str, suffix: str, more_than_bytes: int) -> list[str]:
+    names = machine.disk.image.names
+    return sorted(
+        path
+        for path, node in names.items()
+        if node is not None
+        and path.startswith(prefix)
+        and path.endswith(suffix)
+        and _size_bytes(machine, path) > more_than_bytes
+    )
 
 
 class MachineFaults:
@@ -285,42 +305,26 @@ class MachineFaults:
 
     async def rot(self, machine: Machine) -> None:
         """Bits flip in files that are not being written to."""
-        dice = self._dice
-        names = sorted(
-            path
-            for path, node in machine.disk.image.names.items()
-            if node is not None
-            and path.startswith("volumes/")
-            and min(len(node.durable), len(node.cached)) > 20_000
-        )
-        if len(names) < 4:
-            return
-        machine.rotten = True
-        for _ in range(dice.choice(HARSH_ROT_BITS if self._world.harsh else ROT_BITS)):
-            path = dice.choice(names[:-3])
-            node = machine.disk.image.lookup(path)
-            size = min(len(node.durable), len(node.cached))
-            machine.disk.rot(path, dice.randrange(HEADER_BYTES, size), 1 << dice.randrange(8))
+        bits = HARSH_ROT_BITS if self._world.harsh else ROT_BITS
+        names = _files(machine, "volumes/", "", SPOILT_BYTES)
+        if len(names) >= 4:
+            self._flip(machine, names[:-3], HEADER_BYTES, bits)
 
     async def rot_index(self, machine: Machine) -> None:
         """Bits flip in the tables of the index."""
+        names = _files(machine, "index/", ".table", INDEX_HEADER_BYTES)
+        if names:
+            self._flip(machine, names, INDEX_HEADER_BYTES, ROT_BITS)
+
+    def _flip(
+        self, machine: Machine, names: Sequence[str], header_bytes: int, bits: Sequence[int]
+    ) -> None:
+        """As many bits as one of `bits` says, each in one of these files behind its header."""
         dice = self._dice
-        names = sorted(
-            path
-            for path, node in machine.disk.image.names.items()
-            if node is not None
-            and path.startswith("index/")
-            and path.endswith(".table")
-            and min(len(node.durable), len(node.cached)) > INDEX_HEADER_BYTES
-        )
-        if not names:
-            return
         machine.rotten = True
-        for _ in range(dice.choice(ROT_BITS)):
+        for _ in range(dice.choice(bits)):
             path = dice.choice(names)
-            node = machine.disk.image.lookup(path)
-            size = min(len(node.durable), len(node.cached))
-            at = dice.randrange(INDEX_HEADER_BYTES, size)
+            at = dice.randrange(header_bytes, _size_bytes(machine, path))
             machine.disk.rot(path, at, 1 << dice.randrange(8))
 
     async def rot_log(self, machine: Machine) -> None:

@@ -372,6 +372,8 @@ class World:
                     return f"range {number}: {mark} is {marks}"
             if any(group["applied"] < group["last"] for group in found):
                 return f"range {number}: not all is applied"
+            if any(group["uncertain"] for group in found):
+                return f"range {number}: what a replica promised is in doubt"
             debts = [group["debt"] for group in found]
             if any(debts):
                 return f"range {number}: frames are missing: {debts}"

@@ -27,7 +27,7 @@ def change(state: State, event: ChangeConfiguration) -> None:
         reason = Refusal.BAD_CHANGE
     elif _pending(state):
         reason = Refusal.CHANGE_PENDING
-    elif now.voters == voters and now.learners == learners:
+    elif now.voters == voters and now.learners == learners and not _learners_in_doubt(state):
         reason = Refusal.NO_CHANGE
     if reason is not None:
         state.out.append(Refused(event.token, reason, state.leader))
@@ -46,6 +46,11 @@ def change(state: State, event: ChangeConfiguration) -> None:
         state.change_token = token
     else:
         caught_up(state)
+
+
+def _learners_in_doubt(state: State) -> bool:
+    """They are told again that they do not vote: a committed entry that says so ends the doubt."""
+    return any(state.progress[node].uncertain for node in state.configuration.learners)
 
 
 def _pending(state: State) -> bool:
