@@ -24,7 +24,7 @@ from o3storage.cluster._range_rows import (
     encode_publish,
 )
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import Miss
+from o3storage.storage import HardState, Miss
 from tests.cluster.support import OWNER, Rig, body_of, rig
 from tests.cluster.team_support import Team, forget, team
 
@@ -200,12 +200,19 @@ def test_a_node_that_comes_late_to_the_table_finds_the_way() -> None:
     run(main(), 12)
 
 
-def test_a_log_that_a_crash_kept_from_its_beginning_is_begun() -> None:
+@pytest.mark.parametrize("vote", [False, True])
+def test_a_log_that_a_crash_kept_from_its_beginning_is_begun(vote: bool) -> None:
     async def main() -> None:
         r = await Rig(5).start()
         bucket = await r.bucket()
         await put(r, bucket, b"x")
-        r.store.create_group = lambda *_: None  # type: ignore[method-assign]
+        store = r.store
+
+        def create(group: int, *_: int) -> None:
+            if vote:  # what volumes said of such a log that began before it
+                store.append(group, HardState(4, r.node.id), [])
+
+        store.create_group = create  # type: ignore[method-assign]
         r.node._replicas[1].on_split = None
         with contextlib.suppress(ClusterError):
             await cut(r.node, bucket, b"m")
@@ -215,6 +222,7 @@ def test_a_log_that_a_crash_kept_from_its_beginning_is_begun() -> None:
         await r.start()
         assert [one["range"] for one in r.node.ranges.status()] == [1, 2]
         assert r.store.log_state(2).first_index == FIRST_INDEX + 1
+        assert r.store.log_state(2).hard_state.term > 4 * vote
         await put(r, bucket, b"y")
         assert (await listed(r.node, bucket))[0] == [b"x", b"y"]
         await r.stop()

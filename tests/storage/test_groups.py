@@ -13,7 +13,7 @@ from o3storage.storage._groups import (
     unpack_place,
 )
 
-from .support import entry
+from .support import SimDisk, entry, hard, run, store_on
 
 
 def cached_log(count):
@@ -77,3 +77,56 @@ def test_a_log_goes_back_to_what_is_applied_and_misses_what_lies_between() -> No
         log.fill(index, 2, 8, 4096 * index, 90)
     assert log.missing == [(11, 11)] and log.term(7) == 2
     assert unpack_place(log.places[9 - 6]) == (7, 4096 * 9)
+
+
+def test_a_volume_that_begins_before_a_log_does_says_nothing_of_it():
+    """The power goes between what a new volume restates and the batch that begins the log."""
+
+    async def main():
+        disk = SimDisk(1)
+        copies = []
+        async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+            writer = store._log
+            put = writer._put
+
+            async def watch(data):
+                if writer._gathered:
+                    image = disk.image.crash(lambda *_: True)
+                    copies.append((SimDisk(1, image=image), writer.volume.volume))
+                await put(data)
+
+            writer._put = watch
+            for group in range(2, 12):
+                store.create_group(group, 1, 1)
+                await store.append(1, hard(1), [entry(group - 1, data=bytes(20_000))])
+        assert len({volume for _, volume in copies}) > 2, "volumes began in between"
+        for copy, _ in copies:
+            async with store_on(copy) as again:
+                for group in again.groups():
+                    state = again.log_state(group)
+                    assert (state.first_index, state.applied_index) == ((2, 1), (1, 0))[group == 1]
+                begun = max(again.groups(), default=1)
+                await again.append(1, hard(1, 1), [])
+                again.create_group(begun + 1, 1, 1)
+                assert again.log_state(begun + 1).last_index == 1
+
+    run(main(), 1)
+
+
+def test_a_log_that_holds_nothing_but_a_vote_is_begun_and_keeps_the_vote():
+    async def main():
+        async with store_on(SimDisk(2)) as store:
+            await store.append(2, hard(5, 3), [])
+            store.create_group(2, 1, 1)
+            await store.append(1, hard(1), [entry(1)])
+            disk = store._core.disk.crash()
+        async with store_on(disk) as store:
+            state = store.log_state(2)
+            assert (state.first_index, state.last_index, state.last_term) == (2, 1, 1)
+            assert state.hard_state == hard(5, 3, 1)
+            await store.append(2, hard(5, 3, 1), [entry(2, 5)])
+            store.create_group(2, 1, 1)
+            assert store.log_state(2).last_index == 2, "one that has begun stays as it is"
+            store.create_group(3, 1, 1)
+
+    run(main(), 2)

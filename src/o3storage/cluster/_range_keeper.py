@@ -170,7 +170,7 @@ class RangeKeeper:
                     spans[group] = span
                     self._left[group] = span
         for group in spans:
-            if group not in logs and group != FIRST_KEY_GROUP:
+            if group != FIRST_KEY_GROUP and group not in self._gone:
                 store.create_group(group, FIRST_INDEX, FIRST_TERM)
         for group in logs:
             if group not in spans and group > FIRST_KEY_GROUP and group not in self._gone:

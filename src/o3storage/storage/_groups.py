@@ -56,6 +56,7 @@ class GroupLog:
 
     __slots__ = (
         "applied_index",
+        "begun",
         "cache",
         "cache_account",
         "cut",
@@ -82,6 +83,9 @@ class GroupLog:
     def __init__(self, group: int, account: EntryCache) -> None:
         self.group = group
         self.incarnation = 0
+        self.begun = False
+        """The disk says something of the group, or will with the batch being built. Until then no
+        new volume may: an open would take what the group is before its beginning for its log."""
         self.first_index = 1
         self.previous_term = 0
         """Term of the entry before first_index."""
@@ -115,6 +119,12 @@ class GroupLog:
     @property
     def last_term(self) -> int:
         return self.terms[-1] if self.terms else self.previous_term
+
+    @property
+    def is_blank(self) -> bool:
+        """It certainly never held an entry: there may be a term and a vote, nothing else."""
+        held = self.last_index or self.applied_index or self.missing or self.hard_state.commit
+        return not held and not self.uncertain
 
     def state(self) -> LogState:
         hard = self.hard_state

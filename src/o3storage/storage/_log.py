@@ -404,7 +404,7 @@ class LogWriter:
 
     async def _restate(self) -> None:
         """The first batches of a volume: every group's last entry, hard state, applied index."""
-        groups = sorted(self.core.groups)
+        groups = sorted(number for number, group in self.core.groups.items() if group.begun)
         for at in range(0, max(1, len(groups)), MAX_BATCH_GROUPS):
             infos = Infos()
             for group in groups[at : at + MAX_BATCH_GROUPS]:

@@ -291,6 +291,7 @@ class Payload:
             self._put_rows(append.rows)
         group = append.group
         if group is not None:
+            group.begun = True
             a0 = group.group | group.incarnation << 32
             if append.reset is not None:
                 self._put_reset(group, a0, append.reset, append.keep)

@@ -226,6 +226,7 @@ class Replay:
             group = self.core.groups[number] = GroupLog(number, self.core.entry_account)
             group.applied_index = self.mark.applied.get(number, 0)
             group.uncertain = self._doubtful_epoch > 0
+            group.begun = True
         return group
 
     def _restated(self, summary: GroupInfo) -> None:

@@ -384,15 +384,22 @@ class Store:
 
     def create_group(self, group: GroupId, index: int, term: int) -> None:
         """A group begins here behind (index, term), which counts as applied and committed; durable
-        with any append that is made after this call. Nothing if there is one already. Raises
+        with any append that is made after this call. Of one that is here already, and certainly
+        never had an entry, the term and the vote stay; nothing if it had one. Raises
         StoreOutOfService."""
         self._check_open()
-        if group in self._core.groups:
+        log = self._core.groups.get(group)
+        if log is None:
+            log = self._create_group(group)
+        elif not log.is_blank or group in self._core.rows_lost:
             return
-        log = self._create_group(group)
+        hard = log.hard_state
+        if hard.term < term:
+            hard = HardState(term, 0, index)
         log.reset(index, term)
-        log.hard_state = HardState(term, 0, index)
-        self._log.submit(log, HardState(term, 0, index), (), (), reset=(index, term))
+        log.hard_state = HardState(hard.term, hard.vote, index)
+        hard = HardState(hard.term, hard.vote, index)
+        self._log.submit(log, hard, (), (), reset=(index, term))
 
     async def stage_piece(self, group: GroupId, number: int, piece: bytes) -> None:
         """Keep a piece (of `encode_piece`) of a snapshot that is being received; durable on

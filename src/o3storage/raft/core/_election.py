@@ -124,7 +124,6 @@ def become_follower(state: State, term: int, leader: int) -> None:
 
 def become_leader(state: State) -> None:
     assert state.may_campaign(), "a node with holes or without certainty never leads"
-    state.wants_snapshot = False
     log = state.log
     state.progress = {
         node: Progress(next=log.last + 1)

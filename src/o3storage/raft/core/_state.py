@@ -196,8 +196,7 @@ class State:
         self.retired = False
         self.wants_snapshot = False
         """Entries alone do not fill this replica: rows that they would change are not here, or are
-        another group's. If it has a configuration, it votes as its log says; it does not lead,
-        unless it is as empty as a majority: then there is nobody to send one."""
+        another group's. It does not lead; if it has a configuration, it votes as its log says."""
         self.configurations: list[tuple[int, Configuration]] = [
             (configuration_index, configuration),
             *(later_configurations or []),
@@ -274,7 +273,7 @@ class State:
             and not self.log.holes
             and not self.retired
             and not self.uncertain
-            and not (self.wants_snapshot and (self.applied or self.log.last))
+            and not self.wants_snapshot
             and self.incoming is None
         )
 
