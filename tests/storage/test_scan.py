@@ -243,8 +243,10 @@ def test_a_batch_of_which_more_than_entries_is_missing_may_have_held_rows(spoile
     run(main(), 1)
 
 
-@pytest.mark.parametrize("where", ["header", "trailer", "neither"])
+@pytest.mark.parametrize("where", ["neither", "header", "trailer", "both"])
 def test_of_several_batches_in_one_bad_span_each_is_asked(where):
+    """Its header says as much as its trailer."""
+
     async def main():
         disk = SimDisk(1)
         store = await opened(disk)
@@ -255,9 +257,32 @@ def test_of_several_batches_in_one_bad_span_each_is_asked(where):
         path = found[0][0]
         for _, offset, _ in found:
             disk.rot(path, offset + MAGIC_AT)
-        if where != "neither":
-            block = found[1][1] - found[1][1] % 4096
-            disk.rot(path, block + (40 if where == "header" else 4096 - 50))
-        assert await judged(disk, path) == [where == "trailer"]
+        block = found[1][1] - found[1][1] % 4096
+        if where in {"header", "both"}:
+            disk.rot(path, block + 40)
+        if where in {"trailer", "both"}:
+            disk.rot(path, block + 4096 - 50)
+        assert await judged(disk, path) == [where == "both"]
 
+    run(main(), 1)
+
+
+def test_a_batch_of_many_blocks_is_found_by_its_header_alone(monkeypatch):
+    """What is bad lies further behind it than is read at a time."""
+
+    async def main():
+        disk = SimDisk(1)
+        store = await opened(disk)
+        await store.append(1, hard(1), [entry(i, data=bytes(9000)) for i in range(1, 31)])
+        await store.append(1, None, [entry(31)])
+        await store.close()
+        found = places(disk, records.ENTRY)
+        path, last, size = found[29]
+        disk.rot(path, last + MAGIC_AT)
+        disk.rot(path, align(last + size) - 50)
+        assert await judged(disk, path) == [False]
+        disk.rot(path, found[0][1] - found[0][1] % 4096 + 40)
+        assert True in await judged(disk, path)
+
+    monkeypatch.setattr(_scan, "WINDOW_BYTES", 1 << 15)
     run(main(), 1)

@@ -222,7 +222,7 @@ def _lacks_entries_alone(batch: memoryview, info: BatchInfo) -> bool:
 
 
 async def _batch_of(window: _Window, volume: Volume, offset: int) -> BatchInfo | None:
-    """The batch that a byte of a log volume belongs to, if its trailer can be read."""
+    """The batch that a byte of a log volume belongs to, if its header or trailer can be read."""
     end = align(offset + 1)
     while end <= min(offset + MAX_BATCH_BYTES, volume.size_bytes):
         view = await window.at(end - BLOCK_BYTES, BLOCK_BYTES)
@@ -231,8 +231,23 @@ async def _batch_of(window: _Window, volume: Volume, offset: int) -> BatchInfo |
         except SummaryBad:
             end += BLOCK_BYTES
             continue
-        held = window.holds(info, end - info.size_bytes) and info.offset <= offset
-        return info if held else None
+        if window.holds(info, end - info.size_bytes) and info.offset <= offset:
+            return info
+        break  # of one that lies behind
+    start = offset - offset % BLOCK_BYTES
+    least = max(HEADER_BYTES, offset - MAX_BATCH_BYTES)
+    while start >= least:
+        low = max(HEADER_BYTES, start + BLOCK_BYTES - WINDOW_BYTES)
+        view = await window.at(low, start + BLOCK_BYTES - low)
+        for at in range(start, low - 1, -BLOCK_BYTES):
+            try:
+                info = parse_summary(view, at - low)
+            except SummaryBad:
+                continue
+            end = at + info.size_bytes
+            held = window.holds(info, at) and offset < end <= volume.size_bytes
+            return info if held else None
+        start = low - BLOCK_BYTES
     return None
 
 
