@@ -122,6 +122,7 @@ _HANDLERS: dict[type, Callable[[State, Any], None]] = {
     t.SnapshotFailed: _snapshots.failed,
     t.PieceStored: _snapshots.piece_stored,
     t.Restored: _snapshots.restored,
+    t.RowsLost: _snapshots.rows_lost,
     t.PeerLost: _peer_lost,
     t.Retire: _retire,
 }

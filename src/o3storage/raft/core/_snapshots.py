@@ -3,14 +3,16 @@ decides who needs it and keeps the pieces in order."""
 
 from __future__ import annotations
 
-from o3storage.raft.core import _membership, _replication
+from o3storage.raft.core import _election, _membership, _replication
 from o3storage.raft.core._state import Incoming, Progress, ProgressState, State
 from o3storage.raft.core._types import (
+    NOBODY,
     Compact,
     PieceStored,
     Restore,
     Restored,
     Role,
+    RowsLost,
     SnapshotData,
     SnapshotFailed,
     SnapshotNeeded,
@@ -228,3 +230,14 @@ def restored(state: State, event: Restored) -> None:
         state.uncertain = False
     if state.leader and state.leader != state.id:
         _replication.answer(state, state.leader, incoming.index, 0)
+
+
+def rows_lost(state: State, event: RowsLost) -> None:
+    """Who votes alone goes on with what there is: nobody else has the rows."""
+    if event.abandoned:
+        state.incoming = None
+    if state.sole or state.retired:
+        return
+    state.wants_snapshot = True
+    # It takes a leader's word again, and asks who leads if there is none: what was quiescent wakes.
+    _election.become_follower(state, state.term, NOBODY)

@@ -296,6 +296,16 @@ class Restored:
 
 
 @dataclass(slots=True)
+class RowsLost:
+    """Rows of what is applied here are lost, its log is not: nothing more is applied, and this node
+    does not lead, until it has a snapshot of at least so much. (A driver that leads hands over
+    first.) `abandoned`: the snapshot of Restore cannot become this node's state, and nothing of it
+    is left."""
+
+    abandoned: bool = False
+
+
+@dataclass(slots=True)
 class PeerLost:
     """The peer cannot be reached: probe it, and wake if it leads a quiescent group."""
 
@@ -323,6 +333,7 @@ Input = (
     | SnapshotFailed
     | PieceStored
     | Restored
+    | RowsLost
     | PeerLost
     | Retire
 )
