@@ -42,6 +42,8 @@ class Rig:
         self.keys = NodeKeys.generate(self.entropy)
         self.machine: Any = Catalog()
         self.options = options
+        self.others = False
+        """Other nodes have the rows of this one's ranges."""
         self.store: Store
         self.node: Node
 
@@ -54,6 +56,7 @@ class Rig:
             entropy=self.entropy,
             options=small_options(**self.options),
             prefix_length=catalog.prefix_length,
+            others=self.others,
         )
 
     async def start(self) -> Rig:

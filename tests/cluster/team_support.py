@@ -242,6 +242,7 @@ class Team:
         founders = [Founder(m.keys.identity, m.keys.exchange) for m in self.members]
         for member in self.members:
             member.founders = founders
+            member.others = count > 2
         self.down: list[Member] = []
 
     async def start(self) -> Team:

@@ -22,6 +22,7 @@ from o3storage.cluster._errors import (
 )
 from o3storage.cluster._join import parse_peers
 from o3storage.cluster._join import show as show_address
+from o3storage.cluster._lost_rows import others_have_rows
 from o3storage.cluster._membership import ClusterOptions, Membership
 from o3storage.cluster._node import Node, node_id
 from o3storage.cluster._queries import Query
@@ -61,6 +62,7 @@ __all__ = [
     "decides_alone",
     "node_id",
     "open_clustered",
+    "others_have_rows",
     "parse_peers",
     "parse_token",
     "secret_from_environment",

@@ -35,6 +35,7 @@ from o3storage.raft.core import (
     Input,
     PeerLost,
     Restored,
+    RowsLost,
 )
 from o3storage.runtime.state_machine import Outcome, Read, StateMachine
 from o3storage.storage import EntriesGone, EntriesUnread, Store, StoreError
@@ -96,22 +97,35 @@ class Applying:
 
     async def hold_applying(self) -> None:
         """Nothing is applied until `restored`: a snapshot takes the place of what stands."""
+        task = self.hold()
+        if task is not None:
+            await asyncio.gather(task, return_exceptions=True)
+
+    def hold(self) -> asyncio.Task[None] | None:
+        """As `hold_applying`; returns the task that was applying, which does nothing any more."""
         self._held_back = True
         task = self._task
-        if self._applying and task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
         self._queue.clear()
+        if not self._applying or task is None:
+            return None
+        task.cancel()
+        return task
 
     def restored(self, index: int) -> None:
-        """Everything up to `index` is applied, through a snapshot."""
-        self._held_back = False
+        """Everything up to `index` is applied, through a snapshot. If rows were lost behind it, it
+        is as before."""
         self._queue.clear()
         self.applied = self._target = index
         for at in [at for at in self._waiting if at <= index]:
             self._forget(at, Unavailable(OVERTAKEN, uncertain=True))
         if self.team is not None:
             self.team.restored(index)
+        if self._store.log_state(self.group).rows_lost and not self.core.sole:
+            self._held_back = True
+            self.step(Restored(index))
+            self.step(RowsLost())
+            return
+        self._held_back = False
         self._wake_behind()
         if self.on_records is not None:
             self.on_records()
@@ -306,7 +320,7 @@ class Applying:
         """Whether the command at `index` will be refused when it is applied: certain once it is
         next, for then all that comes before it is applied. Raises StoreError, BadBlock, DiskError.
         """
-        if self.applied != index - 1:
+        if self.applied != index - 1 or self._held_back:
             return False
         found = await entries_of(self._store, self.group, index, index, 1)
         if not found or found[0].kind != COMMAND:
@@ -316,7 +330,8 @@ class Applying:
         except ValueError:
             return False  # applying it will say so
         same = self.core.log.term(index) == found[0].term
-        return same and self.applied == index - 1 and outcome.error is not None
+        now = same and self.applied == index - 1 and not self._held_back
+        return now and outcome.error is not None
 
     async def _read_entries(self) -> None:
         low = self.applied + len(self._queue) + 1

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from o3storage.cluster._lost_rows import mended
 from o3storage.cluster._membership import ClusterOptions, Membership
-from o3storage.cluster._node import MAX_MENDS, Node, node_id
+from o3storage.cluster._node import Node, node_id
 from o3storage.cluster._peers import Peers
 from o3storage.crypto import NodeKeys
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.jobs import Jobs
 from o3storage.runtime.network import Network
 from o3storage.runtime.state_machine import StateMachine
-from o3storage.storage import BadBlock, Store
+from o3storage.storage import Store
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ async def open_clustered(
         if await membership.prepare(peers, holds_data=holds_data):
             await membership.join()
         elif holds_data:
-            await _mended(store, lambda: membership.check_cluster(store))
+            await mended(store, lambda: membership.check_cluster(store))
         node = await Node.open(
             store,
             state_machine,
@@ -74,7 +74,7 @@ async def open_clustered(
             bootstrap=not membership.cluster_id,
         )
         membership.attach(node)
-        await _mended(store, membership.received)
+        await mended(store, membership.received)
         membership.start()
     except BaseException:
         await membership.close()
@@ -83,15 +83,3 @@ async def open_clustered(
         await peers.close()
         raise
     return Clustered(node, membership, peers)
-
-
-async def _mended(store: Store, read: Callable[[], Awaitable[None]]) -> None:
-    """A node cannot start without the cluster's records: where a block of the index is damaged they
-    are rebuilt from the volumes, as `Node.open` has its own."""
-    for _ in range(MAX_MENDS):
-        try:
-            await read()
-            return
-        except BadBlock:
-            await store.repair_index()
-    await read()

@@ -287,6 +287,8 @@ class Membership:
         applied = replica.applied if replica is not None else 0
         if applied == self._seen_applied:
             return
+        if replica is not None and replica.rows_lost and self.records:
+            return  # what was known before is nearer to what is right
         self._seen_applied = applied
         try:
             await self._read_records(self._store)

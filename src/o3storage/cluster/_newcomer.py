@@ -34,6 +34,7 @@ async def look_for_loss(store: Store) -> None:
     lost = (
         stats.rotted_records > 0
         or stats.index_rebuilt
+        or stats.spans_lost > 0
         or any(state.uncertain or state.missing for state in map(store.log_state, store.groups()))
     )
     if lost and await store.noted(LOST) is None:

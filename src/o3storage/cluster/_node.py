@@ -16,6 +16,7 @@ from o3storage.cluster._collector import Collector
 from o3storage.cluster._commands import Commands
 from o3storage.cluster._elsewhere import Elsewhere
 from o3storage.cluster._errors import ClusterError, Unavailable
+from o3storage.cluster._lost_rows import LostRows, mended
 from o3storage.cluster._node_records import FIRST_VERSION, VERSION_KEY
 from o3storage.cluster._own_bodies import OwnBodies
 from o3storage.cluster._queries import MAX_DISK_SCANS, Queries
@@ -37,7 +38,6 @@ from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.jobs import Jobs
 from o3storage.runtime.state_machine import Outcome, StateMachine
 from o3storage.storage import (
-    BadBlock,
     Entry,
     EntryKind,
     HardState,
@@ -49,8 +49,6 @@ MAX_EPOCH_ROWS = 10_000
 """Epoch keys read at open: one for every removal of a node; far more than that is a fault."""
 RECORDS_RETRY_S = 0.5
 """Range 0 was not to be had: its records are looked at again."""
-MAX_MENDS = 16
-"""Damaged blocks of the index that an open waits for: it reads a handful of rows."""
 
 
 class Founder(NamedTuple):
@@ -102,7 +100,9 @@ class Node(Commands, Queries, OwnBodies):
         self._closing = False
         self.replication: Replication | None = None
         """Dealings with other nodes; None for a node that has no network."""
+        self._lost_rows: LostRows | None = None
         if peers is not None:
+            self._lost_rows = LostRows(store, peers, self._ranges, self._replicas)
             self.replication = Replication(
                 self.id,
                 peers,
@@ -141,8 +141,8 @@ class Node(Commands, Queries, OwnBodies):
         this node acknowledged by itself is applied. `peers`: the way to other nodes; without it
         this node stays alone. Raises Unavailable, StoreError, ValueError (rows or entries nobody
         wrote), crypto.SealError (the store belongs to another node)."""
-        mends = 0
-        while True:
+
+        async def attempt() -> Node:
             node = cls(
                 store,
                 state_machine,
@@ -155,17 +155,17 @@ class Node(Commands, Queries, OwnBodies):
             )
             try:
                 await node._open(bootstrap)
-                return node
-            except BaseException as error:
+            except BaseException:
                 for replica in node._replicas.values():
                     await replica.close()
-                # A node without its own rows cannot start; they are rebuilt from the volumes.
-                if not isinstance(error, BadBlock) or mends == MAX_MENDS:
-                    raise
-            await store.repair_index()
-            mends += 1
+                raise
+            return node
+
+        return await mended(store, attempt)
 
     async def _open(self, bootstrap: bool) -> None:
+        if self._lost_rows is not None:
+            self.store.mend_with_others(self._lost_rows)
         # A crash in the middle of the first start leaves only some: make the others.
         first = (SYSTEM_GROUP, FIRST_KEY_GROUP)
         fresh = [group for group in first if group not in self.store.groups()]
@@ -180,6 +180,8 @@ class Node(Commands, Queries, OwnBodies):
                     "this data was written by another node: start with that node's node.keys, or "
                     "with an empty data directory"
                 )
+        if self._lost_rows is not None:
+            self._lost_rows.complete = True
         self.store.on_out_of_service(lambda error: self._disk_failed(str(error)))
         self.store.on_no_space(self._disk_stalled)
         if self.replication is not None:
@@ -271,8 +273,11 @@ class Node(Commands, Queries, OwnBodies):
         while True:
             self._records_due.clear()
             try:
-                await self._read_records()
-                await self.ranges.read_directory()
+                system = self._replicas[SYSTEM_GROUP]
+                if not (system.rows_lost and self.cluster_id):
+                    await self._read_records()
+                if not system.rows_lost:  # (what it says then is not to be acted upon)
+                    await self.ranges.read_directory()
                 if bootstrap and not self.cluster_id:
                     await self._replicas[SYSTEM_GROUP].barrier()
                     if await self.store.get(_records.CLUSTER_ID_KEY) is None:

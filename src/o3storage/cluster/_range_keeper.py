@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +186,18 @@ class RangeKeeper:
             others = (span for group, span in spans.items() if group != FIRST_KEY_GROUP)
             if any(spans[FIRST_KEY_GROUP].overlaps(span) for span in others):
                 del spans[FIRST_KEY_GROUP]
+        self._narrow(spans)
         self._table.fill(spans)
+
+    def _narrow(self, spans: dict[int, Span]) -> None:
+        """A row that was lost may have said that a range was cut: a range keeps its low bound, so
+        it ends where the next one begins."""
+        order = sorted(spans, key=lambda group: spans[group].low)
+        for group, following in itertools.pairwise(order):
+            span, low = spans[group], spans[following].low
+            over = span.low < low and (span.high is None or span.high > low)
+            if over and self._node.store.log_state(group).rows_lost:
+                spans[group] = span._replace(high=low)
 
     def to_open(self) -> list[int]:
         """Groups whose replicas are to be opened, after `load`."""

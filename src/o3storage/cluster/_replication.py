@@ -350,12 +350,17 @@ def _never(_: int) -> bool:
     return False
 
 
-def best_successor(replica: Replica) -> int:
-    """The voter that is furthest, or NOBODY."""
+def successors(replica: Replica) -> list[int]:
+    """Voters that may lead in this one's place, who is furthest first."""
     core = replica.core
     able = [
         (progress.match, -node)
         for node, progress in core.progress.items()
         if core.configuration.votes(node) and progress.active and not progress.uncertain
     ]
-    return -max(able)[1] if able else NOBODY
+    return [-node for _, node in sorted(able, reverse=True)]
+
+
+def best_successor(replica: Replica) -> int:
+    """The voter that is furthest, or NOBODY."""
+    return next(iter(successors(replica)), NOBODY)

@@ -30,7 +30,14 @@ from o3storage.raft.core import (
     StorePiece,
 )
 from o3storage.runtime import Logger
-from o3storage.storage import HardState, Snapshot, StoreOutOfService, decode_piece, encode_piece
+from o3storage.storage import (
+    HardState,
+    Snapshot,
+    SnapshotLost,
+    StoreOutOfService,
+    decode_piece,
+    encode_piece,
+)
 
 if TYPE_CHECKING:
     from o3storage.cluster._replica import Replica
@@ -259,6 +266,9 @@ class Snapshots:
                 )
             except StoreOutOfService as error:
                 replica.on_disk_fault(str(error))
+                return
+            except SnapshotLost:
+                replica.lose_rows(abandoned=True)
                 return
             except READ_FAULTS:
                 await asyncio.sleep(RETRY_S)

@@ -6,7 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from o3storage.catalog import Catalog, prefix_length
-from o3storage.cluster import Clustered, ClusterOptions, Node, open_clustered
+from o3storage.cluster import (
+    Clustered,
+    ClusterOptions,
+    Node,
+    open_clustered,
+    others_have_rows,
+)
 from o3storage.crypto import NodeKeys
 from o3storage.runtime import Clock, Entropy
 from o3storage.runtime.disk import Disk
@@ -59,7 +65,13 @@ async def open_member(
     """As `open_node`, as a node among others; it may wait until it has joined them. Close the
     second, then the first."""
     store = await _open_store(
-        disk, keys=keys, jobs=jobs, clock=clock, entropy=entropy, options=options
+        disk,
+        keys=keys,
+        jobs=jobs,
+        clock=clock,
+        entropy=entropy,
+        options=options,
+        others=await others_have_rows(cluster.disk),
     )
     try:
         clustered = await open_clustered(
@@ -86,6 +98,7 @@ async def _open_store(
     clock: Clock,
     entropy: Entropy,
     options: StoreOptions | None,
+    others: bool = False,
 ) -> Store:
     return await Store.open(
         disk,
@@ -95,4 +108,5 @@ async def _open_store(
         entropy=entropy,
         options=options,
         prefix_length=prefix_length,
+        others=others,
     )

@@ -22,6 +22,7 @@ from o3storage.cluster import (
     decides_alone,
     node_id,
     open_clustered,
+    others_have_rows,
 )
 from o3storage.crypto import NodeKeys
 from o3storage.runtime.disk import DiskError
@@ -190,6 +191,7 @@ class Machine:
             entropy=self.entropy,
             options=self.options,
             prefix_length=prefix_length,
+            others=await others_have_rows(disk),
         )
         machines = self.world.machines
         others = [Address(each.host, PEER_PORT) for each in machines if each is not self]

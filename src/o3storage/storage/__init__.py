@@ -21,6 +21,7 @@ from o3storage.storage._pace import Pace
 from o3storage.storage._records import PREFIX_BYTES
 from o3storage.storage._rows import NOTE_TABLE
 from o3storage.storage._scrub import BadFrame
+from o3storage.storage._span_repair import Others
 from o3storage.storage._store import Store
 from o3storage.storage._types import (
     FRAME_PLAIN_BYTES,
@@ -39,6 +40,7 @@ from o3storage.storage._types import (
     HardState,
     LogState,
     SealedFrame,
+    SnapshotLost,
     StoreDamaged,
     StoreError,
     StoreFull,
@@ -79,12 +81,14 @@ __all__ = [
     "LogState",
     "Miss",
     "OfflineStore",
+    "Others",
     "Pace",
     "Problem",
     "RecordDetail",
     "RecordSummary",
     "SealedFrame",
     "Snapshot",
+    "SnapshotLost",
     "Span",
     "Store",
     "StoreDamaged",

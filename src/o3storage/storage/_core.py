@@ -145,6 +145,9 @@ class Core:
         self.groups: dict[int, GroupLog] = {}
         self.rows_lost: dict[int, None] = {}
         """Groups with `LogState.rows_lost`; each has a row 0x09 once the store is open."""
+        self.replacing = asyncio.Lock()
+        """Held while a snapshot takes the place of rows, and while a span of the index is filled
+        with what is left of it: neither begins or ends in the middle of the other."""
         self.volumes: dict[int, Volume] = {}
         self.index: RowIndex
         self.sequence = 0

@@ -11,11 +11,16 @@ Interface: `Installer.stage`, `install`, `redo`; `encode_piece`, `Span`.
    an open that finds it goes on from here before anything else is done.
 3. What differs between the pieces and the rows that stand in the group's spans is written, in
    steps; rows that are in no piece are deleted. Repeating this changes nothing. (Where rows of the
-   group are lost, every row is written: a rebuild must not depend on any record before.)
+   group are lost, every row is written: a rebuild must not depend on any record before.) A bad
+   block of the index ends it; once the block is put right it is begun anew.
 4. One batch holds the end: the log's new beginning, the hard state, the caller's own rows, and the
    decision's deletion, with that of the row that says that rows are lost. Then the pieces go.
 
-Invariant: between 2 and 4 nobody reads or applies in the spans (the replica waits for 4).
+Invariants
+- Between 2 and 4 nobody reads or applies in the spans (the replica waits for 4).
+- Rows that are lost by the repair of a span (`_span_repair`) are lost before 3 begins, and then all
+  is written, or after 4, and then they are lost anew (`Core.replacing`).
+- Where a piece is lost, the snapshot is: the group's rows count as lost, and nothing is staged.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from o3storage.storage._groups import GroupLog
 from o3storage.storage._log import LogWriter
 from o3storage.storage._records import RecordBad, decode_rows, encode_rows
 from o3storage.storage._rows import Row, RowChange, rows_lost_key
-from o3storage.storage._types import KIB, GroupId, HardState, StoreDamaged
+from o3storage.storage._types import KIB, GroupId, HardState, SnapshotLost, StoreDamaged
 
 STAGING_TABLE = b"\x05"
 DECISION = 0xFFFFFFFF
@@ -108,7 +113,7 @@ class Installer:
     ) -> None:
         """Make pieces 0..pieces - 1 the rows of `spans`, and (`index`, `term`) what the group's
         log has applied. `keep`: entries above `index` stay. Raises StoreFull, StoreOutOfService:
-        then it is done at the next open, if it was decided."""
+        then it is done at the next open, if it was decided; SnapshotLost."""
         fixed = (index, term, hard.term, hard.vote, hard.commit, keep)
         parts = [_MARK.pack(*fixed, pieces, len(spans), len(rows))]
         for low, high in spans:
@@ -116,14 +121,27 @@ class Installer:
         parts.append(encode_rows(list(rows)))
         mark = b"".join(parts)
         await self.log.write_rows([(_key(group, DECISION), mark)])
-        await self._carry_out(group, mark)
+        async with self.core.replacing:
+            try:
+                await self._carry_out(group, mark)
+            except SnapshotLost:
+                await self._lose(group)
+                raise
+
+    async def _lose(self, group: GroupId) -> None:
+        """What it changed so far stands, or all of it does and its end is lost."""
+        self.core.rows_lost[group] = None
+        await self.log.write_rows([(rows_lost_key(group), b"")])
+        # What was staged is of no use: the sender begins again.
+        await self._drop(group, 0)
 
     async def erase(self, group: GroupId, spans: Sequence[Span]) -> None:
         """No row is left in the spans, nor anything staged. Raises StoreFull,
         StoreOutOfService."""
-        await self._drop(group, 0)
-        for low, high in spans:
-            await self._replace(low, high, _Staged(self.core, group, 0))
+        async with self.core.replacing:
+            await self._drop(group, 0)
+            for low, high in spans:
+                await self._replace(low, high, _Staged(self.core, group, 0))
 
     async def redo(self) -> None:
         """At the open: finish what was decided."""
@@ -137,11 +155,9 @@ class Installer:
             if mark is not None and await self._all_staged(group, mark):
                 await self._carry_out(group, mark)
             elif mark is not None:
-                # What it changed so far stands, or all of it does and its end is lost.
-                self.core.rows_lost[group] = None
-                await self.log.write_rows([(rows_lost_key(group), b"")])
-            # What was staged without a decision is of no use: the sender begins again.
-            await self._drop(group, 0)
+                await self._lose(group)
+            else:
+                await self._drop(group, 0)
 
     async def _all_staged(self, group: GroupId, mark: bytes) -> bool:
         for number in range(_MARK.unpack_from(mark)[6]):
@@ -246,10 +262,7 @@ class _Staged:
         for number in range(pieces):
             piece = await core.index.get(_key(group, number))
             if piece is None:
-                raise StoreDamaged(
-                    f"piece {number} of a snapshot of group {group} is lost: empty this node's "
-                    "data directory and let it join again"
-                )
+                raise SnapshotLost(f"piece {number} of a snapshot of group {group} is lost")
             for key, value in decode_rows(piece)[0]:
                 assert value is not None, "a snapshot holds rows that are there"
                 yield key, value

@@ -3,7 +3,13 @@
 A read that met a bad block told its key span. The rows of the span are gathered from the volumes,
 as a rebuild would, and put in place of the bad ones in steps of STEP_ROWS rows.
 
-Interface: `SpanRepair.wanted`, `repair`, `close`.
+Where a record that may have said what belongs there cannot be read, the rows that are left are
+not those that stood there. If nobody else has them the span is refused until an operator decides.
+Where `Others` have them (the disk is a cluster member's), the groups with rows there count as
+`LogState.rows_lost`, and what is left takes the place of the span: it serves nobody, and the
+snapshot that such a group gets writes all of its rows (`_install`).
+
+Interface: `SpanRepair.wanted`, `repair`, `close`; `Others`.
 
 Invariants
 - What is written to the span while the volumes are read is seen too (`Core.write_rows` tells), and
@@ -11,6 +17,10 @@ Invariants
 - Each step drops a part of the span and writes its rows at once: a reader meets the bad block, or
   what is right, never a row that is missing for a while.
 - Compaction rests meanwhile: no change is on its way from one volume to another.
+- No row of what is left is read or applied onto: `Others.lost` comes before the first is written,
+  and so is it durable that the rows are lost.
+- A snapshot is being installed before or after a span is filled with what is left, never meanwhile
+  (`Core.replacing`).
 """
 
 from __future__ import annotations
@@ -20,6 +30,7 @@ import contextlib
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from o3storage.runtime.disk import DiskError
 from o3storage.storage._compaction import Compactor
@@ -47,9 +58,10 @@ from o3storage.storage._rows import (
     encode_run,
     placement_key,
     released_key,
+    rows_lost_key,
 )
 from o3storage.storage._scan import Scanned, scan_records
-from o3storage.storage._types import MIB, StoreError, StoreFull
+from o3storage.storage._types import MIB, GroupId, StoreError, StoreFull
 from o3storage.storage.index import MAX_BATCH_ROWS, BadBlock
 
 PAUSE_BYTES = 1 * MIB
@@ -63,6 +75,33 @@ MAX_RETRY_S = 600.0
 """Each try reads all volumes, and what is in its way may stay."""
 
 
+class Others(Protocol):
+    """Who has the rows of this disk's groups besides it."""
+
+    async def may_lose(self, low: bytes, high: bytes | None, /) -> Sequence[GroupId]:
+        """The groups with rows in the span (None: to the end), if others can give all of them
+        back; it may wait until they can. Raises StoreError if they cannot, or cannot yet."""
+        ...
+
+    def lost(self, groups: Sequence[GroupId], /) -> None:
+        """Their rows are: from here on nothing of them is read or applied until a snapshot of
+        each was installed. Called in the turn of the loop in which `may_lose` returned."""
+        ...
+
+
+class AllGroups:
+    """At the open: nothing is read or applied yet, and whose the rows are is not known."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def may_lose(self, _low: bytes, _high: bytes | None, /) -> Sequence[GroupId]:
+        return sorted(self._core.groups)
+
+    def lost(self, _groups: Sequence[GroupId], /) -> None:
+        return
+
+
 class SpanRepair:
     """One span at a time."""
 
@@ -71,6 +110,8 @@ class SpanRepair:
         self.log = log
         self.frames = frames
         self.compactor = compactor
+        self.others: Others | None = None
+        """None: nobody else has what is lost here."""
         self._wanted: list[tuple[bytes, bytes | None]] = []
         self._task: asyncio.Task[None] | None = None
         self._mending = asyncio.Lock()
@@ -122,7 +163,12 @@ class SpanRepair:
                 gather = _Span(low, high)
                 for number in sorted(self.core.volumes):
                     await self._gather(number, gather, overlay)
-                written = await self._replace(gather, overlay)
+                if gather.lacks:
+                    async with self.core.replacing:
+                        await self._lose(gather)
+                        written = await self._replace(gather, overlay)
+                else:
+                    written = await self._replace(gather, overlay)
             finally:
                 self.core.watch = None
         self._wanted.pop(0)
@@ -130,6 +176,17 @@ class SpanRepair:
         # streams whose release was met by the bad span, too
         await self.frames.reap_left_over()
         return written
+
+    async def _lose(self, gather: _Span) -> None:
+        """The span is going to hold what is left of it. Raises StoreError."""
+        others, core = self.others, self.core
+        if others is None:  # (who had them is gone meanwhile)
+            raise StoreError(gather.lacks)
+        groups = await others.may_lose(gather.low, gather.high)
+        core.rows_lost.update(dict.fromkeys(groups))
+        core.stats.spans_lost += 1
+        others.lost(groups)
+        await self.log.write_rows([(rows_lost_key(group), b"") for group in groups])
 
     async def _replace(self, gather: _Span, overlay: dict[bytes, bytes | None]) -> int:
         """Put what was gathered in place of the span, part by part; returns the rows written."""
@@ -179,11 +236,13 @@ class SpanRepair:
             header = found.header
             if found.may_hold_rows:
                 # An older row in the place of the one that was lost would be served as if right.
-                raise StoreError(
+                gather.lacks = (
                     f"the index cannot be mended: {volume.path} cannot be read at {found.offset}, "
                     "and may say what belongs there; stop the store and run `o3storage verify "
                     "--repair`, or empty this node's data directory and let it join again"
                 )
+                if self.others is None:
+                    raise StoreError(gather.lacks)
             if header is None:
                 continue
             if header.kind == FRAME:
@@ -238,6 +297,8 @@ class _Span:
         self.released: set[bytes] = set()
         self.void_below = 0
         """Changes with a lower sequence were restated by a repair."""
+        self.lacks = ""
+        """Why this may not be all that belongs there; empty if it is."""
 
     def covers(self, key: bytes) -> bool:
         return key >= self.low and (self.high is None or key < self.high)

@@ -45,7 +45,7 @@ from o3storage.storage._rows import (
 from o3storage.storage._scrub import BadFrame, scrub
 from o3storage.storage._set_aside import set_aside
 from o3storage.storage._space import SpaceAccount
-from o3storage.storage._span_repair import SpanRepair
+from o3storage.storage._span_repair import AllGroups, Others, SpanRepair
 from o3storage.storage._tending import Tender
 from o3storage.storage._types import (
     MAX_APPEND_BYTES,
@@ -118,12 +118,14 @@ class Store:
         on_progress: Callable[[str, float], None] | None = None,
         prefix_length: Callable[[bytes], int] | None = None,
         open_index: IndexFactory | None = None,
+        others: bool = False,
     ) -> Store:
         """Open or create the store under the disk's root. `on_progress(step, 0..1)`.
 
         `prefix_length` says how much of a row key (table byte >= 0x10) the index's filters cover;
         by default table byte, bucket id and escaped key. It must not change between opens.
-        `open_index` replaces the index (tests).
+        `open_index` replaces the index (tests). `others`: other nodes have the rows of this disk's
+        groups, until `mend_with_others` says more.
 
         Raises StoreOutOfService (OUT_OF_SERVICE stands), StoreKeyWrong, FormatVersionUnknown,
         StoreDamaged, DiskFault, DiskFull.
@@ -131,14 +133,19 @@ class Store:
         core = Core(disk, disk_key, jobs, clock, entropy, options or StoreOptions())
         factory = open_index or open_index_factory(prefix_length)
         try:
-            return await cls._open(core, factory, on_progress)
+            return await cls._open(core, factory, on_progress, others=others)
         except BaseException:
             await core.close_files()
             raise
 
     @classmethod
     async def _open(
-        cls, core: Core, factory: IndexFactory, on_progress: Callable[[str, float], None] | None
+        cls,
+        core: Core,
+        factory: IndexFactory,
+        on_progress: Callable[[str, float], None] | None,
+        *,
+        others: bool,
     ) -> Store:
         await _open.prepare(core)
         log_volumes = [
@@ -166,6 +173,7 @@ class Store:
         last = result.last
         log = LogWriter(core, last.sequence + 1, last.hash) if last else LogWriter(core, 1)
         store = cls(core, log, BulkWriter(core, log), mark)
+        store._spans.others = AllGroups(core) if others else None
         await store._space.refresh()
         core.options = store._space.fitted(core.options)
         await log.start()
@@ -422,7 +430,8 @@ class Store:
         """Make the staged pieces 0..pieces - 1 the rows of `spans`, and of the group's log what
         follows (`index`, `term`): nothing, or (`keep`) what lies above. `rows` are written with
         it. All or nothing, over a crash too. Nobody may read or apply in the spans meanwhile.
-        Raises StoreError."""
+        Raises StoreError; SnapshotLost: the rows of the group count as lost, and nothing is staged.
+        """
         self._check_open()
         with self._repairing():
             await self._installer.install(group, index, term, pieces, spans, hard_state, keep, rows)
@@ -479,11 +488,8 @@ class Store:
 
     async def read_frame(self, stream: bytes, number: int) -> Buffer:
         """As read_frame_now, with disk I/O."""
-        try:
+        with self._repairing():
             return await self._frames.read(stream, number)
-        except BadBlock as bad:
-            self._spans.wanted(bad)
-            raise
 
     async def stream_frames(self, stream: bytes) -> list[tuple[int, int]]:
         """(first frame, count) runs held here, ascending; for repair."""
@@ -528,11 +534,8 @@ class Store:
 
     async def get(self, key: bytes, *, at: Snapshot | None = None) -> bytes | None:
         """As get_now, with disk I/O."""
-        try:
+        with self._repairing():
             return await self._core.index.get(key, at=at)
-        except BadBlock as bad:
-            self._spans.wanted(bad)
-            raise
 
     def first_now(self, prefix: bytes, *, at: Snapshot | None = None) -> Row | Miss | None:
         """First row whose key starts with `prefix`, which must end where the filter's prefix
@@ -545,11 +548,8 @@ class Store:
 
     async def first(self, prefix: bytes, *, at: Snapshot | None = None) -> Row | None:
         """As first_now, with disk I/O."""
-        try:
+        with self._repairing():
             return await self._core.index.first(prefix, at=at)
-        except BadBlock as bad:
-            self._spans.wanted(bad)
-            raise
 
     def scan_now(
         self, lo: bytes, hi: bytes, limit: int, *, at: Snapshot | None = None
@@ -565,11 +565,8 @@ class Store:
         self, lo: bytes, hi: bytes, limit: int, *, at: Snapshot | None = None
     ) -> list[Row]:
         """As scan_now, with disk I/O."""
-        try:
+        with self._repairing():
             return await self._core.index.scan(lo, hi, limit, at=at)
-        except BadBlock as bad:
-            self._spans.wanted(bad)
-            raise
 
     def measure(self, lo: bytes, hi: bytes) -> int:
         """About how many bytes of the index's tables the rows with lo <= key < hi take, without
@@ -585,6 +582,11 @@ class Store:
         """Put right the key spans that reads found bad; it happens by itself unless
         StoreOptions.background is off. Returns rows written. Raises StoreError, DiskError."""
         return await self._spans.repair()
+
+    def mend_with_others(self, others: Others | None) -> None:
+        """Who is asked from now on where the volumes lack what belongs to a bad span. None: nobody
+        else has it; the span is refused."""
+        self._spans.others = others
 
     def snapshot(self) -> Snapshot:
         """One instant of all rows; release it soon, it holds memory and files."""

@@ -113,8 +113,9 @@ class LogState:
     acknowledges no append until it was made a learner; a sole voter goes on with term + 1."""
     rows_lost: bool = False
     """Rows are lost that no entry here brings back (a snapshot that was installed left them as they
-    were, say): the log is sound, the rows are not. Only a snapshot mends that, all of which
-    `Store.install` then writes; it stays so over restarts until then."""
+    were, say, or a block of the index is bad and so is a record of what stood there): the log is
+    sound, the rows are not. Only a snapshot mends that, all of which `Store.install` then writes;
+    it stays so over restarts until then."""
 
 
 @dataclass(slots=True)
@@ -201,6 +202,8 @@ class StoreStats:
     index_rebuilt: bool = False
     spans_repaired: int = 0
     """Key spans of the index that were bad and were put right from the volumes."""
+    spans_lost: int = 0
+    """Those of them of which the volumes do not hold all: others have the rows."""
     out_of_service: str = ""
 
 
@@ -222,6 +225,10 @@ class StoreLocked(StoreError):
 
 class StoreDamaged(StoreError):
     """The volumes cannot be opened as they are; names `o3storage verify --repair`."""
+
+
+class SnapshotLost(StoreError):
+    """What was staged of a snapshot is not all here any more: it must be received anew."""
 
 
 class StoreKeyWrong(StoreError):
