@@ -163,6 +163,32 @@ def test_who_alone_has_the_rows_refuses_what_it_cannot_read(count: int) -> None:
     run(main(), 64)
 
 
+def test_a_learner_gets_them_back_from_the_one_voter() -> None:
+    async def main() -> None:
+        async with team(2, seed=68, background=True) as group:
+            bucket = await group.members[0].bucket()
+            await write(group, bucket)
+            voter = group.leader()
+            (learner,) = (member for member in group.members if member is not voter)
+            for number in (0, 1):
+                leading = group.leader(number)
+                await leading.replica(number).change_members([voter.id], [learner.id])
+            await group.settled()
+            await learner.store.flush()
+            await group.kill(learner)
+            spoil(learner.disk, "a block")
+            await group.restart(learner)
+            for _ in range(400):
+                if await is_right_or_nothing(learner, bucket) and learner.store.stats().spans_lost:
+                    break
+                await asyncio.sleep(0.05)
+            assert learner.store.stats().spans_lost
+            await equal(group)
+            assert await is_right_or_nothing(learner, bucket)
+
+    run(main(), 68)
+
+
 @pytest.mark.parametrize("what", ["rows", "a piece"])
 def test_what_is_lost_while_a_snapshot_is_installed_is_asked_for_again(what: str) -> None:
     async def main() -> None:

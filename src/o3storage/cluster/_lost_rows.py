@@ -67,13 +67,19 @@ class LostRows:
 
     async def may_lose(self, low: bytes, high: bytes | None) -> Sequence[GroupId]:
         """See `storage.Others`."""
-        if may_decide_alone(self._peers.known()):
+        groups = self._groups(low, high) if self.complete else self._store.groups()
+        replicas = [self._replicas[group] for group in groups if group in self._replicas]
+        if self.complete and groups:
+            alone = any(replica.core.sole for replica in replicas)
+        else:
+            alone = may_decide_alone(self._peers.known())
+        if alone:
             raise StoreError(
                 "rows of the index are lost, and no other node has them: stop the store and run "
                 "`o3storage verify --repair`"
             )
         if not self.complete:
-            return self._store.groups()
+            return groups
         for asked in range(HAND_OVERS):
             groups = self._groups(low, high)
             if not self._unled(groups):
