@@ -41,6 +41,11 @@ async def look_for_loss(store: Store) -> None:
         store.note(LOST, b"")
 
 
+async def never_lost(store: Store) -> bool:
+    """Whether this disk has never lost a record of its log. Raises StoreError, BadBlock."""
+    return await store.noted(LOST) is None
+
+
 async def note_passed(store: Store, group: int, old: Span, new: Span) -> None:
     """A snapshot is about to bring `group` from the keys of `old` to those of `new`: ranges of
     the keys between were cut off while this node was away. Raises StoreError, BadBlock."""
@@ -53,7 +58,7 @@ async def note_passed(store: Store, group: int, old: Span, new: Span) -> None:
 async def never_here(store: Store, groups: Iterable[int], span: Span) -> bool:
     """Whether a range of `span`, of which nothing is here, certainly never was. `groups`: those
     that may have given up its keys. Raises StoreError, BadBlock."""
-    if await store.noted(LOST) is not None:
+    if not await never_lost(store):
         return False
     for group in groups:
         known = await store.noted(_passed(group))

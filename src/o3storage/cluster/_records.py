@@ -176,6 +176,11 @@ def carried(data: bytes) -> Carried | None:
     return Carried(stream, frames, bool(flags & OPEN_ON_ERROR), session)
 
 
+def carried_route(data: bytes) -> bytes:
+    """The route of a CARRY that `carried` has read."""
+    return data[6 : 6 + (data[4] << 8 | data[5])]
+
+
 def encode_close(keys: Sequence[bytes], *, release: bool) -> bytes:
     parts = [bytes((OWN, VERSION, CLOSE, release)), _U16.pack(len(keys))]
     for key in keys:

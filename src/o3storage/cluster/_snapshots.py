@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _records
-from o3storage.cluster._newcomer import note_passed
+from o3storage.cluster._newcomer import never_lost, note_passed
 from o3storage.cluster._range_rows import EVERYTHING, FIRST_KEY_GROUP, Span, span_key
-from o3storage.cluster._reading import READ_FAULTS, left_row
+from o3storage.cluster._reading import READ_FAULTS, entries_of, left_row
+from o3storage.crypto import StreamRef
 from o3storage.raft.core import (
     Configuration,
     PieceStored,
@@ -35,6 +36,7 @@ from o3storage.storage import (
     Snapshot,
     SnapshotLost,
     StoreOutOfService,
+    Unnamed,
     decode_piece,
     encode_piece,
 )
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 PIECE_BYTES = 256 << 10
 """Rows of one piece, held in memory on both sides; they take the bulk link, not the heartbeats'."""
 PAGE_ROWS = 500
+SKIP_BYTES = 256 << 10
+"""Entries looked at in one turn of the loop."""
 RETRY_S = 0.5
 """A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
 SEND, RECEIVE = "send", "receive"
@@ -250,10 +254,14 @@ class Snapshots:
             replica.team.mark_incomplete()
         hard = output.hard_state
         row = output.index.to_bytes(8, "big") + output.configuration.encode()
+        unnamed = Unnamed(self._named)
         while not replica.fault:
             try:
                 if span is not None:
                     await self._note_passed(span)
+                certain = await never_lost(store)
+                if certain:
+                    await self._skip(output.index, span or EVERYTHING, unnamed)
                 await store.install(
                     group,
                     output.index,
@@ -263,6 +271,7 @@ class Snapshots:
                     HardState(hard.term, hard.vote, hard.commit),
                     output.keep,
                     [(_records.configuration_key(group), row), (left_row(group), None)],
+                    unnamed if certain else None,
                 )
             except StoreOutOfService as error:
                 replica.on_disk_fault(str(error))
@@ -273,6 +282,8 @@ class Snapshots:
             except READ_FAULTS:
                 await asyncio.sleep(RETRY_S)
             else:
+                # (Frames of theirs may be on their way.)
+                self._node.note_released(unnamed.released)
                 if span is not None:
                     # What it does not hold any more is another range's, which will come.
                     replica.span = span
@@ -280,6 +291,30 @@ class Snapshots:
                     self._node.on_ranges()
                 replica.restored(output.index)
                 return
+
+    def _named(self, key: bytes, value: bytes) -> list[bytes]:
+        """The streams that a row keeps from being collected."""
+        if key[0] == _records.TABLE_OPEN_STREAM:
+            return [key[-_records.STREAM_BYTES :]]
+        return [StreamRef.unpack(body).stream for body in self._node.bodies(key, value)]
+
+    async def _skip(self, index: int, span: Span, unnamed: Unnamed) -> None:
+        """Entries here that the snapshot takes the place of, up to `index`: they were committed, or
+        never will be, for another one was there. What they name has a name at `index`, unless it
+        never had one or has none any more, for an entry is proposed once. But one that found its
+        key in another range, since a cut, is proposed there with the same frames: so of keys
+        beyond `span`, which is the snapshot's, nothing is said. Raises StoreError."""
+        replica, store = self._replica, self._node.store
+        at, last = replica.applied + 1, min(index, store.log_state(replica.group).last_index)
+        while at <= last:
+            found = await entries_of(store, replica.group, at, last, SKIP_BYTES)
+            if not found:
+                return
+            for entry in found:
+                named = _records.carried(entry.data) if _records.carries(entry) else None
+                if named is not None and span.holds(_records.carried_route(entry.data)[1:]):
+                    unnamed.lost_name([named.stream])
+            at = found[-1].index + 1
 
     async def _note_passed(self, span: Span) -> None:
         """Keys that the snapshot does not bring belong to ranges that were cut off without us."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from o3storage.storage._bulk import StreamWriter
 from o3storage.storage._frames import FrameReader
-from o3storage.storage._install import MAX_PIECE_BYTES, Span, decode_piece, encode_piece
+from o3storage.storage._install import MAX_PIECE_BYTES, Span, Unnamed, decode_piece, encode_piece
 from o3storage.storage._lock import DataDirLock
 from o3storage.storage._offline import (
     FramePlace,
@@ -101,6 +101,7 @@ __all__ = [
     "StoreSpace",
     "StoreStats",
     "StreamWriter",
+    "Unnamed",
     "VerifyReport",
     "VolumeSummary",
     "decode_piece",

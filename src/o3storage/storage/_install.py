@@ -15,6 +15,7 @@ Interface: `Installer.stage`, `install`, `redo`; `encode_piece`, `Span`.
    block of the index ends it; once the block is put right it is begun anew.
 4. One batch holds the end: the log's new beginning, the hard state, the caller's own rows, and the
    decision's deletion, with that of the row that says that rows are lost. Then the pieces go.
+5. Frames that rows of before 3 named, and none of the pieces does, are released (`Unnamed`).
 
 Invariants
 - Between 2 and 4 nobody reads or applies in the spans (the replica waits for 4).
@@ -27,9 +28,10 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from o3storage.storage._core import Core
+from o3storage.storage._frames import Frames
 from o3storage.storage._groups import GroupLog
 from o3storage.storage._log import LogWriter
 from o3storage.storage._records import RecordBad, decode_rows, encode_rows
@@ -43,6 +45,10 @@ MAX_PIECE_BYTES = 1000 * KIB
 STEP_ROWS = 500
 STEP_BYTES = 256 * KIB
 """Changes of one record, and of one turn of the loop."""
+MAX_UNNAMED = 65_536
+"""Streams that one install releases: some 10 MB of memory."""
+STEP_STREAMS = 100
+"""Of them, in one record."""
 
 Span = tuple[bytes, bytes]
 """Row keys low <= key < high."""
@@ -80,12 +86,47 @@ def decided_group(key: bytes) -> int | None:
     return group if number == DECISION else None
 
 
+class Unnamed:
+    """Streams that an install leaves without a name: rows of before it named them, or entries that
+    it takes the place of did, and no row of the snapshot does.
+
+    A stream has one life: it is opened or comes with its entry, a row names it, it is released.
+    So what had a name at one committed entry, and has none at a later one, was released by an entry
+    between them, which this member skipped: nothing will name it again. The caller answers for that
+    order: on a disk that lost records, rows may be later than its applied index says, and an
+    entry above the snapshot may be theirs; nothing is collected there. What had no name before is
+    left alone: its entries may be yet to come."""
+
+    __slots__ = ("_names", "released", "streams")
+
+    def __init__(self, names: Callable[[bytes, bytes], Iterable[bytes]]) -> None:
+        """`names`: streams that a row names, by its key and value."""
+        self._names = names
+        self.streams: dict[bytes, None] = {}
+        """At most MAX_UNNAMED; frames of others stay (promise P8)."""
+        self.released: list[bytes] = []
+        """Those that were."""
+
+    def lost_name(self, streams: Iterable[bytes]) -> None:
+        for stream in streams:
+            if len(self.streams) < MAX_UNNAMED:
+                self.streams[stream] = None
+
+    def row_goes(self, key: bytes, value: bytes) -> None:
+        self.lost_name(self._names(key, value))
+
+    def row_comes(self, key: bytes, value: bytes) -> None:
+        for stream in self._names(key, value):
+            self.streams.pop(stream, None)
+
+
 class Installer:
     """One snapshot of a group at a time."""
 
-    def __init__(self, core: Core, log: LogWriter) -> None:
+    def __init__(self, core: Core, log: LogWriter, frames: Frames) -> None:
         self.core = core
         self.log = log
+        self.frames = frames
 
     async def stage(self, group: GroupId, number: int, piece: bytes) -> None:
         """Durable on return. Piece 0 drops what was staged before. Raises ValueError (nobody
@@ -110,10 +151,12 @@ class Installer:
         hard: HardState,
         keep: bool,
         rows: Sequence[RowChange],
+        unnamed: Unnamed | None = None,
     ) -> None:
         """Make pieces 0..pieces - 1 the rows of `spans`, and (`index`, `term`) what the group's
-        log has applied. `keep`: entries above `index` stay. Raises StoreFull, StoreOutOfService:
-        then it is done at the next open, if it was decided; SnapshotLost."""
+        log has applied. `keep`: entries above `index` stay. What is left in `unnamed` is released,
+        but not by an open that finishes this. Raises StoreFull, StoreOutOfService: then it is done
+        at the next open, if it was decided; SnapshotLost."""
         fixed = (index, term, hard.term, hard.vote, hard.commit, keep)
         parts = [_MARK.pack(*fixed, pieces, len(spans), len(rows))]
         for low, high in spans:
@@ -123,7 +166,7 @@ class Installer:
         await self.log.write_rows([(_key(group, DECISION), mark)])
         async with self.core.replacing:
             try:
-                await self._carry_out(group, mark)
+                await self._carry_out(group, mark, unnamed)
             except SnapshotLost:
                 await self._lose(group)
                 raise
@@ -165,7 +208,7 @@ class Installer:
                 return False
         return True
 
-    async def _carry_out(self, group: GroupId, mark: bytes) -> None:
+    async def _carry_out(self, group: GroupId, mark: bytes, unnamed: Unnamed | None = None) -> None:
         core = self.core
         fields = _MARK.unpack_from(mark)
         index, term, hard_term, vote, commit, keep, pieces, span_count, _ = fields
@@ -180,11 +223,16 @@ class Installer:
         if log is None:
             log = core.groups[group] = GroupLog(group, core.entry_account)
         lost = group in core.rows_lost
+        if lost:
+            unnamed = None
         if index > log.applied_index or (lost and index == log.applied_index):
             staged = _Staged(core, group, pieces)
             for low, high in zip(bounds[::2], bounds[1::2], strict=True):
-                await self._replace(low, high, staged, every=lost)
+                await self._replace(low, high, staged, every=lost, unnamed=unnamed)
             await staged.end()
+            if unnamed is not None and unnamed.streams:
+                async for key, value in _Staged.read(core, group, pieces):
+                    unnamed.row_comes(key, value)
             log.install(index, term, keep=bool(keep))
             # A vote that was given meanwhile stands.
             hard = log.hard_state
@@ -204,10 +252,27 @@ class Installer:
                 rows=[*own, *ended],
             )
             core.rows_lost.pop(group, None)
+            if unnamed is not None:
+                await self._release(unnamed)
         await self._drop(group, 0)
 
+    async def _release(self, unnamed: Unnamed) -> None:
+        streams = list(unnamed.streams)
+        for at in range(0, len(streams), STEP_STREAMS):
+            step = streams[at : at + STEP_STREAMS]
+            unnamed.released += step
+            changes = self.frames.released(step)
+            if changes:
+                await self.log.write_rows(changes)
+
     async def _replace(
-        self, low: bytes, high: bytes, staged: _Staged, *, every: bool = False
+        self,
+        low: bytes,
+        high: bytes,
+        staged: _Staged,
+        *,
+        every: bool = False,
+        unnamed: Unnamed | None = None,
     ) -> None:
         """Make the rows of [low, high) those that are staged for it; `every` one is written."""
         index = self.core.index
@@ -223,7 +288,10 @@ class Installer:
             end = at if at is not None else high
             old = dict(page)
             while new is not None and new[0] < end:
-                if old.pop(new[0], None) != new[1] or every:
+                before = old.pop(new[0], None)
+                if before != new[1] or every:
+                    if before is not None and unnamed is not None:
+                        unnamed.row_goes(new[0], before)
                     changes.append(new)
                     size += len(new[0]) + len(new[1])
                 staged.take()
@@ -232,6 +300,9 @@ class Installer:
                     await self.log.write_rows(changes)
                     changes, size = [], 0
             changes += [(key, None) for key in old]
+            if unnamed is not None:
+                for row in old.items():
+                    unnamed.row_goes(*row)
             if len(changes) >= STEP_ROWS:
                 await self.log.write_rows(changes)
                 changes, size = [], 0
@@ -254,11 +325,11 @@ class _Staged:
     """The rows of all pieces, in order."""
 
     def __init__(self, core: Core, group: GroupId, pieces: int) -> None:
-        self._rows = self._read(core, group, pieces)
+        self._rows = self.read(core, group, pieces)
         self._next: Row | None = None
 
     @staticmethod
-    async def _read(core: Core, group: GroupId, pieces: int) -> AsyncIterator[Row]:
+    async def read(core: Core, group: GroupId, pieces: int) -> AsyncIterator[Row]:
         for number in range(pieces):
             piece = await core.index.get(_key(group, number))
             if piece is None:

@@ -28,7 +28,7 @@ from o3storage.storage._flush import Flusher
 from o3storage.storage._frames import Frames
 from o3storage.storage._groups import GroupLog
 from o3storage.storage._index_open import IndexFactory, open_index_factory
-from o3storage.storage._install import Installer, Span
+from o3storage.storage._install import Installer, Span, Unnamed
 from o3storage.storage._log import NO_LOG_SPACE, LogWriter
 from o3storage.storage._mark import Mark
 from o3storage.storage._rebuild import open_or_rebuild
@@ -90,7 +90,7 @@ class Store:
         self._spans = SpanRepair(core, log, self._frames, self._compactor)
         self._frames.on_bad_block = bulk.on_bad_block = self._spans.wanted
         core.on_bad_block = self._spans.wanted
-        self._installer = Installer(core, log)
+        self._installer = Installer(core, log, self._frames)
         self._tender = Tender(
             core,
             log=log,
@@ -426,15 +426,19 @@ class Store:
         hard_state: HardState,
         keep: bool,
         rows: Sequence[RowChange] = (),
+        unnamed: Unnamed | None = None,
     ) -> None:
         """Make the staged pieces 0..pieces - 1 the rows of `spans`, and of the group's log what
         follows (`index`, `term`): nothing, or (`keep`) what lies above. `rows` are written with
         it. All or nothing, over a crash too. Nobody may read or apply in the spans meanwhile.
+        Frames of the streams that are left in `unnamed` are released; after a crash they stay.
         Raises StoreError; SnapshotLost: the rows of the group count as lost, and nothing is staged.
         """
         self._check_open()
         with self._repairing():
-            await self._installer.install(group, index, term, pieces, spans, hard_state, keep, rows)
+            await self._installer.install(
+                group, index, term, pieces, spans, hard_state, keep, rows, unnamed
+            )
 
     async def erase(self, group: GroupId, spans: Sequence[Span], rows: Sequence[RowChange]) -> None:
         """The group has left this disk: the rows of `spans` go, and its log is empty behind what is
