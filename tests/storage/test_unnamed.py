@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import random
 
-from o3storage.storage import HardState, StoreError, Unnamed, encode_piece
+from o3storage.storage import HardState, StoreError, Unnamed, _install, encode_piece
 
 from .support import SimDisk, entry, frame, hard, open_store, run, stream_id
 
@@ -162,9 +162,11 @@ def test_what_lost_its_name_goes_and_nothing_else() -> None:
             store.pin(stream)
         unnamed = Unnamed(names)
         unnamed.lost_name(disk.skipped())
+        stay = {stream for stream in disk.frames if dice.random() < 0.05}
+        unnamed.stays(stay)
         await disk.install(store, unnamed)
         await store.flush()
-        useless, needed = disk.useless(), disk.needed()
+        useless, needed = disk.useless() - stay, disk.needed() | stay
         held = await disk.held(store)
         assert needed <= held, "P1"
         assert not (useless - pinned) & held
@@ -178,7 +180,7 @@ def test_what_lost_its_name_goes_and_nothing_else() -> None:
         found["useless"] += len(useless)
         found["needed"] += len(needed)
         found["pinned"] += len(pinned & useless)
-        found["early"] += any(course.born[s] > disk.index for s in needed)
+        found["early"] += any(course.born.get(s, 0) > disk.index for s in needed)
         await store.close()
 
     for seed in range(120):
@@ -236,3 +238,16 @@ def test_after_rows_were_lost_nothing_is_collected() -> None:
         await store.close()
 
     run(main(), 3)
+
+
+def test_what_is_remembered_has_a_limit_beyond_which_frames_stay(monkeypatch) -> None:
+    monkeypatch.setattr(_install, "MAX_UNNAMED", 3)
+    streams = [stream_id(number) for number in range(1, 8)]
+    unnamed = Unnamed(names)
+    unnamed.lost_name(streams)
+    assert list(unnamed.streams) == streams[:3]
+    unnamed.stays(streams[1:4])
+    assert list(unnamed.streams) == streams[:1]
+    unnamed.stays(streams[4:])
+    unnamed.lost_name(streams)
+    assert not unnamed.streams

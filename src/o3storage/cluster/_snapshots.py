@@ -299,20 +299,24 @@ class Snapshots:
         return [StreamRef.unpack(body).stream for body in self._node.bodies(key, value)]
 
     async def _skip(self, index: int, span: Span, unnamed: Unnamed) -> None:
-        """Entries here that the snapshot takes the place of, up to `index`: they were committed, or
+        """Entries here that the snapshot takes the place of, up to `index`, were committed, or
         never will be, for another one was there. What they name has a name at `index`, unless it
         never had one or has none any more, for an entry is proposed once. But one that found its
         key in another range, since a cut, is proposed there with the same frames: so of keys
         beyond `span`, which is the snapshot's, nothing is said. Raises StoreError."""
         replica, store = self._replica, self._node.store
-        at, last = replica.applied + 1, min(index, store.log_state(replica.group).last_index)
+        at, last = replica.applied + 1, store.log_state(replica.group).last_index
         while at <= last:
             found = await entries_of(store, replica.group, at, last, SKIP_BYTES)
             if not found:
                 return
             for entry in found:
                 named = _records.carried(entry.data) if _records.carries(entry) else None
-                if named is not None and span.holds(_records.carried_route(entry.data)[1:]):
+                if named is None:
+                    continue
+                if entry.index > index:
+                    unnamed.stays([named.stream])
+                elif span.holds(_records.carried_route(entry.data)[1:]):
                     unnamed.lost_name([named.stream])
             at = found[-1].index + 1
 

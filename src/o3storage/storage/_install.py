@@ -93,15 +93,17 @@ class Unnamed:
     A stream has one life: it is opened or comes with its entry, a row names it, it is released.
     So what had a name at one committed entry, and has none at a later one, was released by an entry
     between them, which this member skipped: nothing will name it again. The caller answers for that
-    order: on a disk that lost records, rows may be later than its applied index says, and an
-    entry above the snapshot may be theirs; nothing is collected there. What had no name before is
-    left alone: its entries may be yet to come."""
+    order: on a disk that lost records, rows may be later than its applied index says; nothing is
+    collected there. What had no name before is left alone: its entries may be yet to come. So is
+    what an entry above the snapshot names (`stays`): it was counted as here."""
 
-    __slots__ = ("_names", "released", "streams")
+    __slots__ = ("_most", "_names", "_stay", "released", "streams")
 
     def __init__(self, names: Callable[[bytes, bytes], Iterable[bytes]]) -> None:
         """`names`: streams that a row names, by its key and value."""
         self._names = names
+        self._stay: set[bytes] = set()
+        self._most = MAX_UNNAMED
         self.streams: dict[bytes, None] = {}
         """At most MAX_UNNAMED; frames of others stay (promise P8)."""
         self.released: list[bytes] = []
@@ -109,8 +111,18 @@ class Unnamed:
 
     def lost_name(self, streams: Iterable[bytes]) -> None:
         for stream in streams:
-            if len(self.streams) < MAX_UNNAMED:
+            if len(self.streams) < self._most and stream not in self._stay:
                 self.streams[stream] = None
+
+    def stays(self, streams: Iterable[bytes]) -> None:
+        """More than can be remembered, and nothing is released."""
+        for stream in streams:
+            self._stay.add(stream)
+            self.streams.pop(stream, None)
+        if len(self._stay) > MAX_UNNAMED:
+            self._most = 0
+            self._stay.clear()
+            self.streams.clear()
 
     def row_goes(self, key: bytes, value: bytes) -> None:
         self.lost_name(self._names(key, value))
