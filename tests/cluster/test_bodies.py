@@ -9,7 +9,7 @@ import pytest
 
 from o3storage import catalog
 from o3storage.catalog import DeleteObject, PreconditionFailed, WriteCondition
-from o3storage.cluster import BodyDamaged, BodyMissing, StreamUpload
+from o3storage.cluster import BodyDamaged, BodyMissing, StreamUpload, Unavailable
 from o3storage.crypto import FRAME_BYTES, StreamRef
 from o3storage.simulation import run
 from o3storage.storage import PREFIX_BYTES, SMALL_FRAME_BYTES
@@ -270,6 +270,23 @@ def test_a_reader_keeps_what_it_reads_until_it_ends() -> None:
             assert await gone(r, ref)
 
     run(main(), 9)
+
+
+@pytest.mark.parametrize("cached", [0.0, 1.0])
+def test_what_is_read_from_a_store_that_closed_is_not_to_be_had_now(cached: float) -> None:
+    async def main() -> None:
+        r = await Rig(13).start()
+        b = await r.bucket()
+        upload, command = await r.upload(b, b"k", body_of(13, 3 * FRAME_BYTES))
+        await r.node.submit(command, upload.frames)
+        await r.store.flush()
+        r.disk.cached_share = cached
+        reader = r.node.read_stream(upload.ref)
+        await r.stop()
+        with pytest.raises(Unavailable):
+            await anext(reader)
+
+    run(main(), 13)
 
 
 def test_a_reader_that_stops_early_frees_what_it_held() -> None:

@@ -17,7 +17,7 @@ from o3storage.cluster._peer_types import PeerError
 from o3storage.cluster._reading import entries_of
 from o3storage.crypto import FRAME_BYTES, StreamRef
 from o3storage.raft.core import UNKNOWN
-from o3storage.simulation import SimDisk, run
+from o3storage.simulation import Fault, SimDisk, run
 from o3storage.storage import BadFrame, SealedFrame
 from o3storage.storage._frames import frame_place
 from tests.cluster.support import body_of
@@ -327,6 +327,69 @@ def test_what_scrub_finds_is_repaired_and_what_nobody_has_is_an_error() -> None:
             assert repair.unrepaired_frames == 1
 
     run(main(), 17)
+
+
+def unreadable(member: Member, times: int) -> None:
+    """The next reads of frames by the member's disk fail, and nothing is in its page cache."""
+    member.disk.cached_share = 0.0
+    member.disk.inject(Fault("read", path_prefix="volumes/", count=times))
+
+
+@pytest.mark.parametrize("size", [5_000, 700_000])
+def test_a_frame_that_the_disk_fails_to_read_is_not_called_damaged(size: int) -> None:
+    """Of the simulator's seed 5038 of three nodes: a read was stuck when the power went."""
+
+    async def main() -> None:
+        async with team(seed=27) as group:
+            bucket = await group.members[0].bucket()
+            body = body_of(1, size)
+            upload, command = await group.members[0].upload(bucket, b"key", body)
+            await group.members[0].node.submit(command, upload.frames)
+            await equal(group)
+            member = group.members[1]
+            repair = member.node.replication.repair
+            unreadable(member, 2)
+            assert await member.read(upload.ref) == body, "another has it"
+            assert member.disk.faults[0].count <= 1
+            member.disk.faults.clear()
+            assert repair.repaired_frames >= 1, "it may have been a sector that is bad for good"
+            group.net.cut([member.id], [other.id for other in group.members if other != member])
+            unreadable(member, 99)
+            with pytest.raises(Unavailable, match="cannot be read"):
+                await member.read(upload.ref)
+            member.disk.faults.clear()
+            assert await member.read(upload.ref) == body
+            group.net.heal()
+
+    run(main(), 27)
+
+
+def test_a_damaged_frame_has_no_copy_only_if_all_others_say_so() -> None:
+    async def main() -> None:
+        async with team(seed=28) as group:
+            one, two, three = group.members
+            bucket = await one.bucket()
+            body = body_of(1, 700_000)
+            upload, command = await one.upload(bucket, b"key", body)
+            await one.node.submit(command, upload.frames)
+            await equal(group)
+            for member in (one, two):
+                await spoil(member, upload.ref.stream, 1)
+            group.net.cut([one.id, two.id], [three.id])
+            with pytest.raises(Unavailable, match="damaged on this node, and 1 of the 2 other"):
+                await one.read(upload.ref)
+            group.net.heal()
+            unreadable(three, 99)
+            with pytest.raises(Unavailable, match="damaged on this node, and 1 of the 2 other"):
+                await one.read(upload.ref)
+            three.disk.faults.clear()
+            assert await one.read(upload.ref) == body
+            for member in (one, three):
+                await spoil(member, upload.ref.stream, 1)
+            with pytest.raises(BodyDamaged):
+                await one.read(upload.ref)
+
+    run(main(), 28)
 
 
 def test_a_repair_leaves_nothing_of_a_stream_that_goes_meanwhile() -> None:

@@ -318,6 +318,21 @@ def test_a_full_file_system(tmp_path: Path) -> None:
         os.system(f"umount {tmp_path}")
 
 
+def test_a_closed_file_cannot_be_read(tmp_path: Path) -> None:
+    """A store that closes under a reader: the reader is refused as by a disk that fails."""
+
+    async def body(disk: RealDisk) -> None:
+        file = await disk.open("a", OpenMode.CREATE)
+        await file.write(0, [b"x"])
+        await file.close()
+        assert file.read_now(0, 1) is None
+        with pytest.raises(DiskError) as caught:
+            await file.read(0, 1)
+        assert caught.value.errno == errno.EBADF
+
+    with_disk(tmp_path, body)
+
+
 def test_a_cancelled_write_is_done_all_the_same(tmp_path: Path) -> None:
     async def body(disk: RealDisk) -> None:
         file = await disk.open("f", OpenMode.CREATE)

@@ -14,6 +14,7 @@ from o3storage.storage import (
     EntriesGone,
     FrameBad,
     FrameMissing,
+    FrameUnread,
     StoreFull,
     StoreOutOfService,
 )
@@ -402,6 +403,21 @@ def test_rot_in_a_frame_record_is_never_served():
                 store.read_frame_now(stream_id(3), 0)
             with pytest.raises(FrameBad):
                 await store.read_frame(stream_id(3), 0)
+
+    run(main(), 1)
+
+
+def test_a_frame_that_the_disk_fails_to_read_is_not_bad():
+    """It may be read later."""
+
+    async def main():
+        disk = await three_batches(SimDisk(1, cached_share=0.0))
+        async with store_on(disk) as store:
+            disk.inject(Fault("read", path_prefix="volumes/", count=99))
+            with pytest.raises(FrameUnread):
+                await store.read_frame(stream_id(1), 0)
+            disk.faults.clear()
+            assert bytes(await store.read_frame(stream_id(1), 0)) == frame(1).data
 
     run(main(), 1)
 

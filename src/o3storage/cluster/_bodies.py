@@ -14,14 +14,23 @@ from o3storage.cluster._streams import JOB_BYTES, settled
 from o3storage.crypto import FRAME_BYTES, TAG_BYTES, SealError, StreamRef, StreamSealer
 from o3storage.runtime.disk import Buffer
 from o3storage.runtime.jobs import Jobs
-from o3storage.storage import PREFIX_BYTES, FrameBad, FrameMissing, FrameReader, SealedFrame, Store
+from o3storage.storage import (
+    PREFIX_BYTES,
+    FrameBad,
+    FrameMissing,
+    FrameReader,
+    FrameUnread,
+    SealedFrame,
+    Store,
+)
 
 
 class Source(Protocol):
     """Other nodes' copies of frames: `_repair.Repair`, `_lending.FramesElsewhere`."""
 
     async def fetch(self, stream: bytes, number: int, frames: int) -> SealedFrame | None:
-        """The frame from whoever has it, or None. `frames`: how many the stream has."""
+        """The frame from whoever has it; None: nobody has. `frames`: how many the stream has.
+        Raises Unavailable: nobody gave it, and not all could say."""
         ...
 
     async def store_again(self, frame: SealedFrame) -> bool:
@@ -104,11 +113,17 @@ def _damaged(ref: StreamRef, number: int, why: str) -> BodyDamaged:
     )
 
 
+class _Unread(Unavailable):
+    """This node's disk failed to read a frame."""
+
+
 def _refusal(error: Exception, ref: StreamRef, number: int) -> Exception:
     if isinstance(error, FrameMissing):
         return BodyMissing(f"frame {number} of stream {ref.stream.hex()} is not here")
     if isinstance(error, FrameBad):
         return _damaged(ref, number, str(error))
+    if isinstance(error, FrameUnread):
+        return _Unread(str(error))
     return Unavailable(str(error))
 
 
@@ -121,16 +136,23 @@ async def _read_frame(  # noqa: PLR0917
     repair: Source | None,
 ) -> bytes:
     """One frame's plaintext, checked twice: BLAKE3 of what is stored, then its seal. One that is
-    bad here, or not here, is asked of the other replicas."""
+    bad here, or not here, or cannot be read, is asked of the other replicas."""
     try:
         return await _read_own(store, jobs, sealer, ref, number)
-    except (BodyMissing, BodyDamaged) as error:
-        frames = frame_count(ref)
-        frame = await repair.fetch(ref.stream, number, frames) if repair is not None else None
-        if repair is None or frame is None:
+    except (BodyMissing, BodyDamaged, Unavailable) as error:
+        if repair is None:
+            raise
+        try:
+            frame = await repair.fetch(ref.stream, number, frame_count(ref))
+        except Unavailable as why:
+            if not isinstance(error, BodyDamaged):
+                raise error from why
+            where = f"frame {number} of stream {ref.stream.hex()}"
+            raise Unavailable(f"{where} is damaged on this node, and {why}") from error
+        if frame is None:
             raise
         plain = _unseal_now(sealer, ref, number, frame.data)
-        if isinstance(error, BodyDamaged):
+        if isinstance(error, BodyDamaged | _Unread):
             with contextlib.suppress(*READ_FAULTS):
                 await repair.store_again(frame)
         return plain

@@ -1,8 +1,8 @@
 """Frames that a replica lacks, fetched from those who hold them.
 
     request  group u32, index u64, stream 16, first u32, count u16
-    answer   status u8 (0 frames follow, 1 none here, 2 superseded), then for each frame:
-             number u32, size u32 of the plaintext, sealed
+    answer   status u8 (0 frames follow, 1 no good ones here, 2 superseded, 3 what is here cannot be
+             read now), then for each frame: number u32, size u32 of the plaintext, sealed
 
 All integers are big-endian. What is fetched is ciphertext whose BLAKE3 the holder checked; it is
 stored again under a record, and a placement, of this node's own.
@@ -16,10 +16,11 @@ import asyncio
 import itertools
 import struct
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from o3storage.cluster import _kinds
-from o3storage.cluster._errors import ClusterError
+from o3storage.cluster._errors import ClusterError, Unavailable
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.cluster._wire import Lane
 from o3storage.raft.core import NOBODY
@@ -27,6 +28,7 @@ from o3storage.runtime import Logger
 from o3storage.storage import (
     FRAME_PLAIN_BYTES,
     SEAL_TAG_BYTES,
+    FrameBad,
     FrameMissing,
     SealedFrame,
     StoreError,
@@ -56,7 +58,8 @@ LOOKS_PER_TURN = 256
 _REQUEST = struct.Struct(">IQ16sIH")
 _FRAME = struct.Struct(">II")
 
-FRAMES_FOLLOW, NONE_HERE, SUPERSEDED = 0, 1, 2
+FRAMES_FOLLOW, NONE_HERE, SUPERSEDED, UNREAD = 0, 1, 2, 3
+"""Whoever does not know UNREAD takes it, as anything but the first, for no frames."""
 
 _log = Logger("frames")
 
@@ -240,15 +243,30 @@ class Fetcher:
         return False
 
     async def fetch_one(
-        self, node: int, stream: bytes, number: int, frames: int
+        self, nodes: Iterable[int], stream: bytes, number: int, frames: int
     ) -> SealedFrame | None:
-        """One frame of a stream of `frames`, if that node has it."""
-        try:
-            answer = await self._call(node, _REQUEST.pack(0, 0, stream, number, 1))
-            found = decode_frames(Wanted(stream, frames, 0, 0), answer, number)
-        except (ClusterError, ValueError):
-            return None
-        return found[0] if found else None
+        """One frame of a stream of `frames`, from the first of these nodes that has a good copy;
+        None: none of them has. Raises Unavailable: none gave it, and some could not say."""
+        asked, silent = 0, 0
+        for node in nodes:
+            asked += 1
+            if not self._node.peers.is_up(node):
+                silent += 1
+                continue
+            try:
+                answer = await self._call(node, _REQUEST.pack(0, 0, stream, number, 1))
+                found = decode_frames(Wanted(stream, frames, 0, 0), answer, number)
+            except (ClusterError, ValueError):
+                silent += 1
+                continue
+            if found:
+                return found[0]
+            silent += answer[0] == UNREAD
+        if silent:
+            raise Unavailable(
+                f"{silent} of the {asked} other nodes do not say whether they hold it; try again"
+            )
+        return None
 
     async def _call(self, node: int, request: bytes) -> bytes:
         return await self._node.peers.call(
@@ -274,10 +292,14 @@ class Fetcher:
                 if number > first:
                     break
                 return bytes((self._why_missing(group, index, stream),))
-            except READ_FAULTS:
+            except FrameBad:
                 if number > first:
                     break
                 return bytes((NONE_HERE,))
+            except READ_FAULTS:
+                if number > first:
+                    break
+                return bytes((UNREAD,))
             parts.append(_FRAME.pack(number, len(data) - SEAL_TAG_BYTES))
             parts.append(bytes(data))
             size += len(data)

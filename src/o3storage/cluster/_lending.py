@@ -188,20 +188,11 @@ class FramesElsewhere:
         self._loan = loan
 
     async def fetch(self, stream: bytes, number: int, frames: int) -> SealedFrame | None:
-        """From who lends it, else from any holder, else from any node."""
+        """From who lends it, else from any holder, else from any node. Raises Unavailable."""
         first = [self._loan.holder] if self._loan is not None else []
-        asked = dict.fromkeys([*first, *self._elsewhere.order(self._group)])
-        fetcher = self._elsewhere.fetcher
-        for node in asked:
-            frame = await fetcher.fetch_one(node, stream, number, frames)
-            if frame is not None:
-                return frame
-        for node in self._elsewhere.everyone():
-            if node not in asked:
-                frame = await fetcher.fetch_one(node, stream, number, frames)
-                if frame is not None:
-                    return frame
-        return None
+        holders = self._elsewhere.order(self._group)
+        nodes = dict.fromkeys([*first, *holders, *self._elsewhere.everyone()])
+        return await self._elsewhere.fetcher.fetch_one(nodes, stream, number, frames)
 
     async def store_again(self, frame: SealedFrame) -> bool:
         """There is nothing here to mend."""

@@ -84,12 +84,10 @@ class Repair:
             store.unpin(stream)
 
     async def fetch(self, stream: bytes, number: int, frames: int) -> SealedFrame | None:
-        """The frame from whoever has it, or None. `frames`: how many the stream has."""
-        for member in self._node.everyone():
-            frame = await self._node.fetcher.fetch_one(member, stream, number, frames)
-            if frame is not None:
-                return frame
-        return None
+        """The frame from whoever has it; None: nobody has. `frames`: how many the stream has.
+        Raises Unavailable: nobody gave it, and not all could say."""
+        node = self._node
+        return await node.fetcher.fetch_one(node.everyone(), stream, number, frames)
 
     async def store_again(self, frame: SealedFrame) -> bool:
         """In the place of the damaged one, of a stream that the caller pins. Raises StoreError."""

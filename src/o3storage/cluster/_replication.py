@@ -287,11 +287,11 @@ class Replication:
         }
 
     def everyone(self) -> list[int]:
-        """All other members of this node's groups that can be reached."""
+        """All other members of this node's groups, whether they can be reached or not."""
         found: dict[int, None] = {}
         for replica in self.replicas.values():
             for member in replica.core.configuration.members():
-                if member != self.id and self.peers.is_up(member):
+                if member != self.id:
                     found[member] = None
         return list(found)
 

@@ -82,7 +82,12 @@ class RealFile:
 
     def read_now(self, offset: int, size: int) -> bytes | None:
         """See `File.read_now`."""
-        return _native.pread_nowait(self._handle, size, offset)
+        try:
+            return _native.pread_nowait(self._handle, size, offset)
+        except ValueError:
+            if self._handle.closed:
+                return None
+            raise
 
     def native_handle(self) -> _native.FileHandle | None:
         """See `File.native_handle`."""
@@ -90,6 +95,8 @@ class RealFile:
 
     async def read(self, offset: int, size: int) -> bytes:
         """See `File.read`."""
+        if self._handle.closed:
+            raise DiskError(errno.EBADF, "read: the file is closed", self._path)
         try:
             return await self._pool.submit(_native.pread_job(self._handle, size, offset))
         except OSError as error:

@@ -63,8 +63,8 @@ class File(Protocol):
     def path(self) -> str: ...
 
     def read_now(self, offset: int, size: int) -> bytes | None:
-        """`size` bytes (fewer at end of file) if the page cache has them all now, else None.
-        Never blocks (preadv2 with RWF_NOWAIT)."""
+        """`size` bytes (fewer at end of file) if the page cache has them all now, else None, also
+        of a file that is closed. Never blocks (preadv2 with RWF_NOWAIT)."""
         ...
 
     def native_handle(self) -> FileHandle | None:
@@ -72,7 +72,8 @@ class File(Protocol):
         ...
 
     async def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes, fewer only at end of file. Raises DiskFault."""
+        """`size` bytes, fewer only at end of file. Raises DiskFault; another DiskError if the file
+        is closed, as a store's are that ends while it is read."""
         ...
 
     async def write(self, offset: int, buffers: Sequence[Buffer]) -> None:

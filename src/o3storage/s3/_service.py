@@ -229,7 +229,10 @@ class Service:
         elif isinstance(error, Unavailable):
             error = unavailable(str(error))
         elif isinstance(error, BodyMissing):
-            error = unavailable("The version was removed while it was being read.")
+            error = unavailable(
+                "The version was removed while it was being read, or no node that can be reached "
+                "has its bytes."
+            )
         elif isinstance(error, BodyDamaged):
             _log.error("body.damaged", error=str(error), request_id=request_id)
             error = S3Error("InternalError", "The stored bytes are damaged and there is no copy.")

@@ -11,6 +11,7 @@ from typing import TypeVar
 from o3storage.runtime.disk import (
     DIRECT_ALIGN_BYTES,
     Buffer,
+    DiskError,
     DiskFault,
     DiskFull,
     OpenMode,
@@ -49,14 +50,14 @@ class SimFile:
         return self._path
 
     def read_now(self, offset: int, size: int) -> bytes | None:
-        self._check(write=False)
-        return self._disk.cached_read(self._node, offset, size)
+        return None if self._closed else self._disk.cached_read(self._node, offset, size)
 
     def native_handle(self) -> None:
         return None
 
     async def read(self, offset: int, size: int) -> bytes:
-        self._check(write=False)
+        if self._closed:
+            raise DiskError(errno.EBADF, f"{self._path!r} is closed")
         return await self._disk.read_node(self._path, self._node, offset, size)
 
     async def write(self, offset: int, buffers: Sequence[Buffer]) -> None:

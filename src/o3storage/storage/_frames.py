@@ -40,7 +40,13 @@ from o3storage.storage._rows import (
     released_key,
     split_placement_key,
 )
-from o3storage.storage._types import STREAM_ID_BYTES, FrameBad, FrameMissing, StoreOutOfService
+from o3storage.storage._types import (
+    STREAM_ID_BYTES,
+    FrameBad,
+    FrameMissing,
+    FrameUnread,
+    StoreOutOfService,
+)
 from o3storage.storage._volume import align
 from o3storage.storage.index import BadBlock, Miss
 
@@ -120,8 +126,8 @@ class Frames:
         return _run_of(rows, stream, number)
 
     async def read(self, stream: bytes, number: int) -> memoryview:
-        """Raises FrameMissing, FrameBad."""
-        problem: FrameBad | FrameMissing | None = None
+        """Raises FrameMissing, FrameBad, FrameUnread."""
+        problem: FrameBad | FrameMissing | FrameUnread | None = None
         seen: Run | None = None
         for _ in range(READ_TRIES):
             run, first = await self.find(stream, number)
@@ -139,15 +145,20 @@ class Frames:
             except FrameMissing as error:
                 problem = error
                 continue
-            assert volume.file is not None
+            file = volume.file
+            if file is None:
+                # The store closes, or so many others were opened since.
+                where = f"frame {number} of stream {stream.hex()}"
+                problem = FrameUnread(f"{where} cannot be read: its file is closed")
+                continue
             volume.in_use += 1
             try:
-                data = await volume.file.read(offset, size)
+                data = await file.read(offset, size)
                 return check_frame_record(data, stream, number)
             except FrameBad as error:
                 problem = error
             except DiskError as error:
-                problem = FrameBad(
+                problem = FrameUnread(
                     f"frame {number} of stream {stream.hex()} cannot be read: {error}"
                 )
             finally:

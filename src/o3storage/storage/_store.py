@@ -491,7 +491,7 @@ class Store:
             raise
 
     async def read_frame(self, stream: bytes, number: int) -> Buffer:
-        """As read_frame_now, with disk I/O."""
+        """As read_frame_now, with disk I/O. Raises FrameUnread as well, if that fails."""
         with self._repairing():
             return await self._frames.read(stream, number)
 

@@ -247,6 +247,10 @@ class FrameBad(StoreError):
     """The frame's record does not match its checksum or its ids; repair it from elsewhere."""
 
 
+class FrameUnread(StoreError):
+    """The disk failed to read the frame; it may be able to later, and others may have it."""
+
+
 class EntriesGone(StoreError):
     """The log no longer holds (or cannot read) the entries asked for."""
 
