@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from o3storage.catalog._keys import TABLE_VERSION
 from o3storage.runtime.network import Address
 from o3storage.simulation import Fault, FaultKind, SeedReport, run, simulate
 from o3storage.simulation._bad_luck import INDEX_HEADER_BYTES, MachineFaults
@@ -18,6 +19,7 @@ from o3storage.simulation._machine import CAPACITY_BYTES, PEER_PORT
 from o3storage.simulation._replicas import rows_of
 from o3storage.simulation._requests import Call
 from o3storage.simulation._world import World
+from o3storage.storage import _rebuild
 
 SLOW_SEEDS = int(os.environ.get("O3_SIMULATION_SEEDS", "100"))
 """About a minute on one core."""
@@ -74,6 +76,22 @@ def test_key_ranges_with_fewer_replicas_than_nodes(seed: int, job: str) -> None:
     judge(report)
     assert report.acknowledged > 100 and report.fault_count >= 8
     assert not job or report.faults[job] == 1
+
+
+@pytest.mark.parametrize(("nodes", "seed"), [(3, 2), (5, 3)])
+def test_a_machine_without_its_index_has_the_same_rows_again(nodes: int, seed: int) -> None:
+    judge(simulate(seed, nodes=nodes, rebuild=True))
+
+
+def test_rows_that_a_rebuild_forgets_are_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = _rebuild.decode_state
+
+    def without_versions(body: memoryview) -> list[Any]:
+        return [row for row in decode(body) if row[1][0] != TABLE_VERSION]
+
+    monkeypatch.setattr(_rebuild, "decode_state", without_versions)
+    found = simulate(2, nodes=3, rebuild=True).violations
+    assert found and all(violation.promise == "P5" for violation in found)
 
 
 def test_one_seed_of_a_cluster_twice_is_the_same_run() -> None:

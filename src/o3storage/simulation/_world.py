@@ -42,6 +42,7 @@ from ._loop import SimDeadlockError, SimLoop, SimTimeoutError, run
 from ._machine import Machine
 from ._network import SimNet, SimNetwork
 from ._operator import Operator, operates
+from ._rebuilding import rebuild_one, rebuilds
 from ._replicas import (
     NOBODYS,
     Rows,
@@ -110,11 +111,14 @@ class World:
         keep_trace: bool = False,
         harsh: bool = False,
         sparse: bool = False,
+        rebuild: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
         self.seed = seed
         self.harsh = harsh
+        self.rebuilds = rebuild and nodes > 1
+        """One machine's index is removed at the end."""
         self.replicas = min(SPARSE_REPLICAS, nodes) if sparse else nodes
         """Of each key range."""
         self.loop = loop
@@ -194,6 +198,9 @@ class World:
             await self._compare()
         await self._read_back()
         await fleeting.judge()
+        if self.rebuilds:
+            await rebuild_one(self)
+            await self._compare()
         for machine in self.machines:
             if machine.life is not None:
                 ranges = machine.life.opened.node.key_ranges()
@@ -591,11 +598,13 @@ def simulate(
     keep_trace: bool = False,
     harsh: bool = False,
     sparse: bool | None = None,
+    rebuild: bool | None = None,
 ) -> Report:
     """Run one seed with 1, 3 or 5 nodes. The report has every violation; with `keep_trace` also
     what happened. `harsh` clusters have writes that go astray and much rot, too: what there are
     open findings of. `sparse`: key ranges have three replicas, however many nodes there are (the
-    default where there are more); else every node votes in all. Raises ValueError for another
+    default where there are more); else every node votes in all. `rebuild`: one machine of a cluster
+    loses its index at the end (by default in one seed of eight). Raises ValueError for another
     number of nodes."""
     if nodes not in SCALES:
         raise ValueError(f"{nodes} nodes: a run has one of {', '.join(map(str, SCALES))}")
@@ -606,7 +615,14 @@ def simulate(
     async def main() -> Report:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
-        world = World(seed, nodes=nodes, keep_trace=keep_trace, harsh=harsh, sparse=few)
+        world = World(
+            seed,
+            nodes=nodes,
+            keep_trace=keep_trace,
+            harsh=harsh,
+            sparse=few,
+            rebuild=rebuilds(seed) if rebuild is None else rebuild,
+        )
         loop.set_exception_handler(world.safety.unhandled)
         worlds.append(world)
         world.main_task = asyncio.current_task()
