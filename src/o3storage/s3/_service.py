@@ -230,8 +230,7 @@ class Service:
             error = unavailable(str(error))
         elif isinstance(error, BodyMissing):
             error = unavailable(
-                "The version was removed while it was being read, or no node that can be reached "
-                "has its bytes."
+                "The version was removed while it was being read, or its bytes cannot be had now."
             )
         elif isinstance(error, BodyDamaged):
             _log.error("body.damaged", error=str(error), request_id=request_id)
