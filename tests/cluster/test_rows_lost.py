@@ -14,9 +14,13 @@ from o3storage.cluster._reading import open_core
 from o3storage.raft.core import CONFIGURATION, Configuration, Role, SnapshotPiece, Start
 from o3storage.simulation import run
 from o3storage.storage import Entry, HardState
+from o3storage.storage import _records as records
 from o3storage.storage._rows import rows_lost_key
 from tests.cluster.support import Rig
 from tests.cluster.team_support import Member, Team, equal, team
+from tests.cluster.test_split import cut, level, listed
+from tests.storage.test_faults import places
+from tests.storage.test_rebuild import lose_index
 
 KEYS = [b"key-%d" % number for number in range(12)]
 
@@ -146,6 +150,57 @@ def test_where_all_lost_rows_nobody_serves_and_each_says_so() -> None:
                     await sees(member, bucket)
 
     run(main(), 53)
+
+
+def outcome_that_says(member: Member, key: bytes) -> tuple[str, int, int]:
+    """Where the first outcome that writes a row of this key stands on the member's disk."""
+    volumes = {volume.path: volume for volume in member.store._core.volumes.values()}
+    for path, offset, size in places(member.store._core.disk, records.OUTCOME):
+        data = bytes(member.store._core.disk.image.lookup(path).cached)
+        header = records.check_record(data, offset)
+        body = records.open_body(data, header, volumes[path].sealer, offset, offset)
+        if any(key in row and value for row, value in records.decode_rows(body)[0]):
+            return path, offset, size
+    raise AssertionError
+
+
+@pytest.mark.parametrize("index_lost", [False, True])
+def test_a_range_that_was_cut_behind_a_lost_outcome_comes_from_the_others(
+    *, index_lost: bool
+) -> None:
+    """Executed again, entries from before the cut would write keys of the upper range."""
+
+    async def main() -> None:
+        async with team(seed=56, log_volume_bytes=1 << 22) as group:
+            bucket = await group.members[0].bucket()
+            away = group.follower()
+            if not index_lost:  # the power goes before the index is flushed behind the cut
+                away.store.flush = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+            await write(group.leader(), bucket)
+            await cut(group.leader().node, bucket, b"key-3")
+            await level(group, 2)
+            for key in KEYS:
+                await group.leader().put(bucket, key, b"newer body of " + key)
+            await group.leader().put(bucket, b"key-3x", b"behind the cut")
+            await level(group, 2)
+            path, offset, size = outcome_that_says(away, b"key-5")
+            await group.kill(away)
+            away.disk.rot(path, offset + size // 2, 4)
+            if index_lost:
+                await lose_index(away.disk)
+            await group.restart(away)
+            assert away.store.log_state(1).rows_lost and away.store.log_state(2).rows_lost
+            await level(group, 2)
+            for _ in range(400):
+                if not any(away.store.log_state(one).rows_lost for one in (1, 2)):
+                    break
+                await asyncio.sleep(0.05)
+            await equal(group)
+            assert (await listed(away.node, bucket))[0] == sorted([*KEYS, b"key-3x"])
+            for key in KEYS:
+                assert await away.get(bucket, key) == b"newer body of " + key
+
+    run(main(), 56)
 
 
 def test_one_alone_serves_what_there_is() -> None:

@@ -77,6 +77,8 @@ class World:
         self.lost = {}
         for group in GROUPS:
             state = self.store.log_state(group)
+            held = [index for index in self.installed[group] if index <= state.applied_index]
+            self.installed[group] = held  # (one that was lost may be overtaken by entries)
             if getattr(state, "rows_lost", False):
                 self.lost[group] = state.applied_index
                 self.seen_lost += 1
@@ -208,6 +210,6 @@ async def play(seed):
     return f"lost {world.seen_lost > 0} gap {world.seen_gap > 0}"
 
 
-@pytest.mark.parametrize("seed", [*range(9), 132, 166])
+@pytest.mark.parametrize("seed", [*range(9), 132, 166, 238, 258, 633, 669])
 def test_rows_are_those_of_what_was_applied_or_known_to_be_lost(seed):
     run(play(seed), seed)

@@ -78,13 +78,15 @@ class _Gather(Replay):
         self._chain: dict[int, tuple[int, int, int, int]] = {}
         """group -> last outcome so far, and how many holes of each kind there were before it.
         Outcomes follow each other; where volumes were freed, compaction has moved some."""
-        self._lost: dict[int, None] = {}
-        """Groups an outcome of which is lost: what lies behind it is executed again."""
         self._last: BatchInfo | None = None
+        self._unread: set[int] = set()
+        """Volumes whose last batches are lost."""
         self._lost_batches = 0
         """Holes in the sequence of batches where no volume can have been freed."""
         self._freed = 0
         """Those where one may have been."""
+        self._moved = False
+        """Compaction kept rows that were current then."""
         self._state_is_lost = False
         self.staged: dict[bytes, tuple[int, bytes | None]] = {}
         self.missing_from: dict[int, int] = {}
@@ -134,9 +136,9 @@ class _Gather(Replay):
             else:
                 if header.kind == GROUP:
                     # A snapshot took the place of all that, but wrote only what differed from it.
-                    if header.group in self._lost:
+                    if header.group in self.lost_outcomes:
                         self._losses += 1
-                        del self._lost[header.group]
+                        del self.lost_outcomes[header.group]
                     self._reach(header.group, header.b)
                 others.append(found)
         super().batch(info, data, others, rotted=False)
@@ -150,50 +152,63 @@ class _Gather(Replay):
         """Rows of any group were moved by compaction to what cannot be read."""
         self._state_is_lost = True
 
+    def state_found(self) -> None:
+        self._moved = True
+
     def rows_end(self) -> None:
         """All is read."""
         if self._state_is_lost:
             self.core.rows_lost.update(dict.fromkeys(self.core.groups))
+        if self._moved or self._freed:
+            # What is executed again would find rows of later entries, and not all that these
+            # replaced. (Until something is moved, the outcomes that are left are all there is.)
+            self.core.rows_lost.update(self.lost_outcomes)
+
+    def unread(self, volume: int) -> None:
+        self._unread.add(volume)
 
     def _look_for_hole(self, info: BatchInfo) -> None:
         """Are all batches here that were written before this one? What volumes that were freed
         held stands elsewhere; a batch that a volume lacks was lost."""
         last, self._last = self._last, info
-        if last is None:
-            self._freed += info.sequence != 1
-        elif info.sequence != last.sequence + 1:
-            between = range(last.volume + 1, info.volume)
-            if all(number in self.core.volumes for number in between):
-                self._lost_batches += 1
-                self._losses += 1
-            else:
-                self._freed += 1
+        unread, self._unread = self._unread, set()
+        if info.sequence == (last.sequence + 1 if last is not None else 1):
+            return
+        between = range(last.volume + 1 if last is not None else 1, info.volume)
+        # (The number of a spare volume that was never used is nobody's, either.)
+        freed = not all(number in self.core.volumes for number in between)
+        if unread or not freed:
+            self._lost_batches += 1
+            self._losses += 1
+        self._freed += freed
 
     def _reach(self, group: int, index: int) -> None:
         self._chain[group] = (index, self._lost_batches, self._freed, self._losses)
+        self._made_before[group] = len(self._made)
 
     def _restart_chain(self, group: int, applied: int) -> None:
         """A volume begins, and says how far the group had applied. Where outcomes up to there are
         not here, compaction has moved them, unless that cannot be."""
         at, lost_batches, freed, losses = self._chain.get(group, (0, 0, 0, 0))
         if applied <= at:
-            self._lost.pop(group, None)  # from here on they were executed again
+            self.lost_outcomes.pop(group, None)  # from here on they were executed again
         else:
             if lost_batches != self._lost_batches or freed == self._freed:
-                self._lost[group] = None
+                self._miss_outcomes(group)
             if freed != self._freed and losses != self._losses:
                 # Some were moved, and some may be what is lost: neither what is here nor what
                 # comes of executing them again is what was there.
                 self.core.rows_lost[group] = None
-        if group not in self._lost:
+        if group not in self.lost_outcomes:
             self._reach(group, applied)
 
     def _follows(self, group: int, index: int) -> bool:
         """Whether the outcome counts: none before it was lost."""
         known = self._chain.get(group)
-        before = known[0] if known is not None else 0 if self._lost_batches else index - 1
-        if group in self._lost or index > before + 1:
-            self._lost[group] = None
+        # (A group of which nothing was said yet began here, unless what says so is lost.)
+        before = known[0] if known is not None else 0 if self._losses else index - 1
+        if group in self.lost_outcomes or index > before + 1:
+            self._miss_outcomes(group)
             return False
         self._reach(group, max(before, index))
         return True
@@ -201,7 +216,7 @@ class _Gather(Replay):
     def _restated(self, summary: GroupInfo) -> None:
         applied = self._group(summary.group).applied_index
         super()._restated(summary)
-        if summary.group in self._lost:
+        if summary.group in self.lost_outcomes:
             self._group(summary.group).applied_index = applied
 
 
@@ -211,6 +226,9 @@ class _Nobody:
     def batch(
         self, info: BatchInfo, data: memoryview, records: list[FoundRecord], *, rotted: bool
     ) -> None:
+        pass
+
+    def unread(self, volume: int) -> None:
         pass
 
     def uncertain(self, epoch: int) -> None:
@@ -351,6 +369,7 @@ async def _gather_state(core: Core, volume: Volume, gather: _Gather, staging: Ro
         except RecordBad as error:
             raise StoreDamaged(f"{volume.path} at {found.offset}: {error}") from error
         volume.change_bytes += found.size_bytes
+        gather.state_found()
         for sequence, key, value in rows:
             gather.stage(sequence, [(key, value)])
         if len(gather.staged) >= STEP_ROWS:

@@ -82,8 +82,8 @@ class Replay:
         self.core = core
         self._keep_rows = rows
         self.mark = mark
-        self.lost_outcomes: set[int] = set()
-        """Groups whose outcomes have a gap: what lies behind it is executed again."""
+        self.lost_outcomes: dict[int, None] = {}
+        """Groups whose outcomes have a gap here: what lies behind it is executed again."""
         self._sealers = sealers
         self._seen: set[int] = set()
         self._outcomes_may_be_gone = False
@@ -99,6 +99,11 @@ class Replay:
         """group -> how many there were when its rows were noted as lost."""
         self._installed: dict[int, bool] = {}
         """Groups of which the batch ends an install, and whether that wrote all rows."""
+        self._made: list[int] = []
+        """Groups whose log began above the mark without a snapshot, in order: each may have been
+        cut off any other."""
+        self._made_before: dict[int, int] = {}
+        """group -> how many of them there were at the last of its outcomes that counts."""
 
     def batch(
         self, info: BatchInfo, data: memoryview, records: list[FoundRecord], *, rotted: bool
@@ -180,6 +185,10 @@ class Replay:
     def _judge_rows(self, group: int) -> None:
         """The log of a group begins anew: are all rows here that were there then?"""
         wrote_all = self._installed.pop(group, None)
+        if wrote_all is None:
+            self._made.append(group)
+            for other in list(self.lost_outcomes):
+                self._miss_outcomes(other)
         if wrote_all is None and self._torn:
             lost = True  # what says which of the two it was may be what is gone
         elif wrote_all is None:
@@ -188,6 +197,17 @@ class Replay:
             lost = self._losses > (self._known_losses.get(group, 0) if wrote_all else 0)
         if lost:
             self.core.rows_lost[group] = None
+
+    def _miss_outcomes(self, group: int) -> None:
+        """Its entries are executed again from the last outcome that counts. If it was cut behind
+        that, they would write over what the upper part has written since."""
+        self.lost_outcomes[group] = None
+        made = [other for other in self._made[self._made_before.get(group, 0) :] if other != group]
+        if made:
+            self.core.rows_lost.update(dict.fromkeys([group, *made]))
+
+    def unread(self, volume: int) -> None:
+        pass  # what is not in the tables lies above the floor
 
     def uncertain(self, epoch: int) -> None:
         self._losses += 1
@@ -252,7 +272,7 @@ class Replay:
             else:
                 # Every outcome above the flushed index was walked over: the one that is not here
                 # rotted, and what it says is executed again rather than skipped.
-                self.lost_outcomes.add(summary.group)
+                self._miss_outcomes(summary.group)
 
     def _begin(self, summary: GroupInfo) -> None:
         """A batch holds the entries first_index..last_index: they replace what was from there."""
@@ -308,8 +328,10 @@ class Replay:
         if index <= group.applied_index:
             return
         if index != group.applied_index + 1:
-            self.lost_outcomes.add(group.group)
+            self._miss_outcomes(group.group)
             return
+        self.lost_outcomes.pop(group.group, None)
+        self._made_before[group.group] = len(self._made)
         rows, released = decode_rows(open_body(data, header, sealer, offset, offset))
         group.applied_index = index
         self._rows += rows

@@ -70,6 +70,10 @@ class Sink(Protocol):
         """A batch; `data` is its volume's content. Of a rotted one, what can be read."""
         ...
 
+    def unread(self, volume: int) -> None:
+        """At the end of this volume, which lies below the floor, batches cannot be read."""
+        ...
+
     def uncertain(self, epoch: int) -> None:
         """Here, in volumes of `epoch` or before, something was lost without a trace."""
         ...
@@ -219,6 +223,8 @@ class LogWalk:
             elif region.volume != following.volume and (
                 _is_blank(region) or region.volume < self._floor
             ):
+                if not _is_blank(region):
+                    self._sink.unread(region.volume)
                 self._decide(region, "blank")  # the unwritten rest of an older volume
             else:
                 self._uncertain(region)
