@@ -6,13 +6,14 @@ from __future__ import annotations
 import pytest
 
 from o3storage.simulation import SimDisk
-from o3storage.storage import HardState, encode_piece, verify
+from o3storage.storage import HardState, _rebuild, _store, encode_piece, verify
 from o3storage.storage import _records as records
 from o3storage.storage._install import decided_group
+from o3storage.storage._rows import MAX_HOLES, Hole, decode_holes, encode_holes
 
 from .support import KEY, SimClock, SimEntropy, SimJobs, entry, hard, open_store, run, store_on
 from .test_faults import places
-from .test_rebuild import lose_index
+from .test_rebuild import _always, lose_index
 
 SPANS = [(b"\x20", b"\x21")]
 OPTIONS = {"log_volume_bytes": 64 * 1024}
@@ -151,3 +152,91 @@ def test_verify_says_it_and_does_not_call_it_damage():
         assert not [problem for problem in report.problems if "rows" in problem.detail]
 
     run(main(), 11)
+
+
+def treat(index, monkeypatch):
+    if index == "rebuilt":
+        monkeypatch.setattr(_rebuild, "_is_partial", _always)
+
+
+async def deletes(disk):
+    """Entry 3 deletes what entry 1 wrote; then a snapshot, behind the loss of the outcome of 2."""
+    store = await open_store(disk, **OPTIONS)
+    await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
+    changes = [(b"\x20a", b"1"), (b"\x20b", b"2"), (b"\x20a", None), (b"\x20c", b"4")]
+    for index, change in enumerate(changes, start=1):
+        store.apply(1, index, [change])
+        await store.append(1, hard(1, 0, index), [])
+    await receive(store, NEW, 9)
+    disk = disk.crash()
+    await store.close()
+    deletion = places(disk, records.OUTCOME)[2]
+    rot(disk, records.OUTCOME, 1)
+    return disk, deletion
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("index", ["kept", "lost", "rebuilt"])
+def test_a_deletion_that_is_lost_behind_a_whole_snapshot_is_not_undone_in_silence(
+    index, old, monkeypatch
+):
+    """What the snapshot deleted is what stood: not the row whose deletion could be read then."""
+
+    async def main():
+        disk, (path, offset, size) = await deletes(SimDisk(12))
+        treat(index, monkeypatch)
+        if old:  # a program that did not say which holes it knew
+            monkeypatch.setattr(_store, "encode_holes", lambda _: b"")
+        store = await open_store(disk, **OPTIONS)
+        assert store.log_state(1).rows_lost
+        await receive(store, NEW, 9)
+        assert await rows_of(store) == NEW
+        disk = disk.crash(choose=lambda *_: True)
+        await store.close()
+        if index != "kept":
+            await lose_index(disk)
+        copy = SimDisk(12, image=disk.image.crash(lambda *_: True))
+        async with store_on(copy, **OPTIONS) as store:
+            assert not store.log_state(1).rows_lost, "the hole was known"
+            assert await rows_of(store) == NEW
+        if old:
+            return
+        disk.rot(path, offset + size // 2, 4)
+        async with store_on(disk, **OPTIONS) as store:
+            assert store.log_state(1).rows_lost
+            await receive(store, NEW, 9)
+            disk = store._core.disk
+        for _ in range(2):
+            async with store_on(disk, **OPTIONS) as store:
+                assert not store.log_state(1).rows_lost
+                assert await rows_of(store) == NEW
+            await lose_index(disk)
+
+    run(main(), 12)
+
+
+@pytest.mark.parametrize("index", ["lost", "rebuilt"])
+def test_a_snapshot_of_differences_behind_a_whole_one_is_as_whole(index, monkeypatch):
+    async def main():
+        disk, _ = await deletes(SimDisk(13))
+        treat(index, monkeypatch)
+        store = await open_store(disk, **OPTIONS)
+        await receive(store, NEW, 9)
+        newer = {**NEW, b"\x20newer": b"of the next"}
+        await receive(store, newer, 12)
+        await store.close()
+        await lose_index(disk)
+        async with store_on(disk, **OPTIONS) as store:
+            assert not store.log_state(1).rows_lost
+            assert await rows_of(store) == newer
+
+    run(main(), 13)
+
+
+def test_the_holes_that_are_known_stand_in_a_row_of_limited_size():
+    holes = {Hole(7, 0, 2), Hole(9, 3, 0)}
+    assert decode_holes(encode_holes(holes)) == holes
+    assert decode_holes(encode_holes([])) == set()
+    assert decode_holes(b"") is None
+    many = [Hole(number, 1, 0) for number in range(MAX_HOLES + 5)]
+    assert decode_holes(encode_holes(many)) == set(many[:MAX_HOLES])

@@ -22,7 +22,7 @@ from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import Disk, DiskError, DiskFull, File, OpenMode
 from o3storage.runtime.jobs import Jobs
 from o3storage.storage._groups import EntryCache, GroupLog
-from o3storage.storage._rows import Run, run_bytes
+from o3storage.storage._rows import Hole, Run, run_bytes
 from o3storage.storage._types import (
     MIB,
     FrameMissing,
@@ -148,6 +148,9 @@ class Core:
         self.replacing = asyncio.Lock()
         """Held while a snapshot takes the place of rows, and while a span of the index is filled
         with what is left of it: neither begins or ends in the middle of the other."""
+        self.holes: dict[Hole, None] = {}
+        """What this open found to be lost of the log: rows stand, or are missing, as these left
+        them, and a snapshot that is written whole makes up for it."""
         self.volumes: dict[int, Volume] = {}
         self.index: RowIndex
         self.sequence = 0

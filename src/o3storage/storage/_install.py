@@ -35,7 +35,7 @@ from o3storage.storage._frames import Frames
 from o3storage.storage._groups import GroupLog
 from o3storage.storage._log import LogWriter
 from o3storage.storage._records import RecordBad, decode_rows, encode_rows
-from o3storage.storage._rows import Row, RowChange, rows_lost_key
+from o3storage.storage._rows import Row, RowChange, encode_holes, rows_lost_key
 from o3storage.storage._types import KIB, GroupId, HardState, SnapshotLost, StoreDamaged
 
 STAGING_TABLE = b"\x05"
@@ -186,7 +186,7 @@ class Installer:
     async def _lose(self, group: GroupId) -> None:
         """What it changed so far stands, or all of it does and its end is lost."""
         self.core.rows_lost[group] = None
-        await self.log.write_rows([(rows_lost_key(group), b"")])
+        await self.log.write_rows([(rows_lost_key(group), encode_holes(self.core.holes))])
         # What was staged is of no use: the sender begins again.
         await self._drop(group, 0)
 

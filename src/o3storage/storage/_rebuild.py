@@ -40,11 +40,13 @@ from o3storage.storage._replay import Replay
 from o3storage.storage._rows import (
     PLACEMENT_TABLE,
     RESTATED_KEY,
+    Hole,
     RowChange,
     RowIndex,
     Run,
     decode_run,
     decode_u64,
+    encode_holes,
     encode_run,
     placement_key,
     released_key,
@@ -137,7 +139,7 @@ class _Gather(Replay):
                 if header.kind == GROUP:
                     # A snapshot took the place of all that, but wrote only what differed from it.
                     if header.group in self.lost_outcomes:
-                        self._losses += 1
+                        self._hole(Hole(0, 0, header.group))
                         del self.lost_outcomes[header.group]
                     self._reach(header.group, header.b)
                 others.append(found)
@@ -179,7 +181,7 @@ class _Gather(Replay):
         freed = not all(number in self.core.volumes for number in between)
         if unread or not freed:
             self._lost_batches += 1
-            self._losses += 1
+            self._hole(self._gap(info))
         self._freed += freed
 
     def _reach(self, group: int, index: int) -> None:
@@ -448,5 +450,6 @@ async def _copy(
         low = rows[-1][0] + b"\0"
         if progress is not None:
             progress("rebuild", 0.7 + 0.3 * int.from_bytes(low[:2].ljust(2, b"\0"), "big") / 65536)
-    index.write([(rows_lost_key(group), b"") for group in core.rows_lost])
+    known = encode_holes(core.holes)
+    index.write([(rows_lost_key(group), known) for group in core.rows_lost])
     mark.volumes = counts

@@ -48,8 +48,10 @@ from o3storage.storage._rows import (
     BULK_TABLE,
     PLACEMENT_TABLE,
     ROWS_LOST_TABLE,
+    Hole,
     RowChange,
     Run,
+    decode_holes,
     decode_run,
     decode_u64,
     encode_run,
@@ -93,10 +95,18 @@ class Replay:
         self._rows: list[RowChange] = []
         self._losses = 0
         """Above the mark, holes in what was read so far: records or batches that are gone."""
+        self._holes: dict[Hole, None] = {}
         self._torn = False
         """Records of this batch are gone."""
-        self._known_losses: dict[int, int] = {}
-        """group -> how many there were when its rows were noted as lost."""
+        self._next_batch = 1
+        self._given_out = 0
+        """The last sequence of the batch before."""
+        self._in_doubt = False
+        """What was lost without a trace lies before the next batch."""
+        self._known: dict[int, set[Hole]] = {}
+        """group -> the holes that were known when its rows were noted as lost."""
+        self._made_up: dict[int, set[Hole]] = {}
+        """group -> those that were known to the last install that wrote all."""
         self._installed: dict[int, bool] = {}
         """Groups of which the batch ends an install, and whether that wrote all rows."""
         self._made: list[int] = []
@@ -110,6 +120,11 @@ class Replay:
     ) -> None:
         core = self.core
         core.sequence = max(core.sequence, info.store_sequence)
+        if self._in_doubt:
+            self._in_doubt = False
+            if info.store_sequence > self.mark.sequence:
+                self._hole(self._gap(info))
+        self._next_batch = info.sequence + 1
         for summary in info.groups:
             if summary.flags & FLAG_RESTATED:
                 self._restated(summary)
@@ -152,6 +167,7 @@ class Replay:
             self.core.rows_lost.update(dict.fromkeys(self._installed))
         self._installed.clear()
         self._torn = False
+        self._given_out = info.store_sequence
         for summary in info.groups:
             group = self._group(summary.group)
             group.incarnation = summary.incarnation
@@ -167,7 +183,18 @@ class Replay:
     def _look_for_loss(self, info: BatchInfo, records: list[FoundRecord]) -> None:
         if len(records) < info.records and info.store_sequence > self.mark.sequence:
             self._torn = True
-            self._losses += 1
+            self._hole(Hole(info.sequence, 0, info.records - len(records)))
+
+    def _hole(self, hole: Hole) -> None:
+        self._losses += 1
+        self._holes[hole] = None
+        # Of what lies below the mark the tables have the rows, and the volumes do not: an install
+        # makes up for that only if it is found where these rows are missing.
+        if not self.mark.sequence or self._given_out > self.mark.sequence:
+            self.core.holes[hole] = None
+
+    def _gap(self, info: BatchInfo) -> Hole:
+        return Hole(self._next_batch, max(0, info.sequence - self._next_batch), 0)
 
     def _look_for_install(self, rows: Sequence[RowChange]) -> None:
         """What a LOCAL record says of snapshots."""
@@ -176,7 +203,8 @@ class Replay:
                 group = int.from_bytes(key[1:], "big")
                 if value is not None:
                     self.core.rows_lost[group] = None
-                    self._known_losses[group] = self._losses
+                    holes = decode_holes(value)
+                    self._known[group] = set(self._holes) if holes is None else holes
                 elif self.core.rows_lost.pop(group, group) is None and group in self._installed:
                     self._installed[group] = True
             elif value is None and (ended := decided_group(key)) is not None:
@@ -194,7 +222,9 @@ class Replay:
         elif wrote_all is None:
             lost = bool(self.core.rows_lost)  # a cut may have made it of rows of another group
         else:
-            lost = self._losses > (self._known_losses.get(group, 0) if wrote_all else 0)
+            if wrote_all:
+                self._made_up[group] = self._known.get(group, set())
+            lost = not self._holes.keys() <= self._made_up.get(group, set())
         if lost:
             self.core.rows_lost[group] = None
 
@@ -211,6 +241,7 @@ class Replay:
 
     def uncertain(self, epoch: int) -> None:
         self._losses += 1
+        self._in_doubt = True
         self._doubtful_epoch = max(self._doubtful_epoch, epoch)
         for group in self.core.groups.values():
             group.uncertain = True

@@ -10,8 +10,8 @@ The tables 0x01..0x0F belong to this room:
     0x07                                                   ->  u64 sequence S: all rows were
         written anew by a repair; changes in the volumes that are older than S are void
     0x08                                                   ->  how far the scrub is (`_scrub`)
-    0x09 | group 4                                         ->  b"": rows of the group are lost
-        (`LogState.rows_lost`)
+    0x09 | group 4                                         ->  rows of the group are lost
+        (`LogState.rows_lost`); the holes in the log that are known (`encode_holes`)
 
 Frame numbers are stored inverted, so that the run that holds frame n is the first row at or after
 the key of n.
@@ -20,7 +20,7 @@ the key of n.
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from o3storage.storage._types import MAX_GROUPS, STREAM_ID_BYTES
@@ -43,6 +43,10 @@ FIRST_CATALOG_BYTE = 0x10
 PLACEMENT_PREFIX_BYTES = 1 + STREAM_ID_BYTES
 _INVERT = 0xFFFFFFFF
 _RUN = struct.Struct("<IQHII")
+_U32 = struct.Struct("<I")
+_HOLE = struct.Struct("<QII")
+MAX_HOLES = 1000
+"""Of a disk that lost more than that, no walk is worth much; and a row stays small."""
 MAX_RUN_FRAMES = 0xFFFF
 _FRAME_0 = _INVERT.to_bytes(4, "big")
 
@@ -51,11 +55,36 @@ def rows_lost_key(group: int) -> bytes:
     return ROWS_LOST_TABLE + group.to_bytes(4, "big")
 
 
-async def read_rows_lost(index: RowIndex) -> list[int]:
-    """Groups of which rows are lost, ascending. Raises BadBlock."""
+async def read_rows_lost(index: RowIndex) -> dict[int, bytes]:
+    """Groups of which rows are lost, ascending, with their rows' values. Raises BadBlock."""
     low, high = ROWS_LOST_TABLE, bytes([ROWS_LOST_TABLE[0] + 1])
     rows = await index.scan(low, high, MAX_GROUPS)
-    return [int.from_bytes(key[1:], "big") for key, _ in rows]
+    return {int.from_bytes(key[1:], "big"): value for key, value in rows}
+
+
+class Hole(NamedTuple):
+    """What a walk over the log found to be lost. Two are equal only if no more was lost."""
+
+    batch: int
+    """Sequence of the batch, or of the first that is gone."""
+    batches: int
+    """How many are gone; 0: the batch is there."""
+    records: int
+    """How many records of the batch are gone."""
+
+
+def encode_holes(holes: Iterable[Hole]) -> bytes:
+    """The value of a row of table 09. Beyond MAX_HOLES, what is left out is never taken for known:
+    a snapshot more is needed."""
+    kept = sorted(set(holes))[:MAX_HOLES]
+    return _U32.pack(len(kept)) + b"".join([_HOLE.pack(*hole) for hole in kept])
+
+
+def decode_holes(value: bytes) -> set[Hole] | None:
+    """None: written by a program that did not say which."""
+    if not value:
+        return None
+    return {Hole(*fields) for fields in _HOLE.iter_unpack(value[_U32.size :])}
 
 
 class Run(NamedTuple):

@@ -55,6 +55,7 @@ from o3storage.storage._rows import (
     RowChange,
     Run,
     decode_u64,
+    encode_holes,
     encode_run,
     placement_key,
     released_key,
@@ -186,7 +187,8 @@ class SpanRepair:
         core.rows_lost.update(dict.fromkeys(groups))
         core.stats.spans_lost += 1
         others.lost(groups)
-        await self.log.write_rows([(rows_lost_key(group), b"") for group in groups])
+        known = encode_holes(core.holes)
+        await self.log.write_rows([(rows_lost_key(group), known) for group in groups])
 
     async def _replace(self, gather: _Span, overlay: dict[bytes, bytes | None]) -> int:
         """Put what was gathered in place of the span, part by part; returns the rows written."""

@@ -39,6 +39,8 @@ from o3storage.storage._rows import (
     NOTE_TABLE,
     Row,
     RowChange,
+    decode_holes,
+    encode_holes,
     read_rows_lost,
     rows_lost_key,
 )
@@ -203,10 +205,18 @@ class Store:
         """What this open found out, and what one before did, is in the volumes: an index that is
         rebuilt once more says it again."""
         core = self._core
-        for group in await read_rows_lost(core.index):
-            core.rows_lost[group] = None
+        said = await read_rows_lost(core.index)
+        core.rows_lost.update(dict.fromkeys(said))
         if core.rows_lost:
-            await self._log.write_rows([(rows_lost_key(group), b"") for group in core.rows_lost])
+            await self._log.write_rows(
+                [
+                    (
+                        rows_lost_key(group),
+                        encode_holes({*core.holes, *(decode_holes(said.get(group, b"")) or ())}),
+                    )
+                    for group in core.rows_lost
+                ]
+            )
 
     async def close(self) -> None:
         """Flush, write what waits, stop. Idempotent."""
