@@ -202,6 +202,10 @@ class StreamUpload:
         self._ended = True
         if self._fanout is not None and not self.submitted:
             self._fanout.abort()
+        if self._writer is not None:
+            # (An error keeps whom it met alive, until the garbage collector comes by: so long its
+            # volume could not be compacted.)
+            self._writer.discard()
         announced, self._announced = self._announced, None
         if announced is not None:
             announced.add_done_callback(_seen)
