@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from o3storage.crypto import FileSealer
 from o3storage.runtime.disk import Disk
@@ -38,6 +39,7 @@ from o3storage.storage._records import (
 )
 from o3storage.storage._replay import Replay
 from o3storage.storage._rows import (
+    BULK_TABLE,
     PLACEMENT_TABLE,
     RESTATED_KEY,
     Hole,
@@ -52,10 +54,11 @@ from o3storage.storage._rows import (
     released_key,
     rows_lost_key,
     run_bytes,
+    run_end,
 )
-from o3storage.storage._scan import scan_records
+from o3storage.storage._scan import Scanned, is_unsynced, scan_records
 from o3storage.storage._types import MIB, StoreDamaged
-from o3storage.storage._volume import VOLUME_DIR, VolumeKind
+from o3storage.storage._volume import HEADER_BYTES, VOLUME_DIR, VolumeKind
 from o3storage.storage._walk import FoundRecord, in_place
 from o3storage.storage.index import IndexDamaged
 
@@ -89,7 +92,6 @@ class _Gather(Replay):
         """Those where one may have been."""
         self._moved = False
         """Compaction kept rows that were current then."""
-        self._state_is_lost = False
         self.staged: dict[bytes, tuple[int, bytes | None]] = {}
         self.missing_from: dict[int, int] = {}
         """group -> first log volume that names entries which are missing."""
@@ -150,17 +152,20 @@ class _Gather(Replay):
             else:
                 self.missing_from.pop(summary.group, None)
 
+    @property
+    def lacks_batches(self) -> bool:
+        """Something of the log is lost: what it does not say may have been said there."""
+        return bool(self._losses or self.lost_outcomes)
+
     def state_lost(self) -> None:
         """Rows of any group were moved by compaction to what cannot be read."""
-        self._state_is_lost = True
+        self.core.rows_lost.update(dict.fromkeys(self.core.groups))
 
     def state_found(self) -> None:
         self._moved = True
 
     def rows_end(self) -> None:
         """All is read."""
-        if self._state_is_lost:
-            self.core.rows_lost.update(dict.fromkeys(self.core.groups))
         if self._moved or self._freed:
             # What is executed again would find rows of later entries, and not all that these
             # replaced. (Until something is moved, the outcomes that are left are all there is.)
@@ -339,6 +344,7 @@ async def _collect(
     walk = _open.start_walk(gather, floor=(logs[-1].volume + 1 if logs else 0))
     total = sum(volume.size_bytes for volume in volumes) or 1
     done = 0
+    bad: list[_BadState] = []
     for volume in volumes:
         if volume.kind is VolumeKind.LOG:
             await _open.feed_volume(core, walk, volume, medium=True)
@@ -347,7 +353,9 @@ async def _collect(
                 # places and terms would grow with the store (promise P8).
                 group.forget_below(group.applied_index + 1)
         else:
-            await _gather_state(core, volume, gather, staging)
+            spans = await _gather_state(core, volume, gather, staging)
+            if spans is not None:
+                bad.append(spans)
         await _store_staged(gather, staging)
         done += volume.size_bytes
         if progress is not None:
@@ -355,15 +363,61 @@ async def _collect(
     result = walk.finish()
     await _store_staged(gather, staging)
     gather.rows_end()
+    doubtful = result.uncertain or gather.lacks_batches or core.stats.rotted_records > 0
+    if bad:
+        synced = await _synced_ends(staging)
+        for spans in bad:
+            volume = spans.volume
+            end = max(HEADER_BYTES, synced.get(volume.volume, 0))
+            if doubtful or not await is_unsynced(core, volume, spans.first, end):
+                core.stats.rotted_records += spans.count
+                gather.state_lost()
     return result.last, gather.missing_from
 
 
-async def _gather_state(core: Core, volume: Volume, gather: _Gather, staging: RowIndex) -> None:
+@dataclass(slots=True)
+class _BadState:
+    """Where state records may have stood in a bulk volume. Whether they were ever synced only the
+    whole log says: it names the end of what was, before anything relies on it."""
+
+    volume: Volume
+    first: Scanned
+    count: int
+
+
+async def _synced_ends(staging: RowIndex) -> dict[int, int]:
+    """Of each bulk volume, up to where the log says that it was synced (as `Replay._place`)."""
+    ends: dict[int, int] = {}
+    for low in (BULK_TABLE, PLACEMENT_TABLE):
+        high = bytes([low[0] + 1])
+        while True:
+            rows = await staging.scan(low, high, STEP_ROWS)
+            for key, staged in rows:
+                if _STAGED.unpack_from(staged)[1]:
+                    continue
+                value = staged[_STAGED.size :]
+                if key[:1] == BULK_TABLE:
+                    volume, end = int.from_bytes(key[1:], "big"), decode_u64(value)
+                else:
+                    run = decode_run(value)
+                    volume, end = run.volume, run_end(run)
+                ends[volume] = max(ends.get(volume, 0), end)
+            if len(rows) < STEP_ROWS:
+                break
+            low = rows[-1][0] + b"\0"
+    return ends
+
+
+async def _gather_state(
+    core: Core, volume: Volume, gather: _Gather, staging: RowIndex
+) -> _BadState | None:
     sealer = await core.sealer_of(volume)
+    bad: _BadState | None = None
     async for found in scan_records(core, volume):
-        if found.may_hold_rows:
-            core.stats.rotted_records += 1
-            gather.state_lost()
+        if found.may_hold_rows and bad is None:
+            bad = _BadState(volume, found._replace(data=memoryview(b"")), 1)
+        elif found.may_hold_rows and bad is not None:
+            bad.count += 1
         if found.header is None or found.header.kind != STATE:
             continue
         try:
@@ -376,6 +430,7 @@ async def _gather_state(core: Core, volume: Volume, gather: _Gather, staging: Ro
             gather.stage(sequence, [(key, value)])
         if len(gather.staged) >= STEP_ROWS:
             await _store_staged(gather, staging)
+    return bad
 
 
 async def _store_staged(gather: _Gather, staging: RowIndex) -> None:
