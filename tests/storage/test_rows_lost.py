@@ -3,6 +3,8 @@ restarts and rebuilds, until a snapshot of everything came."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from o3storage.simulation import SimDisk
@@ -12,7 +14,7 @@ from o3storage.storage._install import decided_group
 from o3storage.storage._rows import MAX_HOLES, Hole, decode_holes, encode_holes
 
 from .support import KEY, SimClock, SimEntropy, SimJobs, entry, hard, open_store, run, store_on
-from .test_faults import places
+from .test_faults import batch_end, batch_starts, places
 from .test_rebuild import _always, lose_index
 
 SPANS = [(b"\x20", b"\x21")]
@@ -231,6 +233,93 @@ def test_a_snapshot_of_differences_behind_a_whole_one_is_as_whole(index, monkeyp
             assert await rows_of(store) == newer
 
     run(main(), 13)
+
+
+@pytest.mark.parametrize("index", ["lost", "rebuilt"])
+def test_the_holes_that_an_earlier_start_found_are_known_to_a_later_one(index, monkeypatch):
+    """The second start finds none: the tables hold what lies before them."""
+
+    async def main():
+        disk, _ = await deletes(SimDisk(14))
+        treat(index, monkeypatch)
+        async with store_on(disk, **OPTIONS) as store:
+            assert store.log_state(1).rows_lost
+        async with store_on(disk, **OPTIONS) as store:
+            assert store.log_state(1).rows_lost and not store._core.holes
+            await receive(store, NEW, 9)
+        await lose_index(disk)
+        async with store_on(disk, **OPTIONS) as store:
+            assert not store.log_state(1).rows_lost
+            assert await rows_of(store) == NEW
+
+    run(main(), 14)
+
+
+@pytest.mark.parametrize("index", ["lost", "rebuilt"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_deletion_that_the_tables_know_is_not_made_up_for(beside, index, monkeypatch):
+    """Its record is lost, its effect is not: so the snapshot does not delete the row either, and an
+    index that is rebuilt must not show it. (`beside`: its batch holds what is above the mark.)"""
+
+    async def main():
+        disk = SimDisk(15)
+        store = await open_store(disk, reload_log_bytes=1 << 20, **OPTIONS)
+        await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
+        store.apply(1, 1, [(b"\x20a", b"1")])
+        await store.append(1, hard(1, 0, 1), [])
+        store.apply(1, 2, [(b"\x20a", None)])
+        flush = asyncio.ensure_future(store.flush())
+        await asyncio.sleep(0)
+        if beside:
+            store.note(b"beside", b"it")
+        await flush
+        for number in (3, 4):
+            store.apply(1, number, [(b"\x20row", b"%d" % number)])
+            await store.append(1, hard(1, 0, number), [])
+        await receive(store, NEW, 9)
+        disk = disk.crash(choose=lambda *_: True)
+        await store.close()
+        found = places(disk, records.OUTCOME)
+        for path, offset, size in (found[1], found[2]):
+            disk.rot(path, offset + size // 2, 4)
+        store = await open_store(disk, reload_log_bytes=1 << 20, **OPTIONS)
+        assert store.log_state(1).rows_lost
+        await receive(store, NEW, 9)
+        disk = disk.crash(choose=lambda *_: True)
+        await store.close()
+        treat(index, monkeypatch)
+        await lose_index(disk)
+        async with store_on(disk, **OPTIONS) as store:
+            assert store.log_state(1).rows_lost
+
+    run(main(), 15)
+
+
+def test_a_batch_below_the_mark_that_is_gone_is_none_of_a_replay_s_holes():
+    async def main():
+        disk = SimDisk(16)
+        options = {**OPTIONS, "reload_log_bytes": 1 << 20}
+        store = await open_store(disk, **options)
+        await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
+        for number in (1, 2, 3):
+            store.apply(1, number, [(b"\x20row", b"%d" % number)])
+            await store.append(1, hard(1, 0, number), [])
+        await store.flush()
+        await store.append(1, hard(1, 0, 3), [])
+        await receive(store, NEW, 9)
+        disk = disk.crash(choose=lambda *_: True)
+        await store.close()
+        path, offset, _ = places(disk, records.OUTCOME)[1]
+        at = max(start for where, start in batch_starts(disk) if where == path and start < offset)
+        end = batch_end(disk, path, at)
+        disk.rot(path, at + 50)
+        disk.rot(path, end - 50)
+        async with store_on(disk, **options) as store:
+            assert not store._core.holes
+            assert store.log_state(1).uncertain and not store.log_state(1).rows_lost
+            assert await rows_of(store) == NEW
+
+    run(main(), 16)
 
 
 def test_the_holes_that_are_known_stand_in_a_row_of_limited_size():
