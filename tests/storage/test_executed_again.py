@@ -270,3 +270,81 @@ def test_the_last_batch_of_a_volume_is_missed_though_a_number_follows_that_no_vo
             assert state.rows_lost is spare, "a volume may have been freed as well"
 
     run(main(), 4)
+
+
+@pytest.mark.parametrize("index", ["kept", "lost", "rebuilt"])
+def test_a_range_cut_off_one_that_lost_rows_lost_some_as_well(index, monkeypatch):
+    """Group 1's rows are lost behind a snapshot that wrote only what differed."""
+
+    async def main():
+        disk = SimDisk(9)
+        store = await open_store(disk, **OPTIONS)
+        await grow(store, 1, 1, 4)
+        await receive(store, {b"\x20a": b"of the snapshot"}, 9)
+        store.create_group(2, 1, 1)
+        await grow(store, 2, 2, 4)
+        disk = disk.crash(choose=lambda *_: True)
+        await store.close()
+        rot(disk, places(disk, records.OUTCOME)[1])
+        await treat(index, disk, monkeypatch)
+        found = await states(disk)
+        assert (found[1].applied_index, found[2].applied_index) == (9, 4)
+        assert found[1].rows_lost and found[2].rows_lost
+
+    run(main(), 9)
+
+
+@pytest.mark.parametrize("index", ["kept", "lost", "rebuilt"])
+def test_a_range_whose_cut_lost_its_outcome_in_the_batch_of_its_beginning_lost_rows(
+    index, monkeypatch
+):
+    async def main():
+        disk = SimDisk(10)
+        store = await open_store(disk, **OPTIONS)
+        await grow(store, 1, 1, 3)
+        await store.append(1, hard(1, 0, 3), [entry(4)])
+        store.apply(1, 4, [(b"\x22row", b"of the cut")])
+        store.create_group(2, 1, 1)
+        await grow(store, 2, 2, 4)
+        disk = disk.crash(choose=lambda *_: True)
+        await store.close()
+        rot(disk, places(disk, records.OUTCOME)[3])
+        await treat(index, disk, monkeypatch)
+        found = await states(disk)
+        assert (found[1].applied_index, found[2].applied_index) == (3, 4)
+        assert found[2].rows_lost
+
+    run(main(), 10)
+
+
+@pytest.mark.parametrize("index", ["kept", "lost", "rebuilt"])
+def test_outcomes_behind_a_snapshot_count_though_one_before_it_is_lost(index, monkeypatch):
+    async def main():
+        disk = SimDisk(11)
+        store = await open_store(disk, **OPTIONS)
+        await grow(store, 1, 1, 4)
+        await receive(store, {b"\x20a": b"of the snapshot"}, 9)
+        for number in (10, 11):
+            await store.append(1, hard(2, 0, number - 1), [entry(number, 2)])
+            store.apply(1, number, [(b"\x20b", b"%d" % number)])
+        await store.append(1, hard(2, 0, 11), [])
+        disk = disk.crash(choose=lambda *_: True)
+        await store.close()
+        rot(disk, places(disk, records.OUTCOME)[1])
+        await treat(index, disk, monkeypatch)
+        async with store_on(disk, **OPTIONS) as store:
+            assert store.log_state(1).rows_lost and store.log_state(1).applied_index == 11
+            assert await store.get(b"\x20b") == b"11"
+
+    run(main(), 11)
+
+
+def test_rows_that_compaction_moved_to_what_cannot_be_read_are_lost(monkeypatch):
+    async def main():
+        disk = await compacted(SimDisk(12))
+        rot(disk, places(disk, records.STATE, ".bulk")[0])
+        await treat("rebuilt", disk, monkeypatch)
+        found = await states(disk)
+        assert found[1].applied_index == 34 and found[1].rows_lost
+
+    run(main(), 12)
