@@ -8,8 +8,10 @@ Invariants
   others.
 - Outcomes of a group are applied without a gap; behind a lost one nothing more of that group is,
   since the caller executes those entries again and finds the same (the state machine is pure).
+  Where a group began behind it, which may have been cut off this one, it would not: rows of both
+  count as lost (`LogState.rows_lost`).
 - An install wrote only what differed from the rows that stood: where records before it are lost,
-  the group's rows count as lost too (`LogState.rows_lost`), until an install that wrote all.
+  the group's rows count as lost too, until an install that wrote all, with the same holes known.
 - Entries are taken in order of the log; a later one with the same index replaces its suffix.
   Between volumes that are read some may have been freed, with entries that replaced some of the
   older one's: what a volume restates of a group's last entry decides.
