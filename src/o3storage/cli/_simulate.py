@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import select
@@ -110,7 +111,7 @@ def _side_by_side(seeds: list[int], nodes: int, workers: int) -> Generator[Resul
     """Run seeds in so many processes; results as they come. Raises CommandError if one dies."""
     if workers == 1 or len(seeds) < 2:
         for seed in seeds:
-            yield Result.of(simulate(seed, nodes=nodes))
+            yield _run(seed, nodes)
         return
     children: dict[int, int] = {}
     """End of the pipe that is read -> process."""
@@ -140,6 +141,14 @@ def _side_by_side(seeds: list[int], nodes: int, workers: int) -> Generator[Resul
             os.waitpid(process, 0)
 
 
+def _run(seed: int, nodes: int) -> Result:
+    found = Result.of(simulate(seed, nodes=nodes))
+    # The machines of a run, and the bytes of their disks, are a circle. The collector counts
+    # objects and not bytes: after 380 seeds of five nodes 1.5 GB had not been looked at.
+    gc.collect()
+    return found
+
+
 def _start_worker(seeds: list[int], nodes: int) -> tuple[int, int]:
     """(descriptor of its results, process). No thread runs here yet, so a fork is whole."""
     reading, writing = os.pipe()
@@ -152,7 +161,7 @@ def _start_worker(seeds: list[int], nodes: int) -> tuple[int, int]:
         os.close(reading)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for seed in seeds:
-            os.write(writing, Result.of(simulate(seed, nodes=nodes)).encode().encode())
+            os.write(writing, _run(seed, nodes).encode().encode())
         status = 0
     finally:
         os._exit(status)  # nothing of what the parent would do at its end
