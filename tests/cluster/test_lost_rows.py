@@ -13,12 +13,12 @@ from o3storage.cluster import ClusterError
 from o3storage.cluster._range_rows import EVERYTHING, span_key
 from o3storage.raft.core import SnapshotPiece, TimeoutNow, TransferLeadership
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import BadBlock, StoreError
+from o3storage.storage import PLACES_LOST, BadBlock, StoreError
 from o3storage.storage._install import STAGING_TABLE
-from o3storage.storage._records import OUTCOME
+from o3storage.storage._records import FRAME, OUTCOME
 from o3storage.storage._rows import rows_lost_key
 from tests.cluster.support import Rig
-from tests.cluster.team_support import Member, Team, equal, team
+from tests.cluster.team_support import Member, Team, equal, streams_of, team
 from tests.storage.test_faults import places
 
 KEYS = [b"key-%03d" % number for number in range(60)]
@@ -241,13 +241,57 @@ def test_frames_whose_places_are_lost_are_fetched_again() -> None:
             held = len(await store.scan(b"\x01", b"\x02", 1000))
             assert held >= len(KEYS)
             store._core.index.drop_range(b"\x01", b"\x02")
-            lost.node._lost_rows.lost([])
+            lost.node._lost_rows.places_lost()
             assert not lost.replica().team.complete
             assert await is_right_or_nothing(lost, bucket)  # (the rows are all here)
             await equal(group)
             assert len(await store.scan(b"\x01", b"\x02", 1000)) >= len(KEYS)
 
     run(main(), 67)
+
+
+@pytest.mark.parametrize("when", ["while it runs", "before it starts"])
+def test_a_frame_that_rotted_with_its_place_is_fetched_again(when: str) -> None:
+    """Its record was its placement, and stands in a volume that no start reads any more."""
+
+    async def main() -> None:
+        async with team(seed=69, reload_log_bytes=0) as group:
+            bucket = await group.members[0].bucket()
+            await write(group, bucket)
+            lost = group.follower()
+            spoilt = places(lost.disk, FRAME)[-1]
+            await group.kill(lost)
+            await group.restart(lost)  # (each start begins a new log)
+            await group.level()
+            await lost.store.flush()
+            held = await streams_of(lost)
+            path, offset, size = spoilt
+            lost.disk.rot(path, offset + size // 2)
+            if when == "before it starts":
+                lost.store.mend_with_others(None)
+            lost.store._spans.wanted(BadBlock(1, b"\x01", b"\x02", "rot"))
+            await lost.store.repair_index()
+            assert len(await streams_of(lost)) == len(held) - 1
+            if when == "before it starts":
+                assert lost.replica().team.complete
+                await lost.store.flush()
+                await group.kill(lost)
+                await group.restart(lost)
+                assert not lost.store.stats().rotted_records
+            assert not lost.replica().team.complete
+            assert await is_right_or_nothing(lost, bucket)  # (the rows are all here)
+            await equal(group)
+            assert await streams_of(lost) == held
+            # Nothing is looked for twice.
+            for _ in range(2):
+                await group.kill(lost)
+                await group.restart(lost)
+                await group.level()
+                await asyncio.sleep(10)
+            assert lost.replica().team.complete
+            assert await lost.store.noted(PLACES_LOST) is None
+
+    run(main(), 69)
 
 
 def test_a_range_whose_row_forgot_a_cut_ends_where_the_next_one_begins() -> None:

@@ -65,6 +65,9 @@ class Asked:
             self.store.get_now(KEYS[5])  # what is left is not in its place yet
         self.told.append(tuple(groups))
 
+    def places_lost(self):
+        raise AssertionError("no place is in these spans")
+
 
 async def install(store, rows):
     await store.stage_piece(1, 0, encode_piece(sorted(rows.items())))

@@ -13,7 +13,8 @@ Invariants
 - In the turn of the loop in which rows are lost, its replica stops to read, to apply and to lead;
   a replica that is opened later finds it in its group's `LogState`.
 - Where nothing but the places of frames is lost, no rows are: all that is applied is looked through
-  for frames that are not here, and what an old row says of one is checked when it is read.
+  for frames that are not here, and what an old row says of one is checked when it is read. Until
+  each replica remembers that, the disk does (`PLACES_LOST`).
 - Rows of range 0 that are lost are not acted upon (`Node._follow_records`, `Membership.follow`).
 """
 
@@ -32,7 +33,7 @@ from o3storage.cluster._replication import Peers, successors
 from o3storage.raft.core import NOBODY, Role, TransferLeadership
 from o3storage.runtime import Logger
 from o3storage.runtime.disk import Disk
-from o3storage.storage import BadBlock, GroupId, Store, StoreError
+from o3storage.storage import PLACES_LOST, BadBlock, GroupId, Store, StoreError
 
 T = TypeVar("T")
 
@@ -105,16 +106,29 @@ class LostRows:
         """See `storage.Others`. Raises StoreError."""
         # What is noted of ranges that were never here may be lost with them (`_newcomer`).
         self._store.note(LOST, b"")
-        if not groups:
-            for each in self._replicas.values():
-                if each.team is not None and not each.fault:
-                    each.team.mark_incomplete()
-                    each.team.look_through()
         for group in groups:
             _log.error("range.rows_lost", range=group)
             replica = self._replicas.get(group)
             if replica is not None:
                 replica.lose_rows()
+
+    def places_lost(self) -> None:
+        """See `storage.Others`."""
+        if not self.complete:
+            return  # `begin` hears of it
+        for replica in self._replicas.values():
+            # (One that stopped hears of it when the node starts again.)
+            if replica.team is not None and not replica.fault:
+                replica.team.mark_incomplete()
+                replica.team.look_through()
+
+    async def begin(self) -> None:
+        """The table of ranges is complete, and so are the replicas. Raises StoreError, BadBlock."""
+        noted = await self._store.noted(PLACES_LOST) is not None
+        self.complete = True
+        if noted:
+            self.places_lost()
+            self._store.note(PLACES_LOST, None)
 
     def _groups(self, low: bytes, high: bytes | None) -> list[GroupId]:
         """Those with rows in the span."""

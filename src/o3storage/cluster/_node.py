@@ -181,7 +181,7 @@ class Node(Commands, Queries, OwnBodies):
                     "with an empty data directory"
                 )
         if self._lost_rows is not None:
-            self._lost_rows.complete = True
+            await self._lost_rows.begin()
         self.store.on_out_of_service(lambda error: self._disk_failed(str(error)))
         self.store.on_no_space(self._disk_stalled)
         if self.replication is not None:

@@ -19,7 +19,7 @@ from o3storage.storage._offline import (
 from o3storage.storage._pace import MAX_SHARE as MAX_PACE_SHARE
 from o3storage.storage._pace import Pace
 from o3storage.storage._records import PREFIX_BYTES
-from o3storage.storage._rows import NOTE_TABLE
+from o3storage.storage._rows import NOTE_TABLE, PLACES_LOST
 from o3storage.storage._scrub import BadFrame
 from o3storage.storage._span_repair import Others
 from o3storage.storage._store import Store
@@ -62,6 +62,7 @@ __all__ = [
     "MAX_PACE_SHARE",
     "MAX_PIECE_BYTES",
     "NOTE_TABLE",
+    "PLACES_LOST",
     "PREFIX_BYTES",
     "SEAL_TAG_BYTES",
     "SMALL_FRAME_BYTES",

@@ -9,6 +9,10 @@ Where `Others` have them (the disk is a cluster member's), the groups with rows 
 `LogState.rows_lost`, and what is left takes the place of the span: it serves nobody, and the
 snapshot that such a group gets writes all of its rows (`_install`).
 
+A frame of the log is its own placement, and one that rotted says where it was no more. Nothing
+else depends on it, so the span is put right without it: but it has no place then, and no scrub
+meets what is bad. A note (`PLACES_LOST`) says so, and `Others` hear of it.
+
 Interface: `SpanRepair.wanted`, `repair`, `close`; `Others`.
 
 Invariants
@@ -21,6 +25,7 @@ Invariants
   and so is it durable that the rows are lost.
 - A snapshot is being installed before or after a span is filled with what is left, never meanwhile
   (`Core.replacing`).
+- The note that places may be lost is durable before the first of them is.
 """
 
 from __future__ import annotations
@@ -49,7 +54,9 @@ from o3storage.storage._records import (
     open_body,
 )
 from o3storage.storage._rows import (
+    NOTE_TABLE,
     PLACEMENT_TABLE,
+    PLACES_LOST,
     RELEASED_TABLE,
     RESTATED_KEY,
     RowChange,
@@ -63,6 +70,7 @@ from o3storage.storage._rows import (
 )
 from o3storage.storage._scan import Scanned, scan_records
 from o3storage.storage._types import MIB, GroupId, StoreError, StoreFull
+from o3storage.storage._volume import VolumeKind
 from o3storage.storage.index import MAX_BATCH_ROWS, BadBlock
 
 PAUSE_BYTES = 1 * MIB
@@ -89,6 +97,11 @@ class Others(Protocol):
         each was installed. Called in the turn of the loop in which `may_lose` returned."""
         ...
 
+    def places_lost(self) -> None:
+        """Frames that rows name may have no place on this disk. Called before it is so, and once
+        more when the places are those that are left."""
+        ...
+
 
 class AllGroups:
     """At the open: nothing is read or applied yet, and whose the rows are is not known."""
@@ -100,6 +113,9 @@ class AllGroups:
         return sorted(self._core.groups)
 
     def lost(self, _groups: Sequence[GroupId], /) -> None:
+        return
+
+    def places_lost(self) -> None:
         return
 
 
@@ -167,9 +183,9 @@ class SpanRepair:
                 if gather.lacks:
                     async with self.core.replacing:
                         await self._lose(gather)
-                        written = await self._replace(gather, overlay)
+                        written = await self._put_right(gather, overlay)
                 else:
-                    written = await self._replace(gather, overlay)
+                    written = await self._put_right(gather, overlay)
             finally:
                 self.core.watch = None
         self._wanted.pop(0)
@@ -189,6 +205,17 @@ class SpanRepair:
         others.lost(groups)
         known = encode_holes(core.holes)
         await self.log.write_rows([(rows_lost_key(group), known) for group in groups])
+
+    async def _put_right(self, gather: _Span, overlay: dict[bytes, bytes | None]) -> int:
+        if not gather.lacks_places:
+            return await self._replace(gather, overlay)
+        await self.log.write_rows([(NOTE_TABLE + PLACES_LOST, b"")])
+        if self.others is not None:
+            self.others.places_lost()
+        written = await self._replace(gather, overlay)
+        if self.others is not None:
+            self.others.places_lost()
+        return written
 
     async def _replace(self, gather: _Span, overlay: dict[bytes, bytes | None]) -> int:
         """Put what was gathered in place of the span, part by part; returns the rows written."""
@@ -246,6 +273,9 @@ class SpanRepair:
                 if self.others is None:
                     raise StoreError(gather.lacks)
             if header is None:
+                # (Where frames of bulk volumes are is said in the log.)
+                if volume.kind is VolumeKind.LOG or found.may_hold_rows:
+                    gather.lacks_places |= gather.low[:1] <= PLACEMENT_TABLE
                 continue
             if header.kind == FRAME:
                 gather.take_frame(number, found)
@@ -300,7 +330,9 @@ class _Span:
         self.void_below = 0
         """Changes with a lower sequence were restated by a repair."""
         self.lacks = ""
-        """Why this may not be all that belongs there; empty if it is."""
+        """Why this may not be all that belongs there; empty if it is, but for places of frames."""
+        self.lacks_places = False
+        """A frame may be bad whose place belongs there."""
 
     def covers(self, key: bytes) -> bool:
         return key >= self.low and (self.high is None or key < self.high)
