@@ -6,11 +6,12 @@ from __future__ import annotations
 import pytest
 
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import PLACES_LOST, BadBlock, FrameMissing
+from o3storage.storage import PLACES_LOST, BadBlock, FrameMissing, _rebuild
 from o3storage.storage._records import FRAME
 
 from .support import entry, frame, hard, stream_id
 from .test_faults import places
+from .test_rebuild import _always, lose_index
 from .test_span_repair import tables
 from .test_verify import opened
 
@@ -85,6 +86,25 @@ def test_a_place_that_is_lost_is_noted_before_and_told(when):
         store = await opened(disk)
         await is_whole_but_for_the_last(store)
         assert await store.noted(PLACES_LOST) == b""
+        await store.close()
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("kind", [FRAME, None], ids=["a frame", "nothing"])
+def test_a_rebuild_without_a_frame_is_remembered_by_the_next_open(monkeypatch, kind):
+    async def main():
+        disk = SimDisk(1)
+        store = await spoiled(disk, kind)
+        await store.close()
+        await lose_index(disk)
+        monkeypatch.setattr(_rebuild, "_is_partial", _always)  # (else so little is replayed)
+        store = await opened(disk)
+        assert store.stats().index_rebuilt
+        disk = disk.crash()
+        store = await opened(disk)
+        assert not store.stats().index_rebuilt
+        assert (await store.noted(PLACES_LOST) is not None) is (kind is not None)
         await store.close()
 
     run(main(), 1)

@@ -40,7 +40,9 @@ from o3storage.storage._records import (
 from o3storage.storage._replay import Replay
 from o3storage.storage._rows import (
     BULK_TABLE,
+    NOTE_TABLE,
     PLACEMENT_TABLE,
+    PLACES_LOST,
     RESTATED_KEY,
     Hole,
     RowChange,
@@ -507,4 +509,7 @@ async def _copy(
             progress("rebuild", 0.7 + 0.3 * int.from_bytes(low[:2].ljust(2, b"\0"), "big") / 65536)
     known = encode_holes(core.holes)
     index.write([(rows_lost_key(group), known) for group in core.rows_lost])
+    if core.stats.rotted_records or core.holes:
+        # A frame in the log is its own placement; the next open does not read this far back.
+        index.write([(NOTE_TABLE + PLACES_LOST, b"")])
     mark.volumes = counts
