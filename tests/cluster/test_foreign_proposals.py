@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from o3storage.cluster import _kinds
+from o3storage.cluster._batch import Batch
 from o3storage.cluster._forwarding import encode_batch
 from o3storage.cluster._peer_types import PeerError
 from o3storage.cluster._records import encode_set
-from o3storage.cluster._team import Batch
 from o3storage.simulation import run
 from o3storage.storage import SealedFrame
 from tests.cluster.support import body_of

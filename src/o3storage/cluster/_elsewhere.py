@@ -25,13 +25,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _kinds
+from o3storage.cluster._batch import Batch
 from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import in_order
 from o3storage.cluster._forwarding import decode_batch, encode_batch
 from o3storage.cluster._lending import Lender, Loan, read_elsewhere
 from o3storage.cluster._peer_types import Code, PeerError, PeerUnreachable
 from o3storage.cluster._range_rows import Holders, RangeMoved, Span, Split, SplitRefused
-from o3storage.cluster._team import NOTHING_WAS_DONE, Batch
+from o3storage.cluster._team import NOTHING_WAS_DONE
 from o3storage.crypto import StreamRef, StreamSealer
 from o3storage.raft.core import NOBODY
 from o3storage.runtime.disk import Buffer

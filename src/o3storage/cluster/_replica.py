@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from o3storage.cluster._alone import went_back
 from o3storage.cluster._applying import OVERTAKEN, RETRY_S
+from o3storage.cluster._batch import Batch
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
 from o3storage.cluster._newcomer import never_here
 from o3storage.cluster._range_rows import Span, Split
 from o3storage.cluster._readable import Readable
 from o3storage.cluster._reading import entries_of, open_core
-from o3storage.cluster._team import Batch, Team
+from o3storage.cluster._team import Team
 from o3storage.raft.core import (
     Accepted,
     Append,

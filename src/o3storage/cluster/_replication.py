@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from o3storage.cluster import _kinds
 from o3storage.cluster._awake import Awake
 from o3storage.cluster._barriers import Questions
+from o3storage.cluster._batch import Batch
 from o3storage.cluster._catch_up_pace import CatchUpPace
 from o3storage.cluster._data import BodyReceiver, Sending
 from o3storage.cluster._errors import LogFull, StorageFull, Unavailable
@@ -23,8 +24,8 @@ from o3storage.cluster._peer_streams import InStream, OutStream
 from o3storage.cluster._ranges import RangeTable
 from o3storage.cluster._reading import READ_FAULTS
 from o3storage.cluster._repair import Repair
-from o3storage.cluster._team import Batch
 from o3storage.raft.core import NOBODY, Message, PeerLost, TransferLeadership
+from o3storage.runtime import Logger
 from o3storage.runtime.clock import Entropy
 from o3storage.runtime.disk import Buffer
 from o3storage.storage import SealedFrame, Store
@@ -37,6 +38,9 @@ TICK_S = 0.1
 of the loop stay far below, and a lost leader is replaced within 2 s."""
 HAND_OVER_S, HAND_OVER_LOOKS = 0.5, 50
 """A node that stops hands its leaderships over so quickly, or the others elect."""
+GIVE_WAY_S = 60.0
+"""A range is led by someone else at most so often because disks are full: each time costs it some
+hundredths of a second."""
 MAX_RELEASED = 65_536
 """Streams remembered as released while frames of theirs may be on their way."""
 RIDING_BYTES = 16 << 20
@@ -109,6 +113,8 @@ class RidingFrames:
             self._bytes -= len(oldest.data) + RIDING_OVERHEAD_BYTES
 
 
+_log = Logger("replication")
+
 _TOKENS_OF_RUN = 1 << 40
 _RUNS = 1 << 23
 """A token has 63 bits: the run's, then those that count."""
@@ -157,6 +163,8 @@ class Replication:
         self.writing: dict[bytes, None] = {}
         """Streams whose frames are being stored here: by one writer at a time."""
         self._released: OrderedDict[bytes, None] = OrderedDict()
+        self._gave_way: dict[int, tuple[float, int]] = {}
+        """group -> when another voter may be asked to lead it, and how many were."""
         self._bodies: dict[asyncio.Task[None], None] = {}
         self._entropy = entropy
         self._loop = asyncio.get_running_loop()
@@ -192,6 +200,20 @@ class Replication:
             if not any(replica.core.transfer_target for replica in leading):
                 return
             await asyncio.sleep(HAND_OVER_S / HAND_OVER_LOOKS)
+
+    def give_way(self, replica: Replica) -> bool:
+        """It leads, and this node's disk is full: another voter is asked to, in turn, for its disk
+        may not be. If all are, one is asked in GIVE_WAY_S, and the others are refused. Whether one
+        was."""
+        now_s = self._loop.time()
+        due_s, asked = self._gave_way.get(replica.group, (0.0, 0))
+        able = successors(replica)
+        if not able or now_s < due_s or not replica.leads:
+            return False
+        self._gave_way[replica.group] = (now_s + GIVE_WAY_S, asked + 1)
+        _log.info("range.gives_way", range=replica.group, reason="the disk is full")
+        replica.step(TransferLeadership(able[asked % len(able)]))
+        return True
 
     async def close(self) -> None:
         self._closed = True
@@ -268,10 +290,11 @@ class Replication:
             return encode_answer(Answer(Status.NOT_LEADER))
         try:
             low, term = replica.propose(Batch(payloads, list(framed), adds))
-        except LogFull as error:
-            return encode_answer(Answer(Status.CRAMPED, text=str(error)))
         except StorageFull as error:
-            return encode_answer(Answer(Status.FULL, text=str(error)))
+            if self.give_way(replica):
+                return encode_answer(Answer(Status.NOT_LEADER))
+            status = Status.CRAMPED if isinstance(error, LogFull) else Status.FULL
+            return encode_answer(Answer(status, text=str(error)))
         except Unavailable as error:
             return encode_answer(Answer(Status.BUSY, text=error.reason))
         return encode_answer(Answer(Status.TAKEN, low, term))

@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from o3storage.cluster import _records
 from o3storage.cluster._audit import look_through
 from o3storage.cluster._barriers import REFUSE_TICKS, Barriers
+from o3storage.cluster._batch import Batch
 from o3storage.cluster._errors import ClusterError, LogFull, StorageFull, Unavailable
 from o3storage.cluster._fetching import Wanted, in_order
 from o3storage.cluster._filling import Filling
@@ -71,46 +72,6 @@ LAGS_ENTRIES = 4096
 """Who lacks more than so much that is committed hears first what became of it: frames that were
 released meanwhile need not be fetched."""
 NOTHING_WAS_DONE = (Code.UNKNOWN_KIND, Code.NOT_ALLOWED, Code.BUSY)
-
-
-@dataclass(slots=True)
-class Batch:
-    """Proposals that are appended together, or not at all."""
-
-    payloads: list[bytes]
-    framed: list[tuple[int, Sequence[SealedFrame]]] = field(default_factory=list)
-    """(number of a payload, the small frames that ride with it)."""
-    adds: list[bool] = field(default_factory=list)
-    """Which of them a full disk refuses."""
-    futures: list[asyncio.Future[Outcome]] = field(default_factory=list)
-    """One for each payload, or none: another node waits for them."""
-
-    def riding_bytes(self) -> list[int] | None:
-        if not self.framed:
-            return None
-        sizes = [0] * len(self.payloads)
-        for number, frames in self.framed:
-            sizes[number] = sum([len(frame.data) for frame in frames])
-        return sizes
-
-    def frames(self) -> list[SealedFrame]:
-        return [frame for _, frames in self.framed for frame in frames]
-
-    def fail(self, error: ClusterError) -> None:
-        for future in self.futures:
-            if not future.done():
-                future.set_exception(error)
-
-    def refuse_adding(self, error: ClusterError) -> None:
-        """The disk is full: only what frees space stays in the batch (nothing of it has frames)."""
-        for future, adds in zip(self.futures, self.adds, strict=True):
-            if adds and not future.done():
-                future.set_exception(error)
-        keep = [number for number, adds in enumerate(self.adds) if not adds]
-        self.payloads = [self.payloads[number] for number in keep]
-        self.futures = [self.futures[number] for number in keep]
-        self.adds = [False] * len(keep)
-        self.framed = []
 
 
 class Team:
@@ -532,9 +493,13 @@ class Team:
             return
         try:
             self._replica.propose(batch)
-        except LogFull as error:
-            batch.fail(error)
         except StorageFull as error:
+            if self._node.give_way(self._replica):
+                self.forward(batch)
+                return
+            if isinstance(error, LogFull):
+                batch.fail(error)
+                return
             batch.refuse_adding(error)
             if batch.payloads:
                 self._batch = batch
@@ -612,8 +577,12 @@ class Team:
             left_s = deadline_s - self._loop.time()
             leader = self._core.leader
             if replica.leads:
-                replica.propose(batch)
-                return
+                try:
+                    replica.propose(batch)
+                    return
+                except StorageFull:
+                    if not node.give_way(replica):
+                        raise
             if left_s <= 0:
                 raise Unavailable(self.why())
             if replica.group in node.ranges.elsewhere:
