@@ -10,8 +10,8 @@ import pytest
 
 from o3storage.simulation import SimDisk, run
 from o3storage.storage import Store
-from o3storage.storage._batches import FLAG_RESTATED, GroupInfo
-from o3storage.storage._groups import EntryCache, GroupLog
+from o3storage.storage._batches import FLAG_LAST_MISSING, FLAG_RESTATED, GroupInfo
+from o3storage.storage._groups import EntryCache, GroupLog, unpack_place
 from o3storage.storage._records import ENTRY
 from o3storage.storage._replay import Replay
 
@@ -20,7 +20,7 @@ from .test_faults import places
 from .test_rebuild import lose_index
 
 
-def replayed(*said: int, first: int = 0, last: int = 0) -> GroupLog:
+def replayed(*said: int, first: int = 0, last: int = 0, flags: int = 0) -> GroupLog:
     """A group of which entries first..last were read, applied up to 29, after these restatements
     of its last index."""
     core: Any = SimpleNamespace(groups={}, stats=SimpleNamespace(lost_entries=0))
@@ -36,7 +36,7 @@ def replayed(*said: int, first: int = 0, last: int = 0) -> GroupLog:
             group.places.append(index)
             group.sizes.append(9)
     for index in said:
-        replay._restated(GroupInfo(1, FLAG_RESTATED, 0, 0, 0, index, 4, 4, 0, 29, 29))
+        replay._restated(GroupInfo(1, FLAG_RESTATED | flags, 0, 0, 0, index, 4, 4, 0, 29, 29))
     replay._write = lambda: None  # type: ignore[method-assign]
     replay.finish()
     return group
@@ -58,6 +58,13 @@ def test_entries_that_are_there_stay_below_where_it_went_back() -> None:
 def test_entries_that_are_not_there_are_missing() -> None:
     group = replayed(29, 31)
     assert (group.last_index, group.missing) == (31, [(30, 31)])
+
+
+def test_an_entry_that_is_there_is_not_the_missing_one_of_a_guessed_term() -> None:
+    """An older one of that index, which was replaced, stands in a volume that is kept."""
+    group = replayed(29, first=25, last=29, flags=FLAG_LAST_MISSING)
+    assert (group.first_index, group.last_index, group.missing) == (29, 29, [(29, 29)])
+    assert group.written_guess
 
 
 class Two:
@@ -172,5 +179,81 @@ def test_a_last_entry_that_came_back_is_restated_as_it_is(term: int) -> None:
         async with store_on(disk) as store:
             state = store.log_state(1)
             assert (state.last_index, state.last_term, state.missing) == (2, term, [])
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+@pytest.mark.parametrize("later", [0, 1])
+@pytest.mark.parametrize("rots", [False, True])
+def test_a_guessed_term_of_the_last_entry_is_not_taken_for_its_own(
+    rots: bool, later: int, rebuilt: bool
+) -> None:
+    """A volume was begun while the entry was missing, it came back to that volume, and the one
+    before was freed. What came back may rot in turn: then it is missing again."""
+
+    async def main() -> None:
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        await store.append(1, hard(2), [entry(1)])
+        store.apply(1, 1, [])
+        await store.append(1, None, [entry(2, term=2)])
+        store.apply(1, 2, [])
+        await store.close()
+        path, offset, size = places(disk, ENTRY)[-1]
+        disk.rot(path, offset + size // 2, 4)
+        store = await open_store(disk)
+        assert store.log_state(1).missing == [(2, 2)]
+        two = Two(store)
+        old = two.volume
+        await two.go_on()
+        filled = store.fill(1, [entry(2, term=2)])
+        if later:
+            await store.append(1, None, [entry(3, term=2)])
+        await filled
+        log = store._core.groups[1]
+        volume, offset = unpack_place(log.places[2 - log.first_index])
+        assert volume == two.volume
+        path = store._core.volumes[volume].path
+        await two.free(old)
+        await store.close()
+        if rots:
+            disk.rot(path, offset + size // 2, 4)
+        if rebuilt:
+            await lose_index(disk)
+        async with store_on(disk) as store:
+            state = store.log_state(1)
+            assert (state.last_index, state.applied_index) == (2 + later, 2)
+            assert state.missing == ([(2, 2)] if rots else [])
+            assert rots or store.term(1, 2) == 2
+
+    run(main(), 1)
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_the_term_of_what_follows_a_missing_last_entry_is_no_guess(snapshot: bool) -> None:
+    """An entry that a sole voter appends, or a snapshot."""
+
+    async def main() -> None:
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        await store.append(1, hard(2), [entry(1), entry(2, term=2)])
+        for index in (1, 2):
+            store.apply(1, index, [])
+        await store.close()
+        path, offset, size = places(disk, ENTRY)[-1]
+        disk.rot(path, offset + size // 2, 4)
+        store = await open_store(disk)
+        assert store.log_state(1).missing == [(2, 2)]
+        if snapshot:
+            await store.reset_group(1, 3, 2)
+        else:
+            await store.append(1, None, [entry(3, term=2)])
+        await Two(store).go_on()
+        await store.close()
+        async with store_on(disk) as store:
+            state = store.log_state(1)
+            assert (state.last_index, state.last_term) == (3, 2)
+            assert state.missing == ([] if snapshot else [(2, 2)])
 
     run(main(), 1)

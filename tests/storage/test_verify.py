@@ -557,3 +557,41 @@ def test_a_frame_that_was_stored_again_is_looked_for_where_it_is_now():
         await store.close()
 
     run(main(), 11)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_repair_forgets_a_last_entry_only_where_nobody_else_votes(alone):
+    """Its term decides votes, and whether what a leader sends follows: others are asked for it."""
+
+    async def main():
+        disk, store = await filled()
+        await store.append(1, hard(2), [entry(32, term=2)])
+        for index in (31, 32):
+            store.apply(1, index, [])
+        await store.close()
+        path, offset, size = places(disk, records.ENTRY)[-1]
+        disk.rot(path, offset + size - 1)
+
+        async def decides_alone(store, group):
+            return alone
+
+        report = await verify(disk, **parts(), repair=True, decides_alone=decides_alone)
+        assert await disk.list_dir("quarantine"), report.repaired
+        assert any("the last one comes back" in line for line in report.repaired) != alone
+        for _ in range(2):
+            store = await opened(disk)
+            state = store.log_state(1)
+            assert (state.last_index, state.applied_index) == (32, 32)
+            assert state.missing == ([] if alone else [(32, 32)])
+            await store.close()
+        if alone:
+            return
+        store = await opened(disk)
+        await store.fill(1, [entry(32, term=2)])
+        await store.flush()
+        await store.close()
+        store = await opened(disk)
+        assert store.term(1, 32) == 2 and not store.log_state(1).missing
+        await store.close()
+
+    run(main(), 9)

@@ -43,6 +43,7 @@ FLAG_ENTRIES = 1
 FLAG_HARD_STATE = 2
 FLAG_RESTATED = 4
 FLAG_UNCERTAIN = 8
+FLAG_LAST_MISSING = 16
 
 NO_HASH = bytes(HASH_BYTES)
 """The hash before the first batch of a disk."""
@@ -58,7 +59,8 @@ class GroupInfo(NamedTuple):
     FLAG_ENTRIES: it holds the entries first_index..last_index. FLAG_HARD_STATE: term, vote and
     commit changed to these. FLAG_RESTATED: nothing changed; last_index and last_term, the hard
     state and applied_index are repeated, so that older volumes are not needed for them.
-    FLAG_UNCERTAIN: the disk lost a batch without a trace, and the group is not out of it yet."""
+    FLAG_UNCERTAIN: the disk lost a batch without a trace, and the group is not out of it yet.
+    FLAG_LAST_MISSING: the entry at last_index is known missing, and last_term a guess."""
 
     group: int
     flags: int

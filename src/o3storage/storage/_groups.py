@@ -75,6 +75,7 @@ class GroupLog:
         "terms",
         "uncertain",
         "written_applied",
+        "written_guess",
         "written_hard",
         "written_last",
         "written_term",
@@ -109,6 +110,8 @@ class GroupLog:
         replaces them, and is not durable with them."""
         self.written_last = 0
         self.written_term = 0
+        self.written_guess = False
+        """The entry at `written_last` is lost, and `written_term` as well as is known."""
         self.written_hard = HardState()
         self.written_applied = 0
 

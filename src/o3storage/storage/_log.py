@@ -301,6 +301,10 @@ class LogWriter:
         """How far the scrub is. Said with the next batch."""
         self._notes[SCRUB_KEY] = value
 
+    def turn(self) -> None:
+        """The next batch begins a new volume, which restates every group."""
+        self._room = 0
+
     def note_restated(self, sequence: int) -> None:
         """All rows were written anew with this sequence: older changes in the volumes are void.
         Said with the next batch."""

@@ -15,6 +15,7 @@ from o3storage.runtime.disk import Buffer
 from o3storage.storage._batches import (
     FLAG_ENTRIES,
     FLAG_HARD_STATE,
+    FLAG_LAST_MISSING,
     FLAG_UNCERTAIN,
     MAX_BATCH_GROUPS,
     GroupInfo,
@@ -190,9 +191,13 @@ def runs_bytes(runs: Sequence[PlacedRun], notes: Mapping[bytes, bytes | None]) -
 
 def _group_info(group: GroupLog, flags: int, first: int, previous_term: int) -> GroupInfo:
     hard = group.written_hard
+    if group.uncertain:
+        flags |= FLAG_UNCERTAIN
+    if group.written_guess:
+        flags |= FLAG_LAST_MISSING
     return GroupInfo(
         group.group,
-        flags | (FLAG_UNCERTAIN if group.uncertain else 0),
+        flags,
         group.incarnation,
         first,
         previous_term,
@@ -309,6 +314,7 @@ class Payload:
                     # term, which had to be guessed while it was missing.
                     group.written_last = entry.index
                     group.written_term = entry.term
+                    group.written_guess = False
             _note(group, append)
         for frame in append.frames:
             self._put_frame(frame)
@@ -326,6 +332,7 @@ class Payload:
         self._seal(GROUP, flags, a0, term, index, self._core.sequence, body)
         if not keep or group.written_last < index:
             group.written_last, group.written_term = reset
+            group.written_guess = False
         group.written_applied = index
 
     def _put_frame(self, frame: SealedFrame) -> None:
@@ -353,5 +360,6 @@ def _note(group: GroupLog, append: Append) -> None:
                 group.cut = NO_CUT
         group.written_last = last.index
         group.written_term = last.term
+        group.written_guess = False
     if append.hard is not None:
         group.written_hard = append.hard

@@ -25,6 +25,7 @@ from o3storage.crypto import FileSealer
 from o3storage.storage._batches import (
     FLAG_ENTRIES,
     FLAG_HARD_STATE,
+    FLAG_LAST_MISSING,
     FLAG_RESTATED,
     FLAG_UNCERTAIN,
     BatchInfo,
@@ -266,6 +267,7 @@ class Replay:
             group.durable_index = group.last_index
             group.written_last = group.last_index
             group.written_term = group.last_term
+            group.written_guess = group.is_missing(group.last_index)
             group.written_applied = group.applied_index
             hard = group.hard_state
             group.written_hard = HardState(hard.term, hard.vote, hard.commit)
@@ -288,8 +290,10 @@ class Replay:
         if group.first_index <= last + 1 <= group.last_index:
             # It went back, by a record that lies before the floor: the group left this disk, say.
             group.truncate(last)
+        missing = bool(summary.flags & FLAG_LAST_MISSING)
         same = last == group.last_index and (
-            group.is_missing(last) or group.term_before(last + 1) == summary.last_term
+            group.is_missing(last)
+            or (not missing and group.term_before(last + 1) == summary.last_term)
         )
         if summary.group not in self._seen or not same:
             # What lies before is not here any more (it was compacted), or what is here was replaced
@@ -299,6 +303,10 @@ class Replay:
             applied = group.applied_index
             group.reset(summary.last_index, summary.last_term)
             group.applied_index = applied
+            if missing:
+                # (What came back since follows in this volume or a later one. As the end of the
+                # log, a guessed term would decide votes, and what a leader sends never followed.)
+                group.miss_below(last - 1)
         if summary.applied_index > group.applied_index:
             if self._outcomes_may_be_gone:
                 group.applied_index = summary.applied_index

@@ -13,7 +13,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from o3storage.storage._bulk import BulkWriter, RecordOwner
 from o3storage.storage._compaction import STATE_BODY_BYTES, Compactor
@@ -35,16 +35,24 @@ async def set_aside(  # noqa: PLR0917
     compactor: Compactor,
     volumes: Sequence[int],
     directory: str,
+    alone: Container[int],
 ) -> list[str]:
-    """Returns a line for each thing done. Raises StoreFull, StoreOutOfService, DiskError."""
+    """Returns a line for each thing done. `alone`: groups without other members. Raises StoreFull,
+    StoreOutOfService, DiskError."""
     said: list[str] = []
     for number, group in sorted(core.groups.items()):
         missing = group.missing
         if missing and all(high <= group.applied_index for _, high in missing):
-            # They only matter to other members of the group, which get a snapshot instead.
+            # They only matter to other members of the group, which get a snapshot instead; but of
+            # the last one the term decides votes here, and who has others asks them for it.
             group.forget_below(group.applied_index + 1)
             spans = ", ".join(f"{low}..{high}" for low, high in missing)
             said.append(f"group {number}: its log now begins behind the missing entries {spans}")
+            if group.written_guess and number in alone:
+                group.written_guess = False
+                log.turn()
+            elif group.written_guess:
+                said.append(f"group {number}: the last one comes back when this node is started")
     await flusher.flush()
     said.append(f"{await _restate(core, log, bulk)} rows were written anew")
     for number in volumes:

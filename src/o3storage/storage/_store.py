@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import Buffer, Disk
@@ -346,6 +346,7 @@ class Store:
         log.durable_index = min(log.durable_index, low - 1)
         log.dropped = True
         log.written_last, log.written_term = log.last_index, log.last_term
+        log.written_guess = log.is_missing(log.last_index)
 
     def _create_group(self, group: GroupId) -> GroupLog:
         groups = self._core.groups
@@ -662,9 +663,12 @@ class Store:
         self._check_open()
         return await self._tender.compact()
 
-    async def set_aside(self, volumes: Sequence[int], directory: str) -> list[str]:
+    async def set_aside(
+        self, volumes: Sequence[int], directory: str, alone: Container[GroupId] = ()
+    ) -> list[str]:
         """Move what is good out of volumes with bad records, and their files to `directory`; lines
-        for people. Raises StoreFull, StoreOutOfService, DiskError."""
+        for people. Groups in `alone` have no other members. Raises StoreFull, StoreOutOfService,
+        DiskError."""
         self._check_open()
         return await set_aside(
             self._core,
@@ -674,6 +678,7 @@ class Store:
             self._compactor,
             volumes,
             directory,
+            alone,
         )
 
     async def scrub(self, on_bad: Callable[[BadFrame], None] | None = None) -> int:

@@ -161,7 +161,14 @@ async def verify(
             try:
                 await _append_lost(again, report, decides_alone)
                 if bad.volumes or store.bad_headers:
-                    report.repaired += await again.set_aside(list(bad.volumes), QUARANTINE_DIR)
+                    alone = {
+                        group
+                        for group in again.groups()
+                        if decides_alone is None or await decides_alone(again, group)
+                    }
+                    report.repaired += await again.set_aside(
+                        list(bad.volumes), QUARANTINE_DIR, alone
+                    )
             finally:
                 await again.close()
     return report
