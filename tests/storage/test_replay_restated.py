@@ -257,3 +257,42 @@ def test_the_term_of_what_follows_a_missing_last_entry_is_no_guess(snapshot: boo
             assert state.missing == ([] if snapshot else [(2, 2)])
 
     run(main(), 1)
+
+
+@pytest.mark.parametrize("rots", [False, True])
+def test_the_term_before_the_first_entry_is_no_guess(rots: bool) -> None:
+    """The entry before came back in one batch with what follows, which begins what can be read of
+    the log: what the volume restated is lost."""
+
+    async def main() -> None:
+        disk = SimDisk(1)
+        store = await open_store(disk)
+        await store.append(1, hard(2), [entry(1), entry(2, term=2)])
+        for index in (1, 2):
+            store.apply(1, index, [])
+        await store.close()
+        path, offset, size = places(disk, ENTRY)[-1]
+        disk.rot(path, offset + size // 2, 4)
+        store = await open_store(disk)
+        two = Two(store)
+        old = two.volume
+        await two.go_on()
+        filled = store.fill(1, [entry(2, term=2)])
+        await store.append(1, None, [entry(3, term=2)])
+        await filled
+        log = store._core.groups[1]
+        volume, offset = unpack_place(log.places[2 - log.first_index])
+        path = store._core.volumes[volume].path
+        await two.free(old)
+        await store.close()
+        data = bytes(disk.image.lookup(path).cached)
+        for magic in (b"O3BATCHh", b"O3BATCHt"):
+            disk.rot(path, data.find(magic) + 40, 4)
+        if rots:
+            disk.rot(path, offset + size // 2, 4)
+        async with store_on(disk) as store:
+            state = store.log_state(1)
+            assert (state.first_index, state.last_index, state.uncertain) == (3, 3, True)
+            assert store.term(1, 2) == (0 if rots else 2)
+
+    run(main(), 1)

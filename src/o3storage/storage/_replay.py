@@ -336,6 +336,9 @@ class Replay:
         if group.applied_index < index < group.first_index:
             # It came back to a volume behind the floor, where the one it was lost in is not read.
             group.miss_below(index - 1)
+        if index == group.first_index - 1 and not group.previous_term:
+            group.previous_term = header.term  # it came back in the batch that begins the log here
+            return
         if index <= group.last_index or group.is_missing(index):
             # A batch holds an index once; this one was lost to rot, and came back.
             group.pad(index)

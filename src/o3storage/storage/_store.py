@@ -317,7 +317,9 @@ class Store:
         previous_term = 0
         if entries:
             log.check_append(entries)
-            previous_term = log.term_before(entries[0].index)
+            before = entries[0].index - 1
+            if not log.is_missing(before):  # (its term would be a guess)
+                previous_term = log.term_before(before + 1)
             replaces = log.take_append(entries)
         hard = None
         if hard_state is not None:
