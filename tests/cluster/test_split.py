@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from o3storage import catalog
 from o3storage.catalog import DeleteItem, DeleteObjects, PutObject
 from o3storage.cluster import ClusterError, Node, _applying, _records
-from o3storage.cluster._newcomer import LOST
+from o3storage.cluster._newcomer import LOST, look_for_loss, never_lost
 from o3storage.cluster._range_rows import (
     EVERYTHING,
     FIRST_INDEX,
@@ -24,7 +24,7 @@ from o3storage.cluster._range_rows import (
     encode_publish,
 )
 from o3storage.simulation import SimDisk, run
-from o3storage.storage import HardState, Miss
+from o3storage.storage import HardState, Miss, StoreStats
 from tests.cluster.support import OWNER, Rig, body_of, rig
 from tests.cluster.team_support import Team, forget, team
 
@@ -433,12 +433,13 @@ def test_a_member_that_missed_the_cut_gets_both_parts_by_snapshot(
     run(main(), 8)
 
 
-@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("disk", ["whole", "without index", "lost something"])
 @pytest.mark.parametrize("again", [False, True])
-def test_a_member_that_missed_the_cut_votes_in_the_new_range(again: bool, lost: bool) -> None:
+def test_a_member_that_missed_the_cut_votes_in_the_new_range(again: bool, disk: str) -> None:
     """One of the two that made the cut is gone for good, at once. (`again`: the one that missed it
-    starts once more before it has the vote to give. `lost`: its disk once lost something, so it
-    cannot know that it never took part.)"""
+    starts once more before it has the vote to give. `disk`: if it lost something once, it cannot
+    know that it never took part.)"""
+    lost = disk == "lost something"
 
     async def main() -> None:
         async with team(seed=80, reload_log_bytes=0, keep_log_bytes=0) as group:
@@ -447,10 +448,15 @@ def test_a_member_that_missed_the_cut_votes_in_the_new_range(again: bool, lost: 
                 await group.members[0].put(bucket, key, body_of(1, 900))
             await group.level()
             away = group.follower()
-            if lost:
+            if disk == "lost something":
                 await away.store.note(LOST, b"")
             last = away.store.log_state(1).last_index
+            await away.store.flush()
             await group.kill(away)
+            if disk == "without index":
+                for name in await away.disk.list_dir("index"):
+                    if not name.endswith(".table"):
+                        away.disk.rot(f"index/{name}", 40)
             await group.settled()
             left = next(m for m in group.up if not m.leads(1))
             gone = group.leader()
@@ -479,6 +485,23 @@ def test_a_member_that_missed_the_cut_votes_in_the_new_range(again: bool, lost: 
             assert (await listed(away.node, bucket))[0] == sorted([*KEYS, b"f-last"])
 
     run(main(), 15)
+
+
+def test_a_rebuild_that_did_not_find_everything_is_a_loss() -> None:
+    async def main() -> None:
+        r = await Rig(16).start()
+        for stats, lost in (
+            (StoreStats(index_rebuilt=True), False),
+            (StoreStats(index_rebuilt=True, rebuilt_in_part=True), True),
+        ):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(r.store, "stats", lambda stats=stats: stats)
+                await look_for_loss(r.store)
+            await r.store.note(b"other", b"")  # the first one is durable with it
+            assert await never_lost(r.store) is not lost
+        await r.stop()
+
+    run(main(), 16)
 
 
 def test_the_leader_dies_right_after_the_cut() -> None:

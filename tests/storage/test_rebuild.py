@@ -490,6 +490,7 @@ def test_only_what_was_synced_of_moved_rows_can_be_lost(monkeypatch, synced):
             assert store.stats().index_rebuilt
             assert store.log_state(1).rows_lost == synced
             assert bool(store.stats().rotted_records) == synced
+            assert store.stats().rebuilt_in_part == synced
             assert synced or await store.get(b"\x10k") == value
 
     run(main(), 1)

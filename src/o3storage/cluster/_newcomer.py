@@ -10,7 +10,9 @@ This is certain when
 - a snapshot gave up the range's keys here, to a replica that had state and no holes, and
 - this disk has never lost a record of its log, in any of its lives: what is not here never was.
 
-Both are notes of the disk. A disk that lost something says so for ever.
+Both are notes of the disk. A disk that lost something says so for ever. One whose index was rebuilt
+(`verify --return-disk` has it so) lost nothing by that: the volumes hold the notes, too, and the
+rebuild says where they do not hold everything.
 """
 
 from __future__ import annotations
@@ -33,9 +35,12 @@ async def look_for_loss(store: Store) -> None:
     stats = store.stats()
     lost = (
         stats.rotted_records > 0
-        or stats.index_rebuilt
+        or stats.rebuilt_in_part
         or stats.spans_lost > 0
-        or any(state.uncertain or state.missing for state in map(store.log_state, store.groups()))
+        or any(
+            state.uncertain or state.missing or state.rows_lost
+            for state in map(store.log_state, store.groups())
+        )
     )
     if lost and await store.noted(LOST) is None:
         store.note(LOST, b"")

@@ -374,6 +374,7 @@ async def _collect(
             if doubtful or not await is_unsynced(core, volume, spans.first, end):
                 core.stats.rotted_records += spans.count
                 gather.state_lost()
+    core.stats.rebuilt_in_part = doubtful or core.stats.rotted_records > 0
     return result.last, gather.missing_from
 
 

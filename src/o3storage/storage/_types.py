@@ -200,6 +200,8 @@ class StoreStats:
     rotted_records: int = 0
     lost_entries: int = 0
     index_rebuilt: bool = False
+    rebuilt_in_part: bool = False
+    """The rebuild saw that the volumes do not hold all that was written."""
     spans_repaired: int = 0
     """Key spans of the index that were bad and were put right from the volumes."""
     spans_lost: int = 0
