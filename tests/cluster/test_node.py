@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from o3storage import catalog
 from o3storage.catalog import DeleteObject, NoSuchBucket, PreconditionFailed, WriteCondition
-from o3storage.cluster import MISS, StorageFull, Unavailable, _queries
+from o3storage.cluster import MISS, StorageFull, Unavailable, _applying, _queries
 from o3storage.crypto import NodeKeys
 from o3storage.simulation import Fault, SimDisk, SimEntropy, run
 from o3storage.storage import Snapshot
@@ -265,6 +266,35 @@ def test_a_long_listing_lets_others_in_and_one_that_is_given_up_pins_nothing(
         await r.stop()
 
     run(main(), 13)
+
+
+def test_on_a_busy_loop_what_is_committed_waits_for_requests_that_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_off: list[Callable[[], object]] = []
+
+    class Meter:
+        def put_off(self, schedule: Callable[[], object], most_s: float) -> None:
+            assert most_s <= 0.005
+            put_off.append(schedule)
+
+    async def main() -> None:
+        r = await Rig(14).start()
+        b = await r.bucket()
+        monkeypatch.setattr(_applying, "may_put_off", Meter)
+        puts = [asyncio.ensure_future(r.put(b, b"k%02d" % n, b"x")) for n in range(40)]
+        await asyncio.sleep(5)
+        assert len(put_off) == 1 and not any(put.done() for put in puts)
+        steps = []
+        while put_off:
+            put_off.pop()()
+            await asyncio.sleep(1)
+            steps.append(sum(put.done() for put in puts))
+        assert steps == [16, 32, 40]
+        assert [(await r.node.query(catalog.head_version(b.bucket_id, b"k39"))).size_bytes] == [1]
+        await r.stop()
+
+    run(main(), 14)
 
 
 def test_a_failed_sync_takes_the_node_out_of_service() -> None:

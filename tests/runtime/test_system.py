@@ -22,7 +22,10 @@ from o3storage.runtime import (
     SystemClock,
     SystemEntropy,
     _stall,
+    _tasks,
+    after_others,
     busy_share,
+    let_others,
     new_event_loop,
     reserve_descriptors,
 )
@@ -31,8 +34,8 @@ from o3storage.runtime._stall import (
     LEAST_EVENTS,
     LONG_STEP_S,
     MOSTLY_IDLE,
-    OLDER_AFTER,
-    OLDER_AT_LAST,
+    OLDEST_AFTER,
+    OLDEST_AT_LAST,
     YOUNG_OBJECTS,
 )
 
@@ -161,7 +164,7 @@ def test_garbage_is_collected_when_nothing_waits(monkeypatch: pytest.MonkeyPatch
         meter.collects = True
         for timeout in (None, 5.0):  # it comes back at once: what is to be done next may be due
             assert meter.select(timeout) == []
-        assert collector.collected == [0, 0]
+        assert collector.collected == [1, 1]
         collector.collected.clear()
         assert meter.select(0) == [], "somebody waits for the loop already"
         there.send(b"x")
@@ -170,16 +173,100 @@ def test_garbage_is_collected_when_nothing_waits(monkeypatch: pytest.MonkeyPatch
         collector.counts = (YOUNG_OBJECTS - 1, 1000, 1000)
         assert meter.select(0.001) == []
         assert not collector.collected
-        for share, enough in ((0.0, OLDER_AFTER), (MOSTLY_IDLE, OLDER_AT_LAST)):
-            for young, middle in ((enough - 1, 1000), (enough, enough - 1), (enough, enough)):
-                collector.counts = (YOUNG_OBJECTS, young, middle)
+        for share, enough in ((0.0, OLDEST_AFTER), (MOSTLY_IDLE, OLDEST_AT_LAST)):
+            for collections in (enough - 1, enough):
+                collector.counts = (YOUNG_OBJECTS, 1000, collections)
                 meter.busy_share = share
                 meter.select(5.0)
-        assert collector.collected == [0, 1, 2] * 2
+        assert collector.collected == [1, 2] * 2
     finally:
         meter.close()
         here.close()
         there.close()
+
+
+def test_work_that_can_wait_does_until_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(_stall, "perf_counter", lambda: now_s)
+    meter = StallMeter()
+    here, there = socket.socketpair()
+    key = meter.register(here, selectors.EVENT_READ)
+    done: list[str] = []
+
+    def put_off(name: str, most_s: float) -> None:
+        meter.put_off(lambda: done.append(name), most_s)
+
+    try:
+        put_off("listing", 0.006)
+        put_off("apply", 0.005)
+        put_off("another", 0.006)
+        there.send(b"x")
+        assert meter.select(None) == [(key, selectors.EVENT_READ)] and not done
+        here.recv(1)
+        assert meter.select(0) == [] and not done, "callbacks are ready"
+        assert meter.select(None) == [] and done == ["apply"], "one, though it may wait longest"
+        assert meter.select(5.0) == [] and done == ["apply", "listing"], "the older of the others"
+        there.send(b"x")
+        now_s += 0.0059
+        assert meter.select(0) != [] and len(done) == 2
+        now_s += 0.0002
+        put_off("late", 0.001)
+        assert meter.select(0) != [] and done[2:] == ["another"], "it has waited long enough"
+        now_s += 1.0
+        assert meter.select(None) != [] and done[3:] == ["late"]
+        here.recv(1)
+        assert meter.select(0.001) == [], "and then it waits as ever"
+    finally:
+        meter.close()
+        here.close()
+        there.close()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_on_a_busy_loop_steps_of_long_work_wait_for_those_who_come(
+    monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    monkeypatch.setattr(_stall, "SHARE_WINDOW_S", float("inf"))
+    monkeypatch.setattr(_tasks, "STEP_WITHIN_S", 60.0)
+    meter = StallMeter()
+    meter.busy_share = 0.9 if busy else 0.1
+    done: list[str] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        here, there = socket.socketpair()
+        left = 3
+
+        def read() -> None:
+            nonlocal left
+            here.recv(1)
+            done.append("read")
+            left -= 1
+            if left:
+                there.send(b"x")
+
+        async def long_work() -> None:
+            await after_others()
+            done.append("begun")
+            await let_others()
+            done.append("ended")
+
+        loop.add_reader(here, read)
+        there.send(b"x")
+        working = loop.create_task(long_work())
+        gone = loop.create_task(long_work())
+        loop.call_soon(gone.cancel)
+        await working
+        loop.remove_reader(here)
+        here.close()
+        there.close()
+
+    with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
+        runner.run(main())
+    if busy:
+        assert done == ["read"] * 3 + ["begun", "ended"]
+    else:
+        assert done[0] == "begun"
 
 
 def test_circles_are_collected_by_an_idle_loop() -> None:

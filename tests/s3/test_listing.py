@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
@@ -28,6 +28,7 @@ from o3storage.s3._times import iso_time
 from o3storage.s3._xml import escape_bytes, url_encode
 from tests.s3.harness import Store, key_path
 
+T = TypeVar("T")
 KEYS = ["a", "a/", "a/1", "a/2", "a/b/1", "b", "b c+d", "c%d", "photos/é.jpg", "z"]
 
 
@@ -316,6 +317,21 @@ def test_list_multipart_uploads(store: Store) -> None:
     assert bad.code == "InvalidArgument"
 
 
+def by_hand(coroutine: Coroutine[Any, Any, T]) -> tuple[int, T]:
+    """How often it waits for others, and what it returns."""
+
+    async def main() -> tuple[int, T]:
+        waits = 0
+        try:
+            while True:
+                coroutine.send(None)
+                waits += 1
+        except StopIteration as end:
+            return waits, end.value
+
+    return asyncio.run(main())
+
+
 @pytest.mark.parametrize("encode", [escape_bytes, url_encode])
 def test_keys_that_must_be_encoded_are_written_in_steps(encode: Callable[[bytes], str]) -> None:
     """A page of 1,000 keys of 1,024 bytes would hold the event loop for 50 ms and more."""
@@ -326,15 +342,9 @@ def test_keys_that_must_be_encoded_are_written_in_steps(encode: Callable[[bytes]
         ([b""], 1),
         ([], 1),
     ):
-        writing = _encoded(keys, encode)
-        taken = 1
-        try:
-            while True:
-                writing.send(None)
-                taken += 1
-        except StopIteration as end:
-            assert end.value == [encode(key) for key in keys]
-        assert taken == steps
+        waits, found = by_hand(_encoded(keys, encode))
+        assert found == [encode(key) for key in keys]
+        assert waits + 1 == steps
 
 
 entries = st.lists(
@@ -382,14 +392,7 @@ def turns(store: Store, listing: Callable[[Any], Any], params: dict[str, str]) -
     ctx: Any = SimpleNamespace(
         params=params, bucket=bucket, bucket_name="bucket", page=store.node.query
     )
-    waiting = listing(ctx)
-    waits = 0
-    try:
-        while True:
-            waiting.send(None)
-            waits += 1
-    except StopIteration:
-        return waits
+    return by_hand(listing(ctx))[0]
 
 
 def test_a_long_page_is_written_in_steps_and_a_short_one_at_once() -> None:

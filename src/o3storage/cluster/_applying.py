@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any, cast
 
 from o3storage.cluster import _range_rows, _records
@@ -37,11 +38,16 @@ from o3storage.raft.core import (
     Restored,
     RowsLost,
 )
+from o3storage.runtime import may_put_off
 from o3storage.runtime.state_machine import Outcome, Read, StateMachine
 from o3storage.storage import EntriesGone, EntriesUnread, Store, StoreError
 
 APPLY_STEP = 64
 """Entries applied in one turn of the loop: a few milliseconds at most."""
+BUSY_APPLY_STEP = 16
+"""The same while others wait for the loop: about a millisecond."""
+APPLY_WITHIN_S = 0.005
+"""What is committed is put off no longer: clients wait for the answer."""
 RETRY_S = 0.5
 """A full disk, or a damaged block that is being rebuilt, is looked at again so often."""
 OVERTAKEN = "another leader took over; it is not known whether this took effect"
@@ -140,7 +146,22 @@ class Applying:
                 self._queue.extend(found)
         self._target = output.high
         if not self._applying:
-            self._apply_ready()
+            if self.team is None and may_put_off() is not None:
+                self._apply_soon()
+            else:  # (of a cluster's ranges readers wait for it)
+                self._apply_ready()
+
+    def _apply_soon(self) -> None:
+        """In a later turn of the loop; of a lone node's range, whose readers do not wait for it, on
+        a busy loop behind the requests that are to be read."""
+        if self._apply_due:
+            return
+        self._apply_due = True
+        meter = may_put_off() if self.team is None else None
+        if meter is None:
+            self._loop.call_soon(self._apply_ready)
+        else:
+            meter.put_off(partial(self._loop.call_soon, self._apply_ready), APPLY_WITHIN_S)
 
     def _apply_ready(self) -> None:
         """Apply what is in memory; leave the rest to a task."""
@@ -148,11 +169,10 @@ class Applying:
         if self._applying or self.fault or self._held_back:
             return
         queue = self._queue
-        left = APPLY_STEP
+        left = BUSY_APPLY_STEP if may_put_off() is not None else APPLY_STEP
         while queue:
             if not left:
-                self._apply_due = True
-                self._loop.call_soon(self._apply_ready)
+                self._apply_soon()
                 return
             left -= 1
             entry = queue[0]
@@ -299,9 +319,8 @@ class Applying:
             self._diverges(entry, failure)
         finally:
             self._applying = False
-            if not self.fault and not self._apply_due:
-                self._apply_due = True
-                self._loop.call_soon(self._apply_ready)
+            if not self.fault:
+                self._apply_soon()
 
     async def _run_entry(
         self, entry: Entry, generator: Generator[Read, Any, Outcome] | None, read: Read | None

@@ -6,14 +6,14 @@ from o3storage._native import tune_memory
 from o3storage.runtime import log, metrics
 from o3storage.runtime._pool import JobPool, NativeJobs
 from o3storage.runtime._real_disk import RealDisk, RealFile
-from o3storage.runtime._stall import StallMeter, busy_s, busy_share, new_event_loop
+from o3storage.runtime._stall import StallMeter, busy_s, busy_share, may_put_off, new_event_loop
 from o3storage.runtime._system import (
     SystemClock,
     SystemEntropy,
     raise_descriptor_limit,
     reserve_descriptors,
 )
-from o3storage.runtime._tasks import Tasks, let_others, wait_any
+from o3storage.runtime._tasks import Tasks, after_others, let_others, wait_any
 from o3storage.runtime.clock import Clock, Entropy
 from o3storage.runtime.disk import (
     DIRECT_ALIGN_BYTES,
@@ -54,10 +54,12 @@ __all__ = [
     "SystemClock",
     "SystemEntropy",
     "Tasks",
+    "after_others",
     "busy_s",
     "busy_share",
     "let_others",
     "log",
+    "may_put_off",
     "metrics",
     "new_event_loop",
     "raise_descriptor_limit",

@@ -5,10 +5,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
+from o3storage.runtime._stall import may_put_off
+
 T = TypeVar("T")
+
+STEP_WITHIN_S = 0.006
+"""A step of long work waits no longer for requests that keep coming. A listing of 1,000 keys has
+eight: with 20 ms its p99 rose to 130 ms, with 5 a GET's p99 from 2.3 to 3.2."""
 
 
 class Tasks:
@@ -124,9 +131,27 @@ class Tasks:
 
 
 async def let_others() -> None:
-    """Between two steps of one long piece of work: whatever is ready goes first. One turn of the
-    loop, which takes some 25 us itself: steps should be several times as long."""
-    await asyncio.sleep(0)
+    """Between two steps of one long piece of work: whatever is ready goes first, and on a busy
+    loop requests that come meanwhile, too (for STEP_WITHIN_S at most). A turn of the loop takes
+    some 25 us itself: steps should be several times as long."""
+    meter = may_put_off()
+    if meter is None:
+        await asyncio.sleep(0)
+        return
+    turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    meter.put_off(partial(_resolve, turn), STEP_WITHIN_S)
+    await turn
+
+
+async def after_others() -> None:
+    """Before a long piece of work: on a busy loop as `let_others`, else nothing."""
+    if may_put_off() is not None:
+        await let_others()
+
+
+def _resolve(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
 
 
 async def wait_any(futures: Sequence[asyncio.Future[Any]]) -> None:

@@ -22,6 +22,7 @@ from o3storage.catalog import (
     sync_bucket,
 )
 from o3storage.cluster import MISS
+from o3storage.runtime import after_others
 from o3storage.s3._errors import RETRY_AFTER_S, S3Error
 from o3storage.s3._request import S3Request
 from o3storage.s3._sigv4 import Identity
@@ -146,6 +147,7 @@ class Context:
 
     async def page(self, query: Query[T]) -> T:
         """As `query`, of what may have to be read in steps, between which others are served."""
+        await after_others()
         if self._reads is None:
             return await self.service.node.query(query)
         return await self._reads.query(query)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 
-from o3storage.runtime import busy_s
+from o3storage.runtime import after_others, busy_s
 
 PIECE_S = 0.002
 """Work on the loop between two rests: a request waits no longer than this for the background."""
@@ -94,9 +94,11 @@ class Pace:
             rest_s -= self._over_s
         rest_s = max(least_s, rest_s, 0.0)
         await asyncio.sleep(rest_s)
+        late_s = loop.time() - now_s - rest_s
+        await after_others()
         self._began_s = loop.time()
         self._over_s = self._began_s - now_s - rest_s
-        if self._over_s > LATE_S:
+        if late_s > LATE_S:
             self.share = max(self.floor, self.share / 2)
         else:
             self.share = min(self.ceiling, self.share * GROWTH)

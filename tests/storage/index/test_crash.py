@@ -8,7 +8,7 @@ import random
 import pytest
 
 from o3storage.simulation import DEFAULT_SUBSETS, CrashState, Recorder, SimDisk, run
-from o3storage.storage.index import IndexDamaged, _manifest
+from o3storage.storage.index import IndexDamaged, IndexOptions, _build, _manifest
 from tests.storage.index import reader
 from tests.storage.index.support import (
     DISK_KEY,
@@ -142,3 +142,32 @@ def test_leaving_out_any_one_sync_is_found():
         return False
 
     run(main(), 3)
+
+
+def test_a_long_table_is_synced_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sync of tens of megabytes at its end would hold up the log's syncs."""
+    monkeypatch.setattr(_build, "SYNC_BYTES", 1 << 16)
+
+    async def main() -> Recorder:
+        disk = SimDisk(3)
+        index = await open_index(disk, options=IndexOptions(background=False))
+        rows = [(b"%08d" % n, bytes(100)) for n in range(32_000)]
+        for at in range(0, len(rows), 16_000):
+            index.write(rows[at : at + 16_000])
+        recorder = disk.record()
+        await index.flush(b"mark")
+        await index.close()
+        return recorder
+
+    recorder = run(main(), 3)
+    unsynced: dict[int, int] = {}
+    longest: dict[int, int] = {}
+    for operation, *arguments in recorder.events:
+        if operation == "write":
+            number, _, data = arguments
+            unsynced[number] = unsynced.get(number, 0) + len(data)
+            longest[number] = max(longest.get(number, 0), unsynced[number])
+        elif operation == "sync":
+            unsynced[arguments[0]] = 0
+    assert 1 << 16 <= max(longest.values()) <= 5 << 18  # a step of the build writes a mebibyte
+    assert not any(unsynced.values())

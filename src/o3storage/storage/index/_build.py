@@ -20,6 +20,9 @@ CHUNK_BYTES = 256 * 1024
 """Read at a time from one source of a merge."""
 ALLOCATE_BYTES = 4 << 20
 """Space is reserved in steps of this, so that running out is found before a write."""
+SYNC_BYTES = 2 << 20
+"""Written between two syncs of a table. With one at its end the log's syncs beside it took up to
+36 ms (p99 12) while 64 MiB were written; with these up to 18 (p99 5), alone 12 (4)."""
 SALT_BYTES = 32
 
 
@@ -137,6 +140,7 @@ class _Output:
         self.file: File | None = None
         self._at = 0
         self._allocated = 0
+        self._synced = 0
 
     async def write(self, data: bytes) -> None:
         if self.file is None:
@@ -154,6 +158,9 @@ class _Output:
             self._allocated += grow
         await self.file.write(self._at, [data])
         self._at = end
+        if end - self._synced >= SYNC_BYTES:
+            await self.file.sync()
+            self._synced = end
 
     async def finish(self, size: int) -> None:
         assert self.file is not None and size == self._at > HEADER_BYTES
