@@ -9,6 +9,8 @@ import resource
 import select
 import selectors
 import socket
+import subprocess
+import sys
 import time
 import weakref
 from collections import Counter
@@ -183,6 +185,27 @@ def test_garbage_is_collected_when_nothing_waits(monkeypatch: pytest.MonkeyPatch
         meter.close()
         here.close()
         there.close()
+
+
+def test_the_interpreter_does_not_look_at_what_is_old_in_the_middle_of_requests() -> None:
+    """In a process of its own: generations are the whole interpreter's."""
+    program = f"""
+import gc
+from o3storage.server._app import GC_THRESHOLDS
+gc.collect()
+gc.freeze()
+gc.set_threshold(*GC_THRESHOLDS)
+seen = []
+gc.callbacks.append(lambda phase, found: seen.append(found["generation"]))
+keep = []
+for _ in range(40):
+    keep += [[n] for n in range({YOUNG_OBJECTS})]
+    gc.collect(1)
+seen.clear()
+keep += [[n] for n in range(GC_THRESHOLDS[0] + 100)]
+assert seen and 2 not in seen, seen
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_work_that_can_wait_does_until_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
