@@ -183,6 +183,28 @@ def test_a_last_entry_that_came_back_is_restated_as_it_is(term: int) -> None:
     run(main(), 1)
 
 
+async def without_its_last(disk: SimDisk, batches: int = 1) -> tuple[Store, int]:
+    """A group of two applied entries, of terms 1 and 2, of which the second has rotted; and the
+    bytes of its record."""
+    store = await open_store(disk)
+    written = [entry(1), entry(2, term=2)]
+    if batches == 1:
+        await store.append(1, hard(2), written)
+        for index in (1, 2):
+            store.apply(1, index, [])
+    else:
+        await store.append(1, hard(2), written[:1])
+        store.apply(1, 1, [])
+        await store.append(1, None, written[1:])
+        store.apply(1, 2, [])
+    await store.close()
+    path, offset, size = places(disk, ENTRY)[-1]
+    disk.rot(path, offset + size // 2, 4)
+    store = await open_store(disk)
+    assert store.log_state(1).missing == [(2, 2)]
+    return store, size
+
+
 @pytest.mark.parametrize("rebuilt", [False, True])
 @pytest.mark.parametrize("later", [0, 1])
 @pytest.mark.parametrize("rots", [False, True])
@@ -194,16 +216,7 @@ def test_a_guessed_term_of_the_last_entry_is_not_taken_for_its_own(
 
     async def main() -> None:
         disk = SimDisk(1)
-        store = await open_store(disk)
-        await store.append(1, hard(2), [entry(1)])
-        store.apply(1, 1, [])
-        await store.append(1, None, [entry(2, term=2)])
-        store.apply(1, 2, [])
-        await store.close()
-        path, offset, size = places(disk, ENTRY)[-1]
-        disk.rot(path, offset + size // 2, 4)
-        store = await open_store(disk)
-        assert store.log_state(1).missing == [(2, 2)]
+        store, size = await without_its_last(disk, batches=2)
         two = Two(store)
         old = two.volume
         await two.go_on()
@@ -236,15 +249,7 @@ def test_the_term_of_what_follows_a_missing_last_entry_is_no_guess(snapshot: boo
 
     async def main() -> None:
         disk = SimDisk(1)
-        store = await open_store(disk)
-        await store.append(1, hard(2), [entry(1), entry(2, term=2)])
-        for index in (1, 2):
-            store.apply(1, index, [])
-        await store.close()
-        path, offset, size = places(disk, ENTRY)[-1]
-        disk.rot(path, offset + size // 2, 4)
-        store = await open_store(disk)
-        assert store.log_state(1).missing == [(2, 2)]
+        store, _ = await without_its_last(disk)
         if snapshot:
             await store.reset_group(1, 3, 2)
         else:
@@ -266,14 +271,7 @@ def test_the_term_before_the_first_entry_is_no_guess(rots: bool) -> None:
 
     async def main() -> None:
         disk = SimDisk(1)
-        store = await open_store(disk)
-        await store.append(1, hard(2), [entry(1), entry(2, term=2)])
-        for index in (1, 2):
-            store.apply(1, index, [])
-        await store.close()
-        path, offset, size = places(disk, ENTRY)[-1]
-        disk.rot(path, offset + size // 2, 4)
-        store = await open_store(disk)
+        store, size = await without_its_last(disk)
         two = Two(store)
         old = two.volume
         await two.go_on()
