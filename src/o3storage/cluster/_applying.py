@@ -38,14 +38,14 @@ from o3storage.raft.core import (
     Restored,
     RowsLost,
 )
-from o3storage.runtime import may_put_off
+from o3storage.runtime import StallMeter, may_put_off
 from o3storage.runtime.state_machine import Outcome, Read, StateMachine
 from o3storage.storage import EntriesGone, EntriesUnread, Store, StoreError
 
 APPLY_STEP = 64
 """Entries applied in one turn of the loop: a few milliseconds at most."""
 BUSY_APPLY_STEP = 16
-"""The same while others wait for the loop: about a millisecond."""
+"""The same where others go first: about a millisecond."""
 APPLY_WITHIN_S = 0.005
 """What is committed is put off no longer: clients wait for the answer."""
 RETRY_S = 0.5
@@ -146,18 +146,22 @@ class Applying:
                 self._queue.extend(found)
         self._target = output.high
         if not self._applying:
-            if self.team is None and may_put_off() is not None:
-                self._apply_soon()
-            else:  # (of a cluster's ranges readers wait for it)
+            if self._yields_to() is None:
                 self._apply_ready()
+            else:
+                self._apply_soon()
+
+    def _yields_to(self) -> StallMeter | None:
+        """The meter of a busy loop, if requests that are to be read go before what is committed: on
+        a lone node. (In a cluster readers wait for it.)"""
+        return may_put_off() if self.team is None else None
 
     def _apply_soon(self) -> None:
-        """In a later turn of the loop; of a lone node's range, whose readers do not wait for it, on
-        a busy loop behind the requests that are to be read."""
+        """In a later turn of the loop."""
         if self._apply_due:
             return
         self._apply_due = True
-        meter = may_put_off() if self.team is None else None
+        meter = self._yields_to()
         if meter is None:
             self._loop.call_soon(self._apply_ready)
         else:
@@ -169,7 +173,7 @@ class Applying:
         if self._applying or self.fault or self._held_back:
             return
         queue = self._queue
-        left = BUSY_APPLY_STEP if may_put_off() is not None else APPLY_STEP
+        left = APPLY_STEP if self._yields_to() is None else BUSY_APPLY_STEP
         while queue:
             if not left:
                 self._apply_soon()
