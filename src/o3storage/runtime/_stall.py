@@ -148,8 +148,8 @@ class StallMeter(selectors.DefaultSelector):
 
     def _collect(self) -> None:
         """What is new, and now and then what is old. What survived once is not looked at a second
-        time soon: as a generation of its own, hundreds of collections in it, it took 27 to 38 ms
-        under a steady load of PUTs, every two and a half minutes."""
+        time soon: as a generation of its own it is hundreds of thousands of containers after a
+        hundred collections, 19 ms for 400,000 in a script."""
         collections = gc.get_count()[2]
         enough = OLDEST_AFTER if self.busy_share < MOSTLY_IDLE else OLDEST_AT_LAST
         gc.collect(1 if collections < enough else 2)

@@ -64,7 +64,7 @@ GC_THRESHOLDS = (10_000, 20, 1_000_000)
 is done; with the interpreter's own 700 every fifteenth request starts a collection, which finds
 only what is still in use: circles are not made on the path of a request. A loop that is idle now
 and then collects before that (`StallMeter.collects`), the oldest generation, too: with 20 for that
-one the interpreter itself looked at it in the middle of requests, for 67 ms."""
+one the interpreter would look at it in the middle of requests."""
 
 MAX_BAD_FRAME_LINES = 1000
 """Log lines for bad records in the life of a process: enough to see where a disk goes bad."""
