@@ -44,8 +44,8 @@ OLDEST_AFTER = 400
 """Collections until the oldest generation, all that survived one, is due as well: as often as in
 the interpreter."""
 OLDEST_AT_LAST = 10_000
-"""The same while the loop is busy, hours of a full load: looking at it takes tens of milliseconds
-for each hundred thousand containers, most of them entries of the log."""
+"""The same while the loop is busy, hours of a full load: it is as large as the entries of the log
+that are kept make it."""
 MOSTLY_IDLE = 0.1
 """Part of the loop's time in use below which it is not busy in that sense."""
 
@@ -184,24 +184,28 @@ class StallMeter(selectors.DefaultSelector):
         return longest_s
 
 
-def may_put_off() -> StallMeter | None:
-    """The running loop's meter while it is so busy that work which can wait should; None else, and
-    for a loop without one, as in tests and under virtual time."""
+def _running_meter() -> StallMeter | None:
+    """None for a loop without a meter, as in tests and under virtual time."""
     meter = getattr(asyncio.get_running_loop(), "_selector", None)
-    return meter if isinstance(meter, StallMeter) and meter.busy_share > PUT_OFF_FROM else None
+    return meter if isinstance(meter, StallMeter) else None
+
+
+def may_put_off() -> StallMeter | None:
+    """The running loop's meter while it is so busy that work which can wait should; else None."""
+    meter = _running_meter()
+    return meter if meter is not None and meter.busy_share > PUT_OFF_FROM else None
 
 
 def busy_share() -> float:
-    """`StallMeter.busy_share` of the running loop; 0.0 for a loop without a meter, as in tests and
-    under virtual time."""
-    meter = getattr(asyncio.get_running_loop(), "_selector", None)
-    return meter.busy_share if isinstance(meter, StallMeter) else 0.0
+    """`StallMeter.busy_share` of the running loop; 0.0 for a loop without a meter."""
+    meter = _running_meter()
+    return meter.busy_share if meter is not None else 0.0
 
 
 def busy_s() -> float:
     """How long the running loop was not waiting, up to its last step; 0.0 as for `busy_share`."""
-    meter = getattr(asyncio.get_running_loop(), "_selector", None)
-    return meter.busy_s if isinstance(meter, StallMeter) else 0.0
+    meter = _running_meter()
+    return meter.busy_s if meter is not None else 0.0
 
 
 def new_event_loop(meter: StallMeter) -> asyncio.AbstractEventLoop:
