@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from o3storage import catalog
 from o3storage.catalog import DeleteItem, DeleteObjects, PutObject
-from o3storage.cluster import ClusterError, Node, _applying, _records
+from o3storage.cluster import ClusterError, Node, Unavailable, _applying, _records
 from o3storage.cluster._newcomer import LOST, look_for_loss, never_lost
 from o3storage.cluster._range_rows import (
     EVERYTHING,
@@ -23,6 +23,7 @@ from o3storage.cluster._range_rows import (
     SplitRefused,
     encode_publish,
 )
+from o3storage.runtime.disk import DiskFault
 from o3storage.simulation import SimDisk, run
 from o3storage.storage import HardState, Miss, StoreStats
 from tests.cluster.support import OWNER, Rig, body_of, rig
@@ -143,6 +144,26 @@ def test_cuts_that_are_refused_change_nothing() -> None:
             with pytest.raises(SplitRefused, match="through a key"):
                 await r.node.ranges.split(bytes(8) + b"half a key")
             assert len(r.node.ranges.status()) == 2
+
+    run(main(), 3)
+
+
+def test_a_cut_that_cannot_read_its_own_disk_says_so_to_who_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def get(_key: bytes) -> bytes:
+        raise DiskFault("no sector")
+
+    async def main() -> None:
+        async with rig() as r:
+            bucket = await r.bucket()
+            with monkeypatch.context() as patch:
+                patch.setattr(r.node.store, "get", get)
+                with pytest.raises(Unavailable, match="no sector"):
+                    await cut(r.node, bucket, b"m")
+                with pytest.raises(Unavailable, match="no sector"):
+                    await r.node.ranges.stay(1)
+            assert await cut(r.node, bucket, b"m") == 2
 
     run(main(), 3)
 

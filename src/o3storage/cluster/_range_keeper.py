@@ -587,7 +587,7 @@ class RangeKeeper:
     async def stay(self, group: int) -> None:
         """Take back a move that has not ended. Raises MembershipRefused, Unavailable."""
         await self._node.catch_up_system()
-        value = await self._node.store.get(move_key(group))
+        value = await self._read(move_key(group))
         ended = value is not None and await self._propose(
             b"", encode_move(group, Move.decode(value), wanted=False)
         )
@@ -625,13 +625,20 @@ class RangeKeeper:
 
     async def _check_version(self) -> None:
         """A node that does not know of cuts would stop at the first. The version never falls, and
-        who does not speak it cannot join. Raises SplitRefused, StoreError, BadBlock."""
-        row = await self._node.store.get(VERSION_KEY)
+        who does not speak it cannot join. Raises SplitRefused, Unavailable."""
+        row = await self._read(VERSION_KEY)
         if (int.from_bytes(row, "big") if row else FIRST_VERSION) < RANGES_VERSION:
             raise SplitRefused(
                 "some node runs a release that does not know of several key ranges: install this "
                 "one on all nodes (`o3storage node list` shows the releases), then try again"
             )
+
+    async def _read(self, key: bytes) -> bytes | None:
+        """A row, for somebody who asked. Raises Unavailable."""
+        try:
+            return await self._node.store.get(key)
+        except READ_FAULTS as error:
+            raise Unavailable(str(error)) from error
 
     async def _propose(self, route: bytes, data: bytes) -> Any:
         outcome = await self._node.commit(route, data, adds=True)
