@@ -11,6 +11,7 @@ import pytest
 
 from o3storage import catalog
 from o3storage.cluster import Unavailable, _records
+from o3storage.cluster._batch import Batch
 from o3storage.crypto import wrap_epoch_key
 from o3storage.raft.core import Append
 from o3storage.simulation import run
@@ -170,7 +171,8 @@ def test_power_cuts_of_all_lose_nothing_acknowledged() -> None:
 
 
 def test_a_proposal_whose_leader_is_lost_is_uncertain_and_made_once() -> None:
-    """The leader takes it and dies; whatever becomes of it, it is there at most once."""
+    """The leader takes it and dies; whatever becomes of it, it is there at most once. Nobody else
+    writes, so that the next leader's log stays shorter than what was proposed last."""
 
     async def main() -> None:
         async with team(seed=7) as group:
@@ -178,14 +180,26 @@ def test_a_proposal_whose_leader_is_lost_is_uncertain_and_made_once() -> None:
             follower = group.follower()
             leader = group.leader()
             group.net.drop = lambda m: m.sender == leader.id and isinstance(m, Append)
-            put = asyncio.ensure_future(follower.put(bucket, b"key", b"body"))
-            await asyncio.sleep(0.01)
-            assert leader.replica().core.log.last > follower.replica().core.log.last
+            puts = []
+            for key in (b"key", b"key2", b"key3"):
+                puts.append(asyncio.ensure_future(follower.put(bucket, key, b"body")))
+                await asyncio.sleep(0.01)
+            old = leader.replica().core
+            assert old.log.last >= follower.replica().core.log.last + 3
             await group.kill(leader)
             group.net.drop = lambda _: False
-            with pytest.raises(Unavailable) as caught:
-                await put
-            assert caught.value.uncertain
+            for put in puts:
+                with pytest.raises(Unavailable) as caught:
+                    await asyncio.wait_for(put, 20)
+                assert caught.value.uncertain
+            replica = follower.replica()
+            assert not replica.status()["waiting"]
+            assert replica.applied < old.log.last, "else the test shows nothing"
+            # The leader's answer comes late.
+            batch = Batch([b""], adds=[False], futures=[asyncio.get_running_loop().create_future()])
+            replica.await_outcomes(batch, old.log.last, old.term, {})
+            with pytest.raises(Unavailable, match="another leader took over"):
+                await asyncio.wait_for(batch.futures[0], 20)
             await follower.put(bucket, b"other", b"body")
             await group.restart(leader)
             await equal(group)

@@ -136,6 +136,17 @@ class Applying:
         if self.on_records is not None:
             self.on_records()
         self.step(Restored(index))
+        self._forget_overtaken()
+
+    def overtaken(self, term: int) -> bool:
+        """Whether nothing of `term` comes any more that is not applied: what is applied last is of
+        a later one, and terms do not fall in a log."""
+        return self.core.log.term(self.applied) > term
+
+    def _forget_overtaken(self) -> None:
+        """In a range where nobody writes, nothing else would come in their place."""
+        for at in [at for at, (term, _) in self._waiting.items() if self.overtaken(term)]:
+            self._forget(at, Unavailable(OVERTAKEN, uncertain=True))
 
     def _release(self, output: Apply) -> None:
         if self._held_back:
@@ -275,7 +286,8 @@ class Applying:
             rows.append((_records.configuration_key(self.group), value))
         elif entry.kind == LOST:
             self.lost_entries += 1
-        self._finish(entry, Outcome(rows=rows))
+        if self._finish(entry, Outcome(rows=rows)) and self._waiting:
+            self._forget_overtaken()  # (every term begins with an entry that is no command)
 
     def _apply_later(
         self,

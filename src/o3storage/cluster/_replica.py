@@ -316,7 +316,7 @@ class Replica(Readable):
         `recent`: outcomes of entries that were applied before this was known."""
         for index, future in enumerate(batch.futures, start=low):
             found = recent.get(index)
-            if index > self.applied:
+            if index > self.applied and not self.overtaken(term):
                 self._forget(index, Unavailable(OVERTAKEN, uncertain=True))
                 self._waiting[index] = (term, future)
             elif future.done():
@@ -327,6 +327,10 @@ class Replica(Readable):
                 future.set_exception(Unavailable(OVERTAKEN, uncertain=True))
         if self.team is not None:
             self.team.wait_for(low, low + len(batch.futures) - 1)
+
+    def awaits(self, low: int, high: int) -> bool:
+        """Whether somebody waits for one of these entries."""
+        return any(index in self._waiting for index in range(low, high + 1))
 
     def forget_waiting(self, low: int, high: int, error: Unavailable) -> None:
         """Nobody waits for these entries any more."""

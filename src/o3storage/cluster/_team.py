@@ -532,7 +532,7 @@ class Team:
         later: deque[tuple[int, int, int]] = deque()
         while self._deadlines and self._deadlines[0][0] <= self._now:
             due, low, high = self._deadlines.popleft()
-            if self._replica.applied >= high:
+            if self._replica.applied >= high or not self._replica.awaits(low, high):
                 continue
             stuck = self._now - due >= STUCK_TICKS - REFUSE_TICKS
             if self._lost_ticks or stuck:
