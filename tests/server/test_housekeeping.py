@@ -14,7 +14,7 @@ import pytest
 from o3storage.catalog import pending_buckets
 from o3storage.runtime import log
 from o3storage.server import Housekeeping
-from o3storage.server._app import MAX_BAD_FRAME_LINES, _BadFrameLog
+from o3storage.server._fault_log import MAX_BAD_FRAME_LINES, BadFrameLog
 from o3storage.server._housekeeping import MOST_RANGES
 from o3storage.simulation import SimClock, run
 from o3storage.storage import BadFrame
@@ -100,7 +100,7 @@ def test_ranges_have_their_turn_over_several_rounds() -> None:
 
 
 def test_bad_records_are_told_up_to_a_limit(lines: Path) -> None:
-    tell = _BadFrameLog()
+    tell = BadFrameLog()
     for number in range(MAX_BAD_FRAME_LINES + 50):
         tell(BadFrame(bytes(16), number, 1, 4096 * number, "BLAKE3 does not match"))
     events = [json.loads(line)["event"] for line in lines.read_text().splitlines()]

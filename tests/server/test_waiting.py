@@ -16,7 +16,8 @@ from o3storage.cli._client import Client, ClientError
 from o3storage.cluster import ClusterSecret
 from o3storage.runtime import StallMeter, log
 from o3storage.server import ClusterConfig, ServerConfig, StartError
-from o3storage.server._app import Application, _unforeseen
+from o3storage.server._app import Application
+from o3storage.server._process import _unforeseen
 from o3storage.storage import DataDirLock
 from tests.cli.cluster_support import SECRET, Waiting, free_port_pair
 from tests.http.clients import CERTIFICATES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._app import Application, run_server
+from ._app import Application
 from ._config import (
     ClusterConfig,
     RootKey,
@@ -17,6 +17,7 @@ from ._data_dir import DataDir, open_data_dir
 from ._errors import StartError
 from ._housekeeping import Housekeeping
 from ._peering import read_join_secret
+from ._process import run_server
 from ._root_key import load as read_root_key
 from ._running import Running
 from ._running import read as read_running

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import os
-import signal
-import socket
-import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Any
-from urllib.parse import urlsplit
 
 from o3storage import _native
 from o3storage.catalog import Counts
@@ -37,18 +31,18 @@ from o3storage.runtime import (
     SystemClock,
     SystemEntropy,
     log,
-    new_event_loop,
-    tune_memory,
 )
 from o3storage.s3 import Service, ServiceConfig
-from o3storage.storage import BadFrame, Store, StoreError
+from o3storage.storage import Store, StoreError
 
-from . import _admin, _health, _peering, _root_key, _running, _screen, _waiting
-from ._config import RootKey, ServerConfig, is_loopback
+from . import _health, _own_paths, _peering, _root_key, _running, _screen, _waiting
+from ._addresses import check_address, listen_error, reachable
+from ._config import RootKey, ServerConfig
 from ._credentials import ROOT_OWNER, Credentials
 from ._data_dir import DataDir, open_data_dir
 from ._descriptors import OPERATOR_LIMITS, client_limits
 from ._errors import StartError
+from ._fault_log import tell_of_faults
 from ._housekeeping import Housekeeping
 from ._metrics import Metrics
 from ._wiring import open_member
@@ -65,9 +59,6 @@ is done; with the interpreter's own 700 every fifteenth request starts a collect
 only what is still in use: circles are not made on the path of a request. A loop that is idle now
 and then collects before that (`StallMeter.collects`), the oldest generation, too: with 20 for that
 one the interpreter would look at it in the middle of requests."""
-
-MAX_BAD_FRAME_LINES = 1000
-"""Log lines for bad records in the life of a process: enough to see where a disk goes bad."""
 
 ANNOUNCE_AGAIN_S = 30.0
 """How often a disk that was full is tried again for the file that tells of a running store."""
@@ -118,9 +109,9 @@ class Application:
         was opened closed again."""
         config = self.config
         os.umask(0o077)
-        _check_address(config.ip, config.port)
+        check_address(config.ip, config.port)
         if config.admin_listen:
-            _check_address(*config.admin_listen)
+            check_address(*config.admin_listen)
         # What a first start shows once it cannot show again: all that may fail comes before.
         self.tls = _tls_of(config)
         await self.pool.start()
@@ -155,7 +146,7 @@ class Application:
     async def _begin(self) -> list[str]:
         """Over the open node: what serves requests. Raises StartError."""
         config = self.config
-        self._tell_of_faults()
+        tell_of_faults(self.store)
         new_store = self.data_dir.keys.created
         root_keys = self._with_environment(await self._stored_root_key())
         self.membership.on_shared = self._shared_changed
@@ -193,26 +184,6 @@ class Application:
         gc.set_threshold(*GC_THRESHOLDS)
         self.meter.collects = True
         return await self._first_screen(new_store)
-
-    def _tell_of_faults(self) -> None:
-        """What was found at the open, and a disk that fails later, go to the log at once."""
-        stats = self.store.stats()
-        if stats.rotted_records or stats.lost_entries:
-            _log.warning(
-                "store.rot_found",
-                rotted_records=stats.rotted_records,
-                lost_entries=stats.lost_entries,
-                hint="stop the store and run o3storage verify",
-            )
-        if stats.index_rebuilt:
-            _log.warning("store.index_rebuilt")
-        for group in self.store.groups():
-            if self.store.log_state(group).rows_lost:
-                _log.error("store.rows_lost", range=group)
-        self.store.on_out_of_service(
-            lambda error: _log.error("disk.out_of_service", reason=str(error))
-        )
-        self.store.on_bad_frame(_BadFrameLog())
 
     async def _open_node(self) -> None:
         """The store, the network and the node among others. Raises StartError, with all of it
@@ -326,7 +297,7 @@ class Application:
         try:
             host, port = await self.http.listen(config.ip, config.port, tls=self.tls)
             scheme = "https" if self.tls else "http"
-            self.url = f"{scheme}://{_reachable(host)}:{port}"
+            self.url = f"{scheme}://{reachable(host)}:{port}"
             self.admin_url = self.url
             others = self.membership.options.reached_at or (host,)
             name = f"[{others[0]}]" if ":" in others[0] else others[0]
@@ -334,15 +305,15 @@ class Application:
             if config.admin_listen:
                 asked = config.admin_listen
                 self.admin_http = Server(
-                    self._handle_admin,
+                    partial(_own_paths.answer_admin, self),
                     limits=OPERATOR_LIMITS,
                     report=self._report,
                     clock=self.clock,
                 )
                 host, port = await self.admin_http.listen(*asked)
-                self.admin_url = f"http://{_reachable(host)}:{port}"
+                self.admin_url = f"http://{reachable(host)}:{port}"
         except OSError as error:
-            raise StartError(_listen_error(*asked, error)) from None
+            raise StartError(listen_error(*asked, error)) from None
         membership = self.membership
         peers = ",".join(show_address(a) for a in membership.own_addresses() if membership.bound)
         running = _running.Running(os.getpid(), self.url, self.admin_url, config.region, peers)
@@ -426,52 +397,10 @@ class Application:
     async def _handle(self, request: Request) -> Response:
         path = request.path
         if path[:2] == b"/h" or path[:2] == b"/m" or path[:2] == b"/-" or path == b"/":
-            response = await self._handle_own(request, path.decode("latin-1"))
+            response = await _own_paths.answer(self, request, path.decode("latin-1"))
             if response is not None:
                 return response
         return await self.service.handle(request)
-
-    async def _handle_own(self, request: Request, path: str) -> Response | None:
-        """What is not S3's: health, metrics, the admin API, the page at `/`; None for the rest."""
-        if self.service.names_bucket_by_host(request):
-            return None
-        reads = request.method in {"GET", "HEAD"}
-        if path == "/":
-            accepts = request.headers.get("accept") or ""
-            # (A query may be a presigned URL's, opened in a browser.)
-            signed = "authorization" in request.headers or request.query
-            if not reads or "text/html" not in accepts or signed:
-                return None
-            # Who asks may be anybody: others are not told where things lie on this machine.
-            here = self.config.loopback and _names_this_machine(request.host)
-            command = self.screen.env_command() if here else _screen.ENV_ELSEWHERE
-            page = _screen.landing_page(self.url, self.config.region, command)
-            return Response(200, _screen.PAGE_HEADERS, page)
-        if reads:
-            answer = await _health.answer(self, path)
-            if answer is not None:
-                return answer
-        if self.admin_http is None:
-            return await self._handle_operator(request, path)
-        return None
-
-    async def _handle_operator(self, request: Request, path: str) -> Response | None:
-        if path == "/metrics" and request.method in {"GET", "HEAD"}:
-            return self.metrics.answer(request)
-        if path.startswith(_admin.PREFIX + "/"):
-            return await _admin.answer(self, request, path)
-        return None
-
-    async def _handle_admin(self, request: Request) -> Response:
-        path = request.path.decode("latin-1")
-        if request.method in {"GET", "HEAD"}:
-            answer = await _health.answer(self, path)
-            if answer is not None:
-                return answer
-        answer = await self._handle_operator(request, path)
-        if answer is not None:
-            return answer
-        return Response(404, [("Content-Type", "text/plain")], b"not found\n")
 
     def _report(self, error: BaseException, request: Request | None) -> None:
         _log.error("request.failed", error=error, request=repr(request))
@@ -521,93 +450,6 @@ class Application:
         self.data_dir.release()
 
 
-def run_server(config: ServerConfig, show: Callable[[list[str]], None]) -> int:
-    """Run one node until SIGTERM or SIGINT; `show` gets the first screen. Raises StartError."""
-    tune_memory()
-    log.configure(level=config.log_level)
-    meter = StallMeter()
-
-    async def main() -> int:
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        application = Application(config, meter, say=lambda text: show([text]))
-        # A start may wait for other nodes, as long as it takes: it ends when told to.
-        starting = loop.create_task(application.start())
-
-        def end() -> None:
-            if stop.is_set():
-                application.hurry()
-            stop.set()
-            starting.cancel()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, end)
-        # While it waits too: a node that is told to read its certificate must not end by that.
-        loop.add_signal_handler(signal.SIGHUP, application.reload_certificate)
-        loop.set_exception_handler(_unforeseen)
-        try:
-            screen = await starting
-            show(screen)
-            await stop.wait()
-            await application.stop()
-        except asyncio.CancelledError:
-            if not stop.is_set():
-                raise
-        finally:
-            # After a start that failed too: what it had to say is still on its way.
-            await log.stop()
-            await application.pool.close()
-        return 0
-
-    with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
-        return runner.run(main())
-
-
-def _unforeseen(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What nobody caught, from callbacks and tasks. The loop's own way is lines that are not JSON,
-    with secrets that stand in them, and that wait for who reads them."""
-    error = context.get("exception")
-    steps = traceback.extract_tb(None if error is None else error.__traceback__)[-6:]
-    places = [f"{os.path.basename(step.filename)}:{step.lineno}:{step.name}" for step in steps]
-    _log.error("loop.error", reason=context["message"], error=error, at=" > ".join(places))
-
-
-class _BadFrameLog:
-    """Tells of what scrub found. All are counted in o3_scrub_bad_total; a line for each of a disk
-    that goes bad as a whole would fill the disk that the log is on."""
-
-    def __init__(self) -> None:
-        self._lines = 0
-
-    def __call__(self, bad: BadFrame) -> None:
-        self._lines += 1
-        if self._lines > MAX_BAD_FRAME_LINES:
-            return
-        _log.error(
-            "scrub.bad",
-            volume=bad.volume,
-            offset=bad.offset,
-            stream=bad.stream.hex(),
-            frame=bad.number,
-            reason=bad.reason,
-            hint="stop the store and run o3storage verify: it says whose bytes these are",
-        )
-        if self._lines == MAX_BAD_FRAME_LINES:
-            _log.error("scrub.bad_many", hint="further ones are counted in o3_scrub_bad_total only")
-
-
-def _names_this_machine(host: str) -> bool:
-    """Whether a Host field is one of loopback, not of a proxy or of a name that was rebound."""
-    return is_loopback(urlsplit(f"//{host}").hostname or "")
-
-
-def _reachable(host: str) -> str:
-    """An address that a client on this machine can use for what was listened on."""
-    if host in {"0.0.0.0", "::"}:
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    return f"[{host}]" if ":" in host else host
-
-
 def _tls_of(config: ServerConfig) -> ServerTls | None:
     """What serves https, where that is asked for. Raises StartError."""
     if not (config.tls_cert and config.tls_key):
@@ -616,24 +458,3 @@ def _tls_of(config: ServerConfig) -> ServerTls | None:
         return ServerTls(str(config.tls_cert), str(config.tls_key))
     except TlsConfigError as error:
         raise StartError(str(error)) from None
-
-
-def _check_address(ip: str, port: int) -> None:
-    """Fail early, before anything is made, when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1" if ip == "localhost" else ip, port))
-        except OSError as error:
-            raise StartError(_listen_error(ip, port, error)) from None
-
-
-def _listen_error(ip: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {ip} is taken; stop what listens there, or choose another --port"
-    if error.errno == errno.EACCES:
-        return f"port {port} needs more rights; choose a --port above 1023"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"this machine has no address {ip}; choose another --ip"
-    return f"cannot listen on {ip} port {port}: {error.strerror or error}"
