@@ -493,6 +493,11 @@ class Replica(Readable):
                 self._held.extend(held)
                 return
 
+    async def none_held(self) -> None:
+        """Return when no append waits for space on the disk."""
+        for _ in iter(lambda: bool(self._held) and not self.fault, False):
+            await asyncio.sleep(RETRY_S)
+
     def _written(self, ended: asyncio.Future[None]) -> None:
         """Some append is durable, or failed; tickets count in order."""
         error = None if ended.cancelled() else ended.exception()

@@ -249,6 +249,8 @@ class Snapshots:
         replica, store = self._replica, self._node.store
         group = replica.group
         span = self._span if replica.span is not None else None
+        # Behind the snapshot they would not follow on the log, and their hard state is older.
+        await replica.none_held()
         await replica.hold_applying()
         if replica.team is not None:
             replica.team.mark_incomplete()
