@@ -444,6 +444,32 @@ def test_what_the_core_wants_kept_waits_in_order_for_room() -> None:
     asyncio.run(main())
 
 
+def test_what_the_log_does_not_take_stops_the_replica() -> None:
+    """And is not taken for durable when what came after it is."""
+
+    async def main() -> None:
+        store = ModelStore()
+        replica = await start(store)
+        append = store.append
+
+        def refuse(*_: Any, **__: Any) -> Any:
+            store.append = append  # type: ignore[method-assign]
+            raise ValueError("entries from 2 do not continue a log of 4..3")
+
+        store.append = refuse  # type: ignore[method-assign]
+        lost = replica.submit(b"a,")
+        await asyncio.sleep(0)
+        assert "entries from 2" in replica.fault
+        with pytest.raises(Unavailable) as refusal:
+            await lost
+        assert refusal.value.uncertain
+        with pytest.raises(Unavailable, match="entries from 2"):
+            await replica.submit(b"b,")
+        assert b"\x20log" not in store.rows
+
+    asyncio.run(main())
+
+
 def test_what_waits_is_bounded() -> None:
     async def main() -> None:
         store = ModelStore()

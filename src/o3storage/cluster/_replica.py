@@ -482,6 +482,10 @@ class Replica(Readable):
         except StoreError as error:
             self.on_disk_fault(str(error))
             return
+        except ValueError as error:
+            # Later writes would say to the core that this one is durable as well.
+            self.fail(f"range {self.group} stopped: its log is not what it was taken for: {error}")
+            return
         self._writes.append((output.ticket, future))
         future.add_done_callback(self._written)
 
