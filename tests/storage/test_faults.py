@@ -312,6 +312,28 @@ def places(disk, kind, suffix=".log"):
     return found
 
 
+def test_entries_that_are_read_end_before_one_that_rots_while_the_store_runs():
+    """What came behind it in one read, or stood in memory, was given as if it followed."""
+
+    async def main():
+        disk = SimDisk(1)
+        async with store_on(disk) as store:
+            await store.append(1, hard(1), [entry(index) for index in range(1, 5)])
+        async with store_on(disk) as store:
+            await store.append(1, None, [entry(5), entry(6)])
+            path, offset, size = places(disk, records.ENTRY)[2]
+            disk.rot(path, offset + size - 1, 1)
+            for low, high in ((1, 3), (1, 5), (1, 7), (2, 7)):
+                found = await store.entries(1, low, high, 1 << 20)
+                assert [each.index for each in found] == list(range(low, 3))
+            with pytest.raises(EntriesGone):
+                await store.entries(1, 3, 7, 1 << 20)
+            found = await store.entries(1, 4, 7, 1 << 20)
+            assert [each.index for each in found] == [4, 5, 6]
+
+    run(main(), 13)
+
+
 @pytest.mark.parametrize("bit", [0, 300, 500, 700, 900])
 def test_rot_in_an_entry_is_known_missing_not_a_torn_tail(bit):
     async def main():

@@ -16,7 +16,7 @@ SPAN_BYTES = 1 * MIB
 
 
 async def read_entries(core: Core, log: GroupLog, lo: int, hi: int, max_bytes: int) -> list[Entry]:
-    """Entries lo <= index < hi, at least one. Raises EntriesGone, EntriesUnread."""
+    """Entries lo <= index < hi without a gap, at least one. Raises EntriesGone, EntriesUnread."""
     found: list[Entry] = []
     size = 0
     index = lo
@@ -29,11 +29,14 @@ async def read_entries(core: Core, log: GroupLog, lo: int, hi: int, max_bytes: i
         span = _span(log, index, stop)
         if not span:
             break
-        for entry in await _read_span(core, log, index, span):
+        read = await _read_span(core, log, index, span)
+        for entry in read:
             size += len(entry.data)
             if found and size > max_bytes:
                 return found
             found.append(entry)
+        if len(read) < len(span):
+            break  # what comes behind a bad record does not continue these
         index += len(span)
     if not found:
         raise EntriesGone(f"group {log.group}: entry {lo} is not in this log")
@@ -61,6 +64,8 @@ def _span(log: GroupLog, index: int, stop: int) -> list[tuple[int, int, int]]:
 async def _read_span(
     core: Core, log: GroupLog, index: int, span: list[tuple[int, int, int]]
 ) -> list[Entry]:
+    """Those of the span up to the first bad record, at least one. Raises EntriesGone,
+    EntriesUnread."""
     number, start, _ = span[0]
     length = span[-1][1] + span[-1][2] - start
     try:
