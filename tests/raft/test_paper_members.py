@@ -3,6 +3,8 @@ begins with the section."""
 
 from __future__ import annotations
 
+import pytest
+
 from o3storage.raft.core import (
     COMMAND,
     CONFIGURATION,
@@ -16,8 +18,10 @@ from o3storage.raft.core import (
     HardState,
     Log,
     Options,
+    PeerLost,
     Persisted,
     PieceStored,
+    ProgressState,
     Refusal,
     Role,
     Send,
@@ -128,6 +132,29 @@ def test_4_2_1_a_learner_is_promoted_only_when_caught_up_and_without_debt() -> N
     cluster.tick_all(5)
     assert core.configuration.voters == (1,), "it owes frames of committed entries"
     cluster.step(cluster.nodes[2], DataGap(0, debt=0))
+    cluster.tick_all(5)
+    assert core.configuration == Configuration((1, 2))
+
+
+@pytest.mark.parametrize("probed", [False, True])
+def test_4_2_1_a_learner_whose_word_that_it_owes_nothing_was_lost_is_promoted(probed: bool) -> None:
+    """Nothing else is proposed: heartbeats alone do not say it."""
+    cluster = Cluster(1, extra=1, options=Options(quiesce_ticks=0)).start()
+    cluster.settle()
+    change(cluster, 1, (1, 2))
+    learner = cluster.nodes[2]
+    cluster.step(learner, DataGap(0, debt=3))
+    cluster.tick_all(5)
+    core = core_of(cluster.nodes[1])
+    assert core.progress[2].debt == 3
+    cluster.step(learner, DataGap(0, debt=0))
+    while learner.writes:
+        cluster.write(learner)
+    assert cluster.network
+    cluster.network.clear()
+    if probed:
+        cluster.step(cluster.nodes[1], PeerLost(2))
+    assert (core.progress[2].state is ProgressState.PROBE) == probed
     cluster.tick_all(5)
     assert core.configuration == Configuration((1, 2))
 

@@ -329,12 +329,17 @@ def heartbeat_response(state: State, message: HeartbeatResponse) -> None:
         progress.paused = False
         if progress.match < state.log.last:
             send_to(state, message.sender, progress)
+        elif progress.debt:
+            send_append(state, message.sender, progress, [])
     elif progress.state is ProgressState.REPLICATE and progress.inflight:
         # Perhaps the last Append was lost: an empty one makes the follower say so.
         if progress.stalled_ticks:
             send_append(state, message.sender, progress, [])
         progress.stalled_ticks += 1
-    elif progress.state is ProgressState.REPLICATE and progress.data < progress.match:
+    elif progress.state is ProgressState.REPLICATE and (
+        progress.data < progress.match or progress.debt
+    ):
+        # Perhaps what said that nothing is missing any more was lost.
         send_append(state, message.sender, progress, [])
     if message.round > progress.round:
         progress.round = message.round
