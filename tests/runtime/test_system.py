@@ -292,6 +292,34 @@ def test_on_a_busy_loop_steps_of_long_work_wait_for_those_who_come(
         assert done[0] == "begun"
 
 
+def test_work_that_has_waited_long_enough_ends_while_requests_keep_coming(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_stall, "SHARE_WINDOW_S", float("inf"))
+    monkeypatch.setattr(_tasks, "STEP_WITHIN_S", 60.0)
+    monkeypatch.setattr(_tasks, "WORK_WITHIN_S", 0.005)
+    meter = StallMeter()
+    meter.busy_share = 0.9
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        here, there = socket.socketpair()
+        there.send(b"x")
+        loop.add_reader(here, lambda: None)  # (ready in every step)
+        for _ in range(2):  # (each piece of work has its own time)
+            began_s = time.perf_counter()
+            await after_others()
+            assert time.perf_counter() - began_s >= 0.005
+            for _ in range(100):
+                await let_others()
+        loop.remove_reader(here)
+        here.close()
+        there.close()
+
+    with asyncio.Runner(loop_factory=lambda: new_event_loop(meter)) as runner:
+        runner.run(asyncio.wait_for(main(), 30))
+
+
 def test_circles_are_collected_by_an_idle_loop() -> None:
     class Circle:
         def __init__(self) -> None:
