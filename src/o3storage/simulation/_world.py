@@ -362,6 +362,8 @@ class World:
             for group in node.status()["groups"]:
                 if not holds(node, group["group"]):
                     continue
+                if machine.life.opened.store.log_state(group["group"]).rows_lost:
+                    return f"n{machine.number} lacks rows of range {group['group']}"
                 debt = machine.debt(group["group"])
                 groups.setdefault(group["group"], []).append({**group, "debt": debt, "id": node.id})
         for number, found in groups.items():
