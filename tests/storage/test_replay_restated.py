@@ -163,16 +163,7 @@ def test_a_last_entry_that_came_back_is_restated_as_it_is(term: int) -> None:
 
     async def main() -> None:
         disk = SimDisk(1)
-        store = await open_store(disk)
-        await store.append(1, hard(2), [entry(1)])
-        store.apply(1, 1, [])
-        await store.append(1, None, [entry(2, term=term)])
-        store.apply(1, 2, [])
-        await store.close()
-        path, offset, size = places(disk, ENTRY)[-1]
-        disk.rot(path, offset + size // 2, 4)
-        store = await open_store(disk)
-        assert store.log_state(1).missing == [(2, 2)]
+        store, _ = await without_its_last(disk, batches=2, term=term)
         await store.fill(1, [entry(2, term=term)])
         await Two(store).go_on()
         await store.close()
@@ -183,11 +174,11 @@ def test_a_last_entry_that_came_back_is_restated_as_it_is(term: int) -> None:
     run(main(), 1)
 
 
-async def without_its_last(disk: SimDisk, batches: int = 1) -> tuple[Store, int]:
-    """A group of two applied entries, of terms 1 and 2, of which the second has rotted; and the
-    bytes of its record."""
+async def without_its_last(disk: SimDisk, batches: int = 1, term: int = 2) -> tuple[Store, int]:
+    """A group of two applied entries, of term 1 and `term`, of which the second has rotted; and
+    the bytes of its record."""
     store = await open_store(disk)
-    written = [entry(1), entry(2, term=2)]
+    written = [entry(1), entry(2, term=term)]
     if batches == 1:
         await store.append(1, hard(2), written)
         for index in (1, 2):
