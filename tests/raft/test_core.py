@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from o3storage.raft.core import (
     COMMAND,
     NO_OP,
@@ -231,6 +233,22 @@ def test_a_hole_query_is_answered_with_the_entry() -> None:
     cluster.flush(cluster.nodes[3])
     answer = cluster.network[0]
     assert answer.holds and answer.entries[0].data == b"a"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("rotted", [3, 4])
+def test_another_entry_in_the_place_of_a_lost_one_is_not_taken_for_it(rotted: int) -> None:
+    """2 has the tail of a deposed leader there: nobody holds what 1 lost. (Of a last entry that is
+    missing the term may be a guess.)"""
+    cluster = cluster_with_logs({1: [1, 2, 2, 2], 2: [1, 1, 1, 1], 3: [1]})
+    rotten(cluster, 1, rotted)
+    core = core_of(cluster.nodes[1])
+    assert core.log.holes == [(rotted, rotted)]
+    cluster.tick(1, 30)
+    cluster.settle()
+    if rotted == 3:
+        assert (core.log.holes, core.log.last) == ([], 2)
+    else:
+        assert (core.log.holes, core.log.last) == ([(4, 4)], 4)
 
 
 def test_an_uncertain_node_gives_no_vote_and_counts_for_nothing_until_made_a_learner() -> None:

@@ -256,18 +256,21 @@ def hole_answer(state: State, message: HoleAnswer) -> None:
     if not log.holes or message.low != log.holes[0][0] or not state.hole_answers:
         return
     low, high = log.holes[0]
-    state.hole_answers[message.sender] = message.holds
-    if not message.holds:
-        drop_missing(state, low)
-        return
     entries = message.entries
-    if not entries or entries[0].index != low:
+    term = log.hole_term(low, high)
+    if entries and entries[0].index != low:
         return
     # What another node holds is what was lost here if an entry right above the hole is the same
     # on both (Log Matching), or if the term of the lost ones is certain.
     above = high + 1 - low
     same = len(entries) > above and entries[above].term == log.term(high + 1)
-    term = log.hole_term(low, high)
+    # Another entry at that place, as a deposed leader's tail has, is not the lost one. (The term
+    # of a missing last entry may be a guess.)
+    other = bool(entries) and high < log.last and term >= 0 and entries[0].term != term
+    state.hole_answers[message.sender] = message.holds and not other
+    if not message.holds or other:
+        drop_missing(state, low)
+        return
     for entry in entries[:above]:
         if not same and entry.term != term:
             break
