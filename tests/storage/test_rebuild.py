@@ -267,6 +267,34 @@ def test_an_outcome_in_the_place_of_another_does_not_count(index_lost):
     run(main(), 5)
 
 
+def test_what_rotted_behind_an_outcome_of_its_batch_is_not_taken_for_moved():
+    """The last outcome of its group in its volume; the next volume was freed, and the one behind it
+    says how far the group had applied."""
+
+    async def main():
+        disk = SimDisk(5)
+        store = await open_store(disk, log_volume_bytes=64 * 1024)
+        await store.append(1, hard(1), [entry(i) for i in range(1, 5)])
+        for index in (1, 2, 3):
+            store.apply(1, index, [(b"\x20row%d" % index, b"of entry %d" % index)])
+        await store.append(2, hard(1), [entry(1)])  # all three outcomes ride with it
+        await store.close()
+        for life in (2, 3):  # each begins a volume
+            async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+                await store.append(2, hard(1), [entry(life)])
+        logs = sorted(name for name in await disk.list_dir("volumes") if name.endswith(".log"))
+        await disk.unlink(f"volumes/{logs[1]}")
+        await disk.sync_dir("volumes")
+        path, offset, size = places(disk, records.OUTCOME)[2]
+        assert path.endswith(logs[0])
+        disk.rot(path, offset + size // 2, 4)
+        await lose_index(disk)
+        async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+            assert store.log_state(1).rows_lost
+
+    run(main(), 5)
+
+
 @pytest.mark.parametrize("later", [False, True])
 def test_a_batch_that_is_gone_is_not_taken_for_moved_by_compaction(later):
     """With it went an outcome, the last one of its group in its volume; the next volume says how

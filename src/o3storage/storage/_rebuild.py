@@ -92,6 +92,8 @@ class _Gather(Replay):
         """Holes in the sequence of batches where no volume can have been freed."""
         self._freed = 0
         """Those where one may have been."""
+        self._losses_before = 0
+        """`_losses` before those of the batch at hand."""
         self._moved = False
         """Compaction kept rows that were current then."""
         self.staged: dict[bytes, tuple[int, bytes | None]] = {}
@@ -111,6 +113,7 @@ class _Gather(Replay):
         # What can be read counts; what cannot is reported by the walk of the open.
         others: list[FoundRecord] = []
         self._look_for_hole(info)
+        self._losses_before = self._losses  # (what a batch lacks may stand behind what it has)
         for summary in info.groups:
             if summary.flags & FLAG_RESTATED:
                 self._restart_chain(summary.group, summary.applied_index)
@@ -192,7 +195,7 @@ class _Gather(Replay):
         self._freed += freed
 
     def _reach(self, group: int, index: int) -> None:
-        self._chain[group] = (index, self._lost_batches, self._freed, self._losses)
+        self._chain[group] = (index, self._lost_batches, self._freed, self._losses_before)
         self._made_before[group] = len(self._made)
 
     def _restart_chain(self, group: int, applied: int) -> None:
