@@ -30,6 +30,7 @@ from o3storage.raft.core import (
     VoteRequest,
     VoteResponse,
 )
+from o3storage.raft.core._replication import HELD_ENTRIES
 from tests.raft.model import (
     Cluster,
     change,
@@ -69,6 +70,44 @@ def test_a_sole_voter_that_lost_a_tail_goes_on_in_a_later_term() -> None:
     core_cluster.start().settle()
     core = core_of(core_cluster.nodes[1])
     assert core.role is Role.LEADER and core.term == 4 and not core.uncertain
+
+
+# --- what comes while the leader's disk writes
+
+
+def test_what_comes_while_the_leader_writes_goes_as_one_append() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    leader = cluster.elect(1)
+
+    def sent() -> list[list[bytes]]:
+        found = [[e.data for e in m.entries] for m in held_appends(cluster, 2) if m.entries]
+        cluster.network.clear()
+        return found
+
+    cluster.network.clear()
+    cluster.propose(1, b"a")
+    assert sent() == [[b"a"]], "before it is durable here"
+    cluster.propose(1, b"b")
+    cluster.propose(1, b"c")
+    assert sent() == []
+    cluster.write(leader)
+    assert sent() == [[b"b", b"c"]]
+    cluster.propose(1, b"d")
+    assert sent() == []
+    cluster.tick(1)
+    assert sent() == [[b"d"]], "its disk takes long; theirs may not"
+
+
+def test_only_so_much_waits_for_the_leaders_disk() -> None:
+    cluster = Cluster(3, options=Options(quiesce_ticks=0)).start()
+    cluster.elect(1)
+    cluster.propose(1, b"first")
+    cluster.network.clear()
+    for number in range(HELD_ENTRIES):
+        assert held_appends(cluster, 2) == []
+        cluster.propose(1, b"%d" % number)
+    cluster.propose(1, b"more")
+    assert [len(m.entries) for m in held_appends(cluster, 2)] == [HELD_ENTRIES + 1]
 
 
 # --- idle groups

@@ -199,6 +199,7 @@ def test_5_3_appends_are_pipelined_and_bounded() -> None:
     cluster.network.clear()
     for number in range(20):
         cluster.propose(1, b"%d" % number * 100)
+        cluster.flush(leader)
     to_2 = [m for m in cluster.network if isinstance(m, Append) and m.to == 2]
     assert len(to_2) == 4, "more goes out without an answer, but only so much"
     progress = core_of(leader).progress[2]

@@ -60,6 +60,8 @@ def tick(state: State, event: Tick) -> None:
         state.transfer_elapsed += 1
         if state.transfer_elapsed >= state.options.election_ticks:
             state.transfer_target = NOBODY
+    if state.ticket_done < state.ticket:
+        _replication.broadcast(state, held=True)
     state.heartbeat_elapsed += 1
     if state.heartbeat_elapsed >= state.options.heartbeat_ticks:
         state.heartbeat_elapsed = 0

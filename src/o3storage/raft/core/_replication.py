@@ -28,6 +28,11 @@ from o3storage.raft.core._types import (
 
 ONLY_SNAPSHOT = (1 << 64) - 1
 """In place of the term of a hint: no entry helps, the state has to come as a snapshot."""
+HELD_ENTRIES = 64
+"""So many new entries wait, while the leader's own disk is writing those before them, to go to a
+follower as one Append: it could not sync them sooner than its sync of those before allows, and each
+Append is a message, a write and an answer. More are not held, as to one that catches up, and none
+for longer than a tick, as where the leader's disk alone is slow."""
 
 
 def propose(state: State, event: Propose) -> None:
@@ -70,6 +75,7 @@ def persisted(state: State, event: Persisted) -> None:
     state.log.persisted(event.ticket)
     if state.role is Role.LEADER:
         maybe_commit(state)
+        broadcast(state, held=True)
     trim(state)
 
 
@@ -128,12 +134,13 @@ def _spread_commit(state: State, node: int, progress: Progress) -> None:
         send_append(state, node, progress, [])
 
 
-def broadcast(state: State) -> None:
+def broadcast(state: State, *, held: bool = False) -> None:
+    """`held`: what waits for this leader's own disk goes as well (see HELD_ENTRIES)."""
     for node, progress in state.progress.items():
-        send_to(state, node, progress)
+        send_to(state, node, progress, held=held)
 
 
-def send_to(state: State, node: int, progress: Progress) -> None:
+def send_to(state: State, node: int, progress: Progress, *, held: bool = False) -> None:
     """Send what this member lacks, as far as its flow control allows."""
     options, log = state.options, state.log
     while not progress.fetching:
@@ -146,6 +153,7 @@ def send_to(state: State, node: int, progress: Progress) -> None:
             progress.next > log.last
             or len(progress.inflight) >= options.max_inflight_messages
             or progress.inflight_bytes >= options.max_inflight_bytes
+            or (not held and _waits_for_own_disk(state, progress))
         ):
             return
         if progress.next <= log.floor:
@@ -161,6 +169,10 @@ def send_to(state: State, node: int, progress: Progress) -> None:
                 return
             entries = found
         send_append(state, node, progress, entries)
+
+
+def _waits_for_own_disk(state: State, progress: Progress) -> bool:
+    return state.ticket_done < state.ticket and state.log.last - progress.next < HELD_ENTRIES
 
 
 def send_append(state: State, node: int, progress: Progress, entries: list[Entry]) -> None:
