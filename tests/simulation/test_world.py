@@ -20,6 +20,7 @@ from o3storage.simulation._replicas import rows_of
 from o3storage.simulation._requests import Call
 from o3storage.simulation._world import World
 from o3storage.storage import _rebuild
+from o3storage.storage._rows import placement_key
 
 SLOW_SEEDS = int(os.environ.get("O3_SIMULATION_SEEDS", "100"))
 """About a minute on one core."""
@@ -92,6 +93,15 @@ def test_rows_that_a_rebuild_forgets_are_a_violation(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_rebuild, "decode_state", without_versions)
     found = simulate(2, nodes=3, rebuild=True).violations
     assert found and all(violation.promise == "P5" for violation in found)
+
+
+def test_frames_that_a_rebuild_forgets_are_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(stream: bytes, number: int) -> bytes:
+        return placement_key(bytes(len(stream)), number)
+
+    monkeypatch.setattr(_rebuild, "placement_key", nowhere)
+    found = simulate(2, nodes=3, rebuild=True).violations
+    assert found and all("fetched" in violation.text for violation in found)
 
 
 def test_one_seed_of_a_cluster_twice_is_the_same_run() -> None:

@@ -24,8 +24,10 @@ def rebuilds(seed: int) -> bool:
 
 async def rebuild_one(world: World) -> None:
     """Take one machine's power and its index, and wait until it serves again. It may have lost
-    rows, and have to ask others for them, only where bits had flipped."""
+    rows, and have to ask others for them, only where bits had flipped; and frames it may fetch
+    only for a range that moved to it meanwhile."""
     machine = world.rng("rebuilt").choice(world.machines)
+    held = _votes_in(machine)
     await _start_without_index(machine)
     assert machine.life is not None
     lost = rows_lost(machine.life.opened.store)
@@ -35,6 +37,8 @@ async def rebuild_one(world: World) -> None:
     if lost:
         text = f"n{machine.number} rebuilt its index and lacks rows of ranges {lost}"
         world.violation("P1", text)
+    if _votes_in(machine) - held:
+        return  # a range moved here meanwhile, and its frames had to come from others
     fetched = machine.life.opened.node.status()["frames_fetched"]
     if fetched:
         text = f"n{machine.number} rebuilt its index and fetched {fetched} frames that it held"
@@ -44,6 +48,13 @@ async def rebuild_one(world: World) -> None:
 def rows_lost(store: Store) -> list[int]:
     """Ranges of which the store knows that it lost rows."""
     return [group for group in store.groups() if store.log_state(group).rows_lost]
+
+
+def _votes_in(machine: Machine) -> set[int]:
+    """Ranges of which the machine is a full member, and those alone hold all that they should."""
+    assert machine.life is not None
+    node = machine.life.opened.node
+    return {group["group"] for group in node.status()["groups"] if node.id in group["voters"]}
 
 
 async def _start_without_index(machine: Machine) -> None:
