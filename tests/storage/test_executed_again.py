@@ -9,13 +9,12 @@ from o3storage.simulation import SimDisk
 from o3storage.storage import _core, _rebuild
 from o3storage.storage import _records as records
 
+from .outcome_support import OPTIONS, rot
 from .support import entry, hard, open_store, run, store_on
 from .test_faults import batch_end, batch_starts, places
 from .test_install_and_rot import span
 from .test_rebuild import _always, lose_index
 from .test_rows_lost import receive
-
-OPTIONS = {"log_volume_bytes": 64 * 1024}
 
 
 async def grow(store, group, first, last, *, bulky=0):
@@ -24,11 +23,6 @@ async def grow(store, group, first, last, *, bulky=0):
         await store.append(group, hard(1, 0, index - 1), [entry(index, data=bytes(bulky or 9))])
         store.apply(group, index, [(span(group)[0] + b"%03d" % index, b"of entry %d" % index)])
     await store.append(group, hard(1, 0, last), [])
-
-
-def rot(disk, place):
-    path, offset, size = place
-    disk.rot(path, offset + size // 2, 4)
 
 
 async def treat(index, disk, monkeypatch):

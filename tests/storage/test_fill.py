@@ -9,6 +9,7 @@ import pytest
 from o3storage.storage import _records as records
 from o3storage.storage._rebuild import remove_index
 
+from .outcome_support import rot
 from .support import SimDisk, entry, hard, open_store, run, store_on
 from .test_faults import places, three_batches
 
@@ -24,8 +25,7 @@ def test_lost_entries_are_put_back(lost):
         disk = await three_batches(SimDisk(1))
         entries = places(disk, records.ENTRY)
         for number in lost:
-            path, offset, size = entries[number - 1]
-            disk.rot(path, offset + size // 2, 4)
+            rot(disk, entries[number - 1])
         store = await open_store(disk)
         before = store.log_state(1)
         gone = [i for lo, hi in before.missing for i in range(lo, hi + 1)]
@@ -60,8 +60,7 @@ def test_lost_entries_are_put_back(lost):
 def test_a_tail_that_nobody_holds_is_cut():
     async def main():
         disk = await three_batches(SimDisk(1))
-        path, offset, size = places(disk, records.ENTRY)[3]
-        disk.rot(path, offset + size // 2, 4)
+        rot(disk, places(disk, records.ENTRY)[3])
         store = await open_store(disk)
         store.drop_missing(1, 4)
         state = store.log_state(1)
@@ -86,8 +85,7 @@ def test_what_came_back_and_is_replaced_at_once_stays_replaced(lost, cut):
         disk = await three_batches(SimDisk(1))
         entries = places(disk, records.ENTRY)
         for number in lost:
-            path, offset, size = entries[number - 1]
-            disk.rot(path, offset + size // 2, 4)
+            rot(disk, entries[number - 1])
         store = await open_store(disk)
         new = entry(cut, 7, b"another")
         await asyncio.gather(store.fill(1, [entry(i) for i in lost]), store.append(1, None, [new]))
@@ -111,8 +109,7 @@ def test_a_last_entry_that_came_back_is_in_what_the_next_volume_restates(lost):
         disk = await three_batches(SimDisk(1))
         entries = places(disk, records.ENTRY)
         for number in lost:
-            path, offset, size = entries[number - 1]
-            disk.rot(path, offset + size // 2, 4)
+            rot(disk, entries[number - 1])
         store = await open_store(disk)
         await store.fill(1, [entry(i) for i in lost])
         volume, index = store._log.volume, 0
@@ -134,8 +131,7 @@ def test_a_last_entry_that_came_back_is_in_what_the_next_volume_restates(lost):
 def test_what_replaces_an_entry_that_came_back_is_not_durable_with_it():
     async def main():
         disk = await three_batches(SimDisk(1))
-        path, offset, size = places(disk, records.ENTRY)[3]
-        disk.rot(path, offset + size // 2, 4)
+        rot(disk, places(disk, records.ENTRY)[3])
         async with store_on(disk) as store:
             filled = store.fill(1, [entry(4)])
             replaced = store.append(1, None, [entry(4, 7, b"another")])
@@ -177,8 +173,7 @@ def test_an_entry_that_came_back_hides_none_from_the_replay_floor(lost, applied,
         await store.note(b"x", b"")  # the outcomes ride with it
         disk = disk.crash()
         await store.close()
-        path, offset, size = places(disk, records.ENTRY)[lost - 1]
-        disk.rot(path, offset + size // 2, 4)
+        rot(disk, places(disk, records.ENTRY)[lost - 1])
         store = await open_store(disk)
         assert store.log_state(1).missing == [(lost, lost)]
         await store.fill(1, [long(lost)])
@@ -202,8 +197,7 @@ def test_an_entry_that_came_back_hides_none_from_the_replay_floor(lost, applied,
 def test_what_follows_dropped_entries_is_not_durable_with_them():
     async def main():
         disk = await three_batches(SimDisk(1))
-        path, offset, size = places(disk, records.ENTRY)[3]
-        disk.rot(path, offset + size // 2, 4)
+        rot(disk, places(disk, records.ENTRY)[3])
         async with store_on(disk) as store:
             filled = store.fill(1, [entry(4)])
             await asyncio.sleep(0)

@@ -16,6 +16,8 @@ from o3storage.storage._span_repair import _Span
 
 from .crash_model import Driver
 from .dict_index import DictIndex
+from .outcome_support import OPTIONS as ONE_VOLUME
+from .outcome_support import begin, execute, rot, row, rows_of
 from .support import (
     KEY,
     SimClock,
@@ -219,21 +221,16 @@ def test_an_outcome_that_rotted_is_not_passed_over():
 
     async def main():
         disk = SimDisk(5)
-        store = await open_store(disk, log_volume_bytes=64 * 1024)
-        await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
-        for index in range(1, 6):
-            store.apply(1, index, [(b"\x20row%d" % index, b"of entry %d" % index)])
-            await store.append(1, hard(1, 0, index), [])  # the outcome rides with it
+        store = await begin(disk, 6)
+        await execute(store, map(row, range(1, 6)))
         disk = disk.crash()
         await store.close()
-        path, offset, size = places(disk, records.OUTCOME)[2]
-        disk.rot(path, offset + size // 2, 4)
+        rot(disk, places(disk, records.OUTCOME)[2])
         await lose_index(disk)
-        async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+        async with store_on(disk, **ONE_VOLUME) as store:
             assert store.log_state(1).applied_index == 2
             assert store.log_state(1).last_index == 6
-            rows = await store.scan(b"\x20", b"\x21", 10)
-            assert [key for key, _ in rows] == [b"\x20row1", b"\x20row2"]
+            assert await rows_of(store) == dict(map(row, (1, 2)))
 
     run(main(), 5)
 
@@ -244,11 +241,8 @@ def test_an_outcome_in_the_place_of_another_does_not_count(index_lost):
 
     async def main():
         disk = SimDisk(5)
-        store = await open_store(disk, log_volume_bytes=64 * 1024)
-        await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
-        for index in range(1, 6):
-            store.apply(1, index, [(b"\x20row%d" % index, b"of entry %d" % index)])
-            await store.append(1, hard(1, 0, index), [])  # the outcome rides with it
+        store = await begin(disk, 6)
+        await execute(store, map(row, range(1, 6)))
         disk = disk.crash()
         await store.close()
         found = places(disk, records.OUTCOME)
@@ -259,10 +253,9 @@ def test_an_outcome_in_the_place_of_another_does_not_count(index_lost):
             data[other : other + size] = data[one : one + size]
         if index_lost:
             await lose_index(disk)
-        async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+        async with store_on(disk, **ONE_VOLUME) as store:
             assert store.log_state(1).applied_index == 2
-            rows = await store.scan(b"\x20", b"\x21", 10)
-            assert [key for key, _ in rows] == [b"\x20row1", b"\x20row2"]
+            assert await rows_of(store) == dict(map(row, (1, 2)))
 
     run(main(), 5)
 
@@ -273,23 +266,22 @@ def test_what_rotted_behind_an_outcome_of_its_batch_is_not_taken_for_moved():
 
     async def main():
         disk = SimDisk(5)
-        store = await open_store(disk, log_volume_bytes=64 * 1024)
-        await store.append(1, hard(1), [entry(i) for i in range(1, 5)])
+        store = await begin(disk, 4)
         for index in (1, 2, 3):
-            store.apply(1, index, [(b"\x20row%d" % index, b"of entry %d" % index)])
+            store.apply(1, index, [row(index)])
         await store.append(2, hard(1), [entry(1)])  # all three outcomes ride with it
         await store.close()
         for life in (2, 3):  # each begins a volume
-            async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+            async with store_on(disk, **ONE_VOLUME) as store:
                 await store.append(2, hard(1), [entry(life)])
         logs = sorted(name for name in await disk.list_dir("volumes") if name.endswith(".log"))
         await disk.unlink(f"volumes/{logs[1]}")
         await disk.sync_dir("volumes")
-        path, offset, size = places(disk, records.OUTCOME)[2]
-        assert path.endswith(logs[0])
-        disk.rot(path, offset + size // 2, 4)
+        place = places(disk, records.OUTCOME)[2]
+        assert place[0].endswith(logs[0])
+        rot(disk, place)
         await lose_index(disk)
-        async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+        async with store_on(disk, **ONE_VOLUME) as store:
             assert store.log_state(1).rows_lost
 
     run(main(), 5)
@@ -303,15 +295,14 @@ def test_a_batch_that_is_gone_is_not_taken_for_moved_by_compaction(later):
 
     async def main():
         disk = SimDisk(5)
-        store = await open_store(disk, log_volume_bytes=64 * 1024)
-        await store.append(1, hard(1), [entry(i) for i in range(1, 5)])
+        store = await begin(disk, 4)
         for index in (1, 2, 3):
-            store.apply(1, index, [(b"\x20row%d" % index, b"of entry %d" % index)])
+            store.apply(1, index, [row(index)])
             await store.append(2, hard(1), [entry(index)])  # the outcome rides with it
         await store.append(2, hard(1), [entry(4)])
         if not later:
             await store.close()
-            store = await open_store(disk, log_volume_bytes=64 * 1024)  # a new volume
+            store = await open_store(disk, **ONE_VOLUME)  # a new volume
         disk = disk.crash()
         await store.close()
         path, gone, _ = places(disk, records.OUTCOME)[2]
@@ -320,17 +311,16 @@ def test_a_batch_that_is_gone_is_not_taken_for_moved_by_compaction(later):
             data[gone - gone % 4096 : gone - gone % 4096 + 4096] = bytes(4096)
         if later:
             for _ in range(2):  # the second life's volume says that it was executed again
-                async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+                async with store_on(disk, **ONE_VOLUME) as store:
                     for index in range(store.log_state(1).applied_index + 1, 4):
-                        store.apply(1, index, [(b"\x20row%d" % index, b"of entry %d" % index)])
+                        store.apply(1, index, [row(index)])
                     await store.append(3, hard(1), [entry(store.log_state(3).last_index + 1)])
         await lose_index(disk)
-        async with store_on(disk, log_volume_bytes=64 * 1024) as store:
+        async with store_on(disk, **ONE_VOLUME) as store:
             wanted = 3 if later else 2
             assert store.log_state(1).applied_index == wanted
             assert store.log_state(1).last_index == 4
-            rows = await store.scan(b"\x20", b"\x21", 10)
-            assert [key for key, _ in rows] == [b"\x20row%d" % n for n in range(1, wanted + 1)]
+            assert await rows_of(store) == dict(map(row, range(1, wanted + 1)))
 
     run(main(), 5)
 
@@ -402,8 +392,7 @@ def test_what_is_known_to_be_missing_behind_all_that_is_applied_stays_known(open
         await store.append(2, hard(1), [])  # the outcomes ride with it
         disk = disk.crash()
         await store.close()
-        path, offset, size = places(disk, records.ENTRY)[3]
-        disk.rot(path, offset + size // 2, 4)
+        rot(disk, places(disk, records.ENTRY)[3])
         for _ in range(opens):
             store = await open_store(disk)
             assert store.log_state(1).missing == [(4, 4)]

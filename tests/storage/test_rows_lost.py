@@ -13,45 +13,31 @@ from o3storage.storage import _records as records
 from o3storage.storage._install import decided_group
 from o3storage.storage._rows import MAX_HOLES, Hole, decode_holes, encode_holes
 
-from .support import KEY, SimClock, SimEntropy, SimJobs, entry, hard, open_store, run, store_on
+from .outcome_support import OPTIONS, SPAN, begin, execute, rot, row, rows_of
+from .support import KEY, SimClock, SimEntropy, SimJobs, hard, open_store, run, store_on
 from .test_faults import batch_end, batch_starts, places
 from .test_rebuild import _always, lose_index
 
-SPANS = [(b"\x20", b"\x21")]
-OPTIONS = {"log_volume_bytes": 64 * 1024}
-ROWS = {b"\x20row%d" % number: b"of entry %d" % number for number in range(1, 6)}
+ROWS = dict(map(row, range(1, 6)))
 NEW = {**ROWS, b"\x20new": b"of the snapshot"}
 
 
 async def receive(store, rows, index):
     await store.stage_piece(1, 0, encode_piece(sorted(rows.items())))
     own = (b"\xfe\x01", b"members")
-    await store.install(1, index, 2, 1, SPANS, HardState(2, 1, index), False, [own])
+    await store.install(1, index, 2, 1, [SPAN], HardState(2, 1, index), False, [own])
 
 
 async def history(disk, *, installs=True):
     """Five outcomes, each in a batch of its own; then a snapshot that brings one row more."""
-    store = await open_store(disk, **OPTIONS)
-    await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
-    for index, row in enumerate(ROWS.items(), start=1):
-        store.apply(1, index, [row])
-        await store.append(1, hard(1, 0, index), [])  # the outcome rides with it
+    store = await begin(disk, 6)
+    await execute(store, ROWS.items())
     if installs:
         await receive(store, NEW, 9)
-        store_rows = dict(await store.scan(*SPANS[0], 100))
-        assert store_rows == NEW
+        assert await rows_of(store) == NEW
     disk = disk.crash()
     await store.close()
     return disk
-
-
-def rot(disk, kind, number):
-    path, offset, size = places(disk, kind)[number]
-    disk.rot(path, offset + size // 2, 4)
-
-
-async def rows_of(store):
-    return dict(await store.scan(*SPANS[0], 100))
 
 
 @pytest.mark.parametrize("index_lost", [False, True])
@@ -59,7 +45,7 @@ async def rows_of(store):
 def test_a_snapshot_behind_a_lost_outcome_is_not_whole(index_lost, number):
     async def main():
         disk = await history(SimDisk(7))
-        rot(disk, records.OUTCOME, number)
+        rot(disk, places(disk, records.OUTCOME)[number])
         if index_lost:
             await lose_index(disk)
         async with store_on(disk, **OPTIONS) as store:
@@ -94,7 +80,7 @@ def test_a_lost_piece_of_what_a_snapshot_wrote_is_not_passed_over(index_lost):
         told = 0
         for number in range(count):
             copy = disk.crash(choose=lambda *_: True)
-            rot(copy, records.LOCAL, number)
+            rot(copy, places(copy, records.LOCAL)[number])
             if index_lost:
                 await lose_index(copy)
             async with store_on(copy, **OPTIONS) as store:
@@ -110,7 +96,7 @@ def test_a_lost_piece_of_what_a_snapshot_wrote_is_not_passed_over(index_lost):
 def test_without_a_snapshot_the_entries_are_executed_again(index_lost):
     async def main():
         disk = await history(SimDisk(9), installs=False)
-        rot(disk, records.OUTCOME, 2)
+        rot(disk, places(disk, records.OUTCOME)[2])
         if index_lost:
             await lose_index(disk)
         async with store_on(disk, **OPTIONS) as store:
@@ -127,7 +113,7 @@ def test_what_rots_behind_an_install_or_is_in_the_tables_concerns_it_not():
         async with store_on(await history(disk), **OPTIONS) as store:
             disk = store._core.disk
             await store.flush()
-        rot(disk, records.OUTCOME, 2)
+        rot(disk, places(disk, records.OUTCOME)[2])
         async with store_on(disk, **OPTIONS) as store:
             assert not store.log_state(1).rows_lost
             assert await rows_of(store) == NEW
@@ -144,7 +130,7 @@ def test_the_end_of_an_install_is_known_by_its_key():
 def test_verify_says_it_and_does_not_call_it_damage():
     async def main():
         disk = await history(SimDisk(11))
-        rot(disk, records.OUTCOME, 1)
+        rot(disk, places(disk, records.OUTCOME)[1])
         async with store_on(disk, **OPTIONS) as store:
             assert store.log_state(1).rows_lost
         report = await verify(
@@ -163,17 +149,14 @@ def treat(index, monkeypatch):
 
 async def deletes(disk):
     """Entry 3 deletes what entry 1 wrote; then a snapshot, behind the loss of the outcome of 2."""
-    store = await open_store(disk, **OPTIONS)
-    await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
+    store = await begin(disk, 6)
     changes = [(b"\x20a", b"1"), (b"\x20b", b"2"), (b"\x20a", None), (b"\x20c", b"4")]
-    for index, change in enumerate(changes, start=1):
-        store.apply(1, index, [change])
-        await store.append(1, hard(1, 0, index), [])
+    await execute(store, changes)
     await receive(store, NEW, 9)
     disk = disk.crash()
     await store.close()
     deletion = places(disk, records.OUTCOME)[2]
-    rot(disk, records.OUTCOME, 1)
+    rot(disk, places(disk, records.OUTCOME)[1])
     return disk, deletion
 
 
@@ -185,7 +168,7 @@ def test_a_deletion_that_is_lost_behind_a_whole_snapshot_is_not_undone_in_silenc
     """What the snapshot deleted is what stood: not the row whose deletion could be read then."""
 
     async def main():
-        disk, (path, offset, size) = await deletes(SimDisk(12))
+        disk, deletion = await deletes(SimDisk(12))
         treat(index, monkeypatch)
         if old:  # a program that did not say which holes it knew
             monkeypatch.setattr(_store, "encode_holes", lambda _: b"")
@@ -203,7 +186,7 @@ def test_a_deletion_that_is_lost_behind_a_whole_snapshot_is_not_undone_in_silenc
             assert await rows_of(store) == NEW
         if old:
             return
-        disk.rot(path, offset + size // 2, 4)
+        rot(disk, deletion)
         async with store_on(disk, **OPTIONS) as store:
             assert store.log_state(1).rows_lost
             await receive(store, NEW, 9)
@@ -263,8 +246,7 @@ def test_a_deletion_that_the_tables_know_is_not_made_up_for(beside, index, monke
 
     async def main():
         disk = SimDisk(15)
-        store = await open_store(disk, reload_log_bytes=1 << 20, **OPTIONS)
-        await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
+        store = await begin(disk, 6, reload_log_bytes=1 << 20)
         store.apply(1, 1, [(b"\x20a", b"1")])
         await store.append(1, hard(1, 0, 1), [])
         store.apply(1, 2, [(b"\x20a", None)])
@@ -280,8 +262,8 @@ def test_a_deletion_that_the_tables_know_is_not_made_up_for(beside, index, monke
         disk = disk.crash(choose=lambda *_: True)
         await store.close()
         found = places(disk, records.OUTCOME)
-        for path, offset, size in (found[1], found[2]):
-            disk.rot(path, offset + size // 2, 4)
+        for place in (found[1], found[2]):
+            rot(disk, place)
         store = await open_store(disk, reload_log_bytes=1 << 20, **OPTIONS)
         assert store.log_state(1).rows_lost
         await receive(store, NEW, 9)
@@ -299,11 +281,8 @@ def test_a_batch_below_the_mark_that_is_gone_is_none_of_a_replay_s_holes():
     async def main():
         disk = SimDisk(16)
         options = {**OPTIONS, "reload_log_bytes": 1 << 20}
-        store = await open_store(disk, **options)
-        await store.append(1, hard(1), [entry(i) for i in range(1, 7)])
-        for number in (1, 2, 3):
-            store.apply(1, number, [(b"\x20row", b"%d" % number)])
-            await store.append(1, hard(1, 0, number), [])
+        store = await begin(disk, 6, **options)
+        await execute(store, [(b"\x20row", b"%d" % number) for number in (1, 2, 3)])
         await store.flush()
         await store.append(1, hard(1, 0, 3), [])
         await receive(store, NEW, 9)
