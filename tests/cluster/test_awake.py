@@ -20,8 +20,8 @@ from o3storage.cluster._team import STUCK_TICKS
 from o3storage.raft.core import ReadRequest
 from o3storage.simulation import run
 from tests.cluster.member_rig import Places
+from tests.cluster.split_support import cut
 from tests.cluster.team_support import Member, Team, equal, team
-from tests.cluster.test_split import cut
 
 QUIET_S = 12.0
 """Quiescent after 5 s, whatever the start left to do."""

@@ -15,9 +15,9 @@ from o3storage.cluster import Node, SplitRefused, _range_sizes
 from o3storage.cluster._range_rows import COUNTER_KEY, check_cut
 from o3storage.cluster._range_sizes import RANGE_BYTES, cut_before, middle
 from o3storage.simulation import run
+from tests.cluster.split_support import level, listed, put, sums
 from tests.cluster.support import OWNER, Rig, body_of, rig
 from tests.cluster.team_support import team
-from tests.cluster.test_split import level, listed, put, sums
 
 LIMIT = 24 << 10
 KEYS = [b"%c/%03d" % (letter, n) for letter in b"abcdef" for n in range(200)]

@@ -16,9 +16,9 @@ from o3storage.simulation import run
 from o3storage.storage import Entry, HardState
 from o3storage.storage import _records as records
 from o3storage.storage._rows import rows_lost_key
+from tests.cluster.split_support import cut, level, listed
 from tests.cluster.support import Rig
 from tests.cluster.team_support import Member, Team, equal, team
-from tests.cluster.test_split import cut, level, listed
 from tests.storage.test_faults import places
 from tests.storage.test_rebuild import lose_index
 

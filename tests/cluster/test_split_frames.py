@@ -7,9 +7,9 @@ from typing import Any
 
 from o3storage.cluster._fetching import NONE_HERE, SUPERSEDED
 from o3storage.simulation import run
+from tests.cluster.split_support import cut, level
 from tests.cluster.support import body_of
 from tests.cluster.team_support import team
-from tests.cluster.test_split import cut, level
 
 
 def test_frames_of_a_part_that_was_cut_off_are_not_called_needless_by_who_lacks_them() -> None:
