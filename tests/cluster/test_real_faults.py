@@ -13,6 +13,9 @@ import pytest
 from tests.cluster.campaign.__main__ import NOT_TESTED
 
 MINUTES = os.environ.get("O3_CAMPAIGN_MINUTES", "1")
+WHOLE_MINUTES = 3
+"""In so many each kind of fault comes at least once."""
+KINDS = ("kills", "partitions", "pauses", "full disks", "flipped bits", "wiped disks")
 SEED = os.environ.get("O3_CAMPAIGN_SEED", "3")
 
 
@@ -27,3 +30,6 @@ def test_kills_partitions_pauses_and_bad_disks(tmp_path: Path) -> None:
     shown = done.stdout + (notes.read_text() if notes.exists() else "")
     assert done.returncode == 0, shown
     assert "acknowledged puts" in done.stdout
+    if float(MINUTES) >= WHOLE_MINUTES:
+        counts = dict(line.rsplit(None, 1) for line in done.stdout.splitlines() if " " in line)
+        assert [kind for kind in KINDS if not int(counts.get(kind, 0))] == [], shown

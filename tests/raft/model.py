@@ -19,6 +19,7 @@ from o3storage.raft.core import (
     Compact,
     Configuration,
     Core,
+    DataGap,
     DropMissing,
     Entry,
     Fetch,
@@ -112,6 +113,8 @@ class Node:
         self.refused: list[Refused] = []
         self.led: tuple[int, int] | None = None
         self.restore: Restore | None = None
+        self.debt = 0
+        """Frames that it owes since it was made; a random run pays them once, for good."""
 
     def start(self) -> None:
         d = self.durable
@@ -160,6 +163,8 @@ class Node:
             options=self.cluster.options,
         )
         self.cluster.step(self, Start())
+        if self.debt:
+            self.cluster.step(self, DataGap(0, self.debt))
 
     def crash(self, rng: random.Random | None = None) -> None:
         """Unpersisted writes are lost, but a prefix of them may have reached the disk."""
@@ -512,6 +517,9 @@ class Cluster:
             elif log.last < node.led[1]:
                 raise Violation(f"Leader Append-Only: {core.id} cut its log")
             node.led = (core.term, log.last)
+            for voter in core.configuration.voters:
+                if self.nodes[voter].debt:
+                    raise Violation(f"node {voter} was made a voter and owes frames")
         else:
             node.led = None
         if core.commit > before_commit:

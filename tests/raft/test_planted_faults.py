@@ -23,11 +23,13 @@ from tests.raft.test_random import heal, run
 SEEDS = 100
 
 
-def caught(*, expect: type[Exception] | tuple[type[Exception], ...] = Violation) -> int:
+def caught(
+    *, expect: type[Exception] | tuple[type[Exception], ...] = Violation, gaps: bool = False
+) -> int:
     """The first seed, from 0 on, whose run breaks an invariant."""
     for seed in range(SEEDS):
         try:
-            cluster = run(seed, 2500)
+            cluster = run(seed, 2500, gaps=gaps)
             heal(cluster)
         except expect as found:
             fault = inspect.stack()[1].function.removeprefix("test_").replace("_", " ")
@@ -43,6 +45,7 @@ def caught(*, expect: type[Exception] | tuple[type[Exception], ...] = Violation)
 def test_unpatched_code_has_no_violation() -> None:
     for seed in range(0, SEEDS, 7):
         heal(run(seed, 2500))
+        heal(run(seed, 2500, gaps=True))
 
 
 def test_vote_not_persisted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +201,16 @@ def test_a_write_that_was_overtaken_counts(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Log, "truncate", sloppy)
     caught(expect=(Violation, AssertionError))
+
+
+def test_a_learner_is_promoted_with_repair_debt(monkeypatch: pytest.MonkeyPatch) -> None:
+    hear = replication.append_response
+
+    def forgiving(state, message):  # type: ignore[no-untyped-def]
+        hear(state, dataclasses.replace(message, debt=0))
+
+    monkeypatch.setitem(_messages(), type_of("AppendResponse"), forgiving)
+    caught(gaps=True)
 
 
 def test_applied_twice_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import contextvars
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from o3storage.runtime.disk import DiskError
 from o3storage.storage import StoreError
 from o3storage.storage._groups import unpack_place
-from o3storage.storage._volume import VolumeKind
+from o3storage.storage._volume import BLOCK_BYTES, VolumeKind
 
 from ._faults import Fault, FaultKind
+from ._image import SECTOR_BYTES
 from ._link import Blocked
 from ._machine import CAPACITY_BYTES, Machine
 from ._network import Quality, SimNet
@@ -29,8 +30,7 @@ FORK_ROUNDS = 14
 FORK_STEP_S = 0.1
 """A leader that is cut off steps down after 1 to 2 s, and another is elected after as long: clients
 ask both sides of the cut until the last of that is over."""
-ROT_BITS = (1, 1, 1, 5)
-HARSH_ROT_BITS = (1, 5, 25, 25)
+ROT_BITS = (1, 1, 5, 25)
 """Flipped at once on one machine: one of these."""
 LOG_ROT_BITS = (1, 3, 8, 20)
 """The same, in what the next start reads of its log."""
@@ -80,10 +80,10 @@ CLUSTER_WEIGHTS = {
     "rot": 4,
     "rot-index": 6,
     "rot-log": 8,
+    "latent": 5,
+    "misdirected": 5,
 }
 """What strikes one machine among others."""
-HARSH_WEIGHTS = {**CLUSTER_WEIGHTS, "misdirected": 20}
-"""The same, with what has open findings (docs/simulation.md)."""
 NETWORK_WEIGHTS = {
     "partition": 20,
     "partition-leader": 14,
@@ -98,14 +98,16 @@ NETWORK_WEIGHTS = {
     "coup": 14,
 }
 LAST_KIND = "rot"
-"""What follows it is judged less strictly, so it comes last."""
-ROTTING = (LAST_KIND, "rot-index", "rot-log", "misdirected")
+"""What follows it on a machine alone is judged less strictly, so it comes last there."""
+ROTTING = (LAST_KIND, "rot-index", "rot-log", "latent", "misdirected")
 """What spoils bytes that were durable: on one machine only, for the others mend it."""
 HEADER_BYTES = 8192
 """Spared by all: a volume without its header is as good as lost, and so is its node."""
 SPOILT_BYTES = 20_000
 """Smaller volumes hold next to nothing."""
 ASTRAY_WAIT_S = 6.0
+NOBODYS_KEY = b"astray"
+"""Of a note to the disk that nobody reads."""
 FOLLOW_S = 15.0
 """A disk that is full, or out of service, is written to no more."""
 INDEX_HEADER_BYTES = 128
@@ -132,11 +134,7 @@ class Tripwire(Fault):
 
 def draw(rng: random.Random, weights: dict[str, int], count: int) -> list[str]:
     """`count` kinds, in the order in which they strike."""
-    kinds = rng.choices(list(weights), list(weights.values()), k=count)
-    if LAST_KIND in kinds:
-        kinds = [kind for kind in kinds if kind != LAST_KIND]
-        kinds += [LAST_KIND] * (count - len(kinds))
-    return kinds
+    return rng.choices(list(weights), list(weights.values()), k=count)
 
 
 def _size_bytes(machine: Machine, path: str) -> int:
@@ -155,6 +153,15 @@ def _files(machine: Machine, prefix: str, suffix: str, more_than_bytes: int) -> 
         and path.endswith(suffix)
         and _size_bytes(machine, path) > more_than_bytes
     )
+
+
+def _written_volumes(machine: Machine) -> list[str]:
+    """Those that nobody is writing to."""
+    return _files(machine, "volumes/", "", SPOILT_BYTES)[:-3]
+
+
+def _tables(machine: Machine) -> list[str]:
+    return _files(machine, "index/", ".table", INDEX_HEADER_BYTES)
 
 
 class MachineFaults:
@@ -238,7 +245,7 @@ class MachineFaults:
         await self._error(machine, "write")
 
     async def other_error(self, machine: Machine) -> None:
-        operations = ("allocate", "sync_dir", "open", "truncate", "unlink")
+        operations = ("allocate", "sync_dir", "open", "truncate", "unlink", "read")
         await self._error(machine, self._dice.choice(operations))
 
     async def _error(self, machine: Machine, operation: str) -> None:
@@ -305,27 +312,38 @@ class MachineFaults:
 
     async def rot(self, machine: Machine) -> None:
         """Bits flip in files that are not being written to."""
-        bits = HARSH_ROT_BITS if self._world.harsh else ROT_BITS
-        names = _files(machine, "volumes/", "", SPOILT_BYTES)
-        if len(names) >= 4:
-            self._flip(machine, names[:-3], HEADER_BYTES, bits)
+        for path, at in self._places(machine, _written_volumes(machine), HEADER_BYTES):
+            machine.disk.rot(path, at, 1 << self._dice.randrange(8))
 
     async def rot_index(self, machine: Machine) -> None:
         """Bits flip in the tables of the index."""
-        names = _files(machine, "index/", ".table", INDEX_HEADER_BYTES)
-        if names:
-            self._flip(machine, names, INDEX_HEADER_BYTES, ROT_BITS)
+        for path, at in self._places(machine, _tables(machine), INDEX_HEADER_BYTES):
+            machine.disk.rot(path, at, 1 << self._dice.randrange(8))
 
-    def _flip(
-        self, machine: Machine, names: Sequence[str], header_bytes: int, bits: Sequence[int]
-    ) -> None:
-        """As many bits as one of `bits` says, each in one of these files behind its header."""
+    async def latent(self, machine: Machine) -> None:
+        """Places of volumes that are not being written to, or of the index, cannot be read any
+        more, each a physical sector of 4 KiB."""
+        volumes = self._dice.random() < 0.7
+        names = _written_volumes(machine) if volumes else _files(machine, "index/", "", 0)
+        for path, at in self._places(machine, names, HEADER_BYTES if volumes else 0):
+            block = at - at % BLOCK_BYTES
+            for sector in range(block, block + BLOCK_BYTES, SECTOR_BYTES):
+                machine.disk.fail_sector(path, sector)
+
+    def _places(
+        self, machine: Machine, names: Sequence[str], header_bytes: int
+    ) -> Iterator[tuple[str, int]]:
+        """As many (path, offset) as one of ROT_BITS says, each in one of these files behind its
+        header."""
+        names = [path for path in names if _size_bytes(machine, path) > header_bytes]
+        if not names:
+            return
         dice = self._dice
         machine.rotten = True
-        for _ in range(dice.choice(bits)):
+        for _ in range(dice.choice(ROT_BITS)):
             path = dice.choice(names)
-            at = dice.randrange(header_bytes, _size_bytes(machine, path))
-            machine.disk.rot(path, at, 1 << dice.randrange(8))
+            machine.spoilt[path] = None
+            yield path, dice.randrange(header_bytes, _size_bytes(machine, path))
 
     async def rot_log(self, machine: Machine) -> None:
         """Bits flip in what the next start reads of its log: entries and outcomes are lost, and
@@ -399,6 +417,7 @@ class MachineFaults:
             if volume is None or volume.path not in machine.disk.image.names:
                 continue
             if HEADER_BYTES <= at < len(machine.disk.image.lookup(volume.path).cached):
+                machine.spoilt[volume.path] = None
                 machine.disk.rot(volume.path, at, 1 << dice.randrange(8))
 
     async def misdirected(self, machine: Machine) -> None:
@@ -420,11 +439,20 @@ class MachineFaults:
             writes = disk.operations.get("write", 0)
             client = Client(self._world, f"astray-{loop.time():.3f}")
             client.among, client.patience_s = [machine], 1.0
+            end_s = loop.time() + FOLLOW_S
             while machine.disk is disk and disk.operations.get("write", 0) < writes + FOLLOWERS:
                 await client.put(self._dice.choice(BUCKETS), self._dice.choice(KEYS))
                 await asyncio.sleep(0.1)
+                if loop.time() > end_s and machine.life is not None:
+                    # Its ranges may all be elsewhere, or it may refuse to write.
+                    with contextlib.suppress(StoreError, DiskError):
+                        await machine.life.opened.store.note(NOBODYS_KEY, b"")
+                    if loop.time() > end_s + FOLLOW_S:
+                        break
         finally:
             machine.astray = False
+            if fault.struck_path:
+                machine.spoilt[fault.struck_path] = None
 
 
 class NetworkFaults:

@@ -31,6 +31,8 @@ class Fault:
     count: int = 1
     delay_s: float = 0.0
     from_offset: int = 0
+    struck_path: str = ""
+    """Of the last operation that it struck."""
 
     def strikes(self, operation: str, path: str, offset: int = 0) -> bool:
         if offset < self.from_offset:
@@ -41,6 +43,7 @@ class Fault:
             self.after -= 1
             return False
         self.count -= 1
+        self.struck_path = path
         return True
 
 

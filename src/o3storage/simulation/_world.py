@@ -25,7 +25,7 @@ from o3storage.runtime import log
 
 from ._bad_luck import (
     CLUSTER_WEIGHTS,
-    HARSH_WEIGHTS,
+    LAST_KIND,
     MACHINE_WEIGHTS,
     NETWORK_WEIGHTS,
     ROTTING,
@@ -109,14 +109,12 @@ class World:
         *,
         nodes: int = 1,
         keep_trace: bool = False,
-        harsh: bool = False,
         sparse: bool = False,
         rebuild: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
         self.seed = seed
-        self.harsh = harsh
         self.rebuilds = rebuild and nodes > 1
         """One machine's index is removed at the end."""
         self.replicas = min(SPARSE_REPLICAS, nodes) if sparse else nodes
@@ -219,15 +217,13 @@ class World:
 
     def _judge_safety(self) -> None:
         """What consensus did over all nodes (`_safety.py`). A disk on which bits flipped may stop
-        its own replicas, and what an operator gave up is not judged."""
-        if any(machine.lossy for machine in self.machines):
-            return
+        its own replicas."""
         for promise, number, text in self.safety.found:
             if promise != "P5" or not number or not self.machines[number - 1].rotten:
                 self.violation(promise, f"n{number}: {text}" if number else text)
 
     def _check_history(self) -> None:
-        if any(machine.lossy for machine in self.machines):
+        if self.gave_up:
             return  # only what was served is judged
         try:
             for found in check(self.history, lambda bucket: bucket == VERSIONED_BUCKET):
@@ -259,8 +255,9 @@ class World:
         """One fault after the other; in a cluster they may overlap, on different machines."""
         faults = MachineFaults(self)
         count = self.scale.machine_faults
-        weights = HARSH_WEIGHTS if self.harsh else CLUSTER_WEIGHTS
-        kinds = draw(self.dice, weights if self.clustered else MACHINE_WEIGHTS, count)
+        kinds = draw(self.dice, CLUSTER_WEIGHTS if self.clustered else MACHINE_WEIGHTS, count)
+        if not self.clustered:
+            kinds.sort(key=LAST_KIND.__eq__)
         if self.clustered and operates(self.seed):
             # Flipped bits on one disk while another is lost may be the end of a majority.
             kinds = ["restart" if kind in ROTTING else kind for kind in kinds]
@@ -405,9 +402,9 @@ class World:
                     self.violation("P5", text)
             await self._converge()
         for machine, part in zip(self.machines, parts, strict=True):
-            rows = {key: value for rows in part.values() for key, value in rows.items()}
-            problems = await missing_bodies(machine, rows, self.values)
-            if problems and not machine.lossy:
+            machine.rows = {key: value for rows in part.values() for key, value in rows.items()}
+            problems = await missing_bodies(machine, machine.rows, self.values)
+            if problems:
                 text = f"n{machine.number}, {len(problems)} bodies: {problems[0]}"
                 self.violation("P1", f"not whole on a replica's own disk: {text}")
 
@@ -444,7 +441,7 @@ class World:
                     await reader.get_version(number)
         unread = [op for op in self.history.operations if op.client == "end"]
         refused = [op for op in unread if op.result.value == "unknown"]
-        if refused and not self.rotten:
+        if refused and not self.damaged:
             self.violation("P1", f"{refused[0]} is refused though all faults are over")
         for machine in self.machines:
             lent = machine.life.service.pool.lent_bytes if machine.life else 0
@@ -458,9 +455,15 @@ class World:
         return len(self.machines) > 1
 
     @property
-    def rotten(self) -> bool:
-        """Bits were flipped somewhere, and no other copy was there to mend them."""
-        return any(machine.rotten for machine in self.machines)
+    def damaged(self) -> bool:
+        """Bits were flipped, and no other copy was there to mend them. (Of a cluster's disks one
+        at most is rotten: what it lost, the others have.)"""
+        return not self.clustered and self.machines[0].rotten
+
+    @property
+    def gave_up(self) -> bool:
+        """An operator let go of what had rotted, as there was no other copy."""
+        return not self.clustered and self.machines[0].lossy
 
     def network_of(self, machine: Machine) -> SimNetwork | None:
         """The network of a process that is being started on `machine`; None for a node alone."""
@@ -568,7 +571,7 @@ class World:
 
     def unexpected(self, client: str, call: Call, answer: Answer) -> None:
         """An answer that no fault explains."""
-        if self.rotten and answer.status == 500:
+        if self.damaged and answer.status == 500:
             return
         self.violation(
             "P6", f"{client} {call.method} {call.path}: {answer.status} {answer.body[:200]!r}"
@@ -598,13 +601,11 @@ def simulate(
     *,
     nodes: int = 1,
     keep_trace: bool = False,
-    harsh: bool = False,
     sparse: bool | None = None,
     rebuild: bool | None = None,
 ) -> Report:
     """Run one seed with 1, 3 or 5 nodes. The report has every violation; with `keep_trace` also
-    what happened. `harsh` clusters have writes that go astray and much rot, too: what there are
-    open findings of. `sparse`: key ranges have three replicas, however many nodes there are (the
+    what happened. `sparse`: key ranges have three replicas, however many nodes there are (the
     default where there are more); else every node votes in all. `rebuild`: one machine of a cluster
     loses its index at the end (by default in one seed of eight). Raises ValueError for another
     number of nodes."""
@@ -621,7 +622,6 @@ def simulate(
             seed,
             nodes=nodes,
             keep_trace=keep_trace,
-            harsh=harsh,
             sparse=few,
             rebuild=rebuilds(seed) if rebuild is None else rebuild,
         )

@@ -60,6 +60,7 @@ from o3storage.storage._scan import Scanned, scan_records
 from o3storage.storage._scrub import BadFrame, placed_bad_frames
 from o3storage.storage._space import SpaceAccount
 from o3storage.storage._types import KIB, FrameMissing, SealedFrame
+from o3storage.storage._unreadable import read_around
 from o3storage.storage._volume import HEADER_BYTES, PAD, VolumeKind, align
 from o3storage.storage.index import Miss
 
@@ -292,7 +293,7 @@ class Compactor:
             if self.pace.is_long():
                 await self.pace.rest()
             gap = align(at) - at
-            data = await volume.file.read(at, gap + PREFIX_BYTES)
+            data = await read_around(volume.file.read, at, gap + PREFIX_BYTES)
             if data[:gap].strip(PAD):
                 return False  # a packed record: the slow way looks closer
             at += gap

@@ -31,6 +31,7 @@ from o3storage.storage._types import (
     StoreOutOfService,
     StoreStats,
 )
+from o3storage.storage._unreadable import read_around
 from o3storage.storage._volume import (
     HEADER_BYTES,
     SALT_BYTES,
@@ -347,7 +348,7 @@ class Core:
             assert volume.file is not None
             volume.in_use += 1
             try:
-                block = await volume.file.read(0, HEADER_BYTES)
+                block = await read_around(volume.file.read, 0, HEADER_BYTES)
             finally:
                 volume.in_use -= 1
                 await self.release(volume)

@@ -10,6 +10,7 @@ from o3storage.storage._core import Core
 from o3storage.storage._groups import GroupLog, unpack_place
 from o3storage.storage._records import ENTRY, RecordBad, check_record, open_body
 from o3storage.storage._types import MIB, EntriesGone, EntriesUnread, Entry, FrameMissing
+from o3storage.storage._unreadable import read_around
 
 SPAN_BYTES = 1 * MIB
 """Entries that stand within so many bytes are read at once (other groups' records between them)."""
@@ -74,7 +75,7 @@ async def _read_span(
         assert volume.file is not None
         volume.in_use += 1
         try:
-            data = await volume.file.read(start, length)
+            data = await read_around(volume.file.read, start, length)
         finally:
             volume.in_use -= 1
             await core.release(volume)

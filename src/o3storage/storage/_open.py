@@ -14,6 +14,7 @@ Order of things (DESIGN 4)
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from o3storage.runtime.disk import Buffer, DiskError, OpenMode
 from o3storage.storage._core import OUT_OF_SERVICE, Core, Volume
@@ -21,6 +22,7 @@ from o3storage.storage._mark import Mark
 from o3storage.storage._rows import bulk_key, decode_u64
 from o3storage.storage._scan import bulk_end
 from o3storage.storage._types import StoreDamaged, StoreOutOfService
+from o3storage.storage._unreadable import read_around
 from o3storage.storage._volume import (
     BLOCK_BYTES,
     HEADER_BYTES,
@@ -102,7 +104,7 @@ async def _look_at(core: Core, kind: VolumeKind, number: int) -> Volume | None:
     path = volume_path(kind, number)
     file = await core.disk.open(path, OpenMode.READ)
     try:
-        block = await file.read(0, HEADER_BYTES)
+        block = await read_around(file.read, 0, HEADER_BYTES)
         size = await file.size()
         try:
             header: VolumeHeader = decode_header(block, path)
@@ -166,7 +168,8 @@ def start_walk(sink: Sink, *, floor: int) -> LogWalk:
 async def _tail_volume(core: Core, volumes: list[Volume]) -> int:
     """The last of these volumes in which anything was written."""
     for volume in reversed(volumes):
-        block = await core.disk.read_direct(volume.path, HEADER_BYTES, BLOCK_BYTES)
+        direct = partial(core.disk.read_direct, volume.path)
+        block = await read_around(direct, HEADER_BYTES, BLOCK_BYTES)
         if block.strip(b"\0"):
             return volume.volume
     return 0
@@ -179,16 +182,17 @@ async def feed_volume(core: Core, walk: LogWalk, volume: Volume, *, medium: bool
     if medium:
         # Piece by piece into one buffer: a volume is held whole once, not twice.
         data = bytearray()
+        direct = partial(core.disk.read_direct, volume.path)
         while len(data) < volume.size_bytes:
             wanted = min(SCAN_BYTES, volume.size_bytes - len(data))
-            piece = await core.disk.read_direct(volume.path, len(data), wanted)
+            piece = await read_around(direct, len(data), wanted)
             data += piece
             if len(piece) < wanted:
                 break
     else:
         held = await core.open_for_read(volume.volume)
         assert held.file is not None
-        data = await held.file.read(0, volume.size_bytes)
+        data = await read_around(held.file.read, 0, volume.size_bytes)
     walk.feed(volume.volume, volume.header.epoch, data)
 
 

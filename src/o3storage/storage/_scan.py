@@ -9,6 +9,7 @@ ends the scan or yields, it never loops.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import NamedTuple
 
 from o3storage.storage._batches import (
@@ -35,6 +36,7 @@ from o3storage.storage._records import (
     parse_header,
 )
 from o3storage.storage._types import KIB, MIB
+from o3storage.storage._unreadable import read_around
 from o3storage.storage._volume import BLOCK_BYTES, HEADER_BYTES, PAD, VolumeKind, align
 from o3storage.storage._walk import salvage
 
@@ -160,12 +162,13 @@ class _Window:
 
     async def _read(self, offset: int, size: int) -> bytes:
         if self._medium:
-            return await self._core.disk.read_direct(self._volume.path, offset, size)
+            direct = partial(self._core.disk.read_direct, self._volume.path)
+            return await read_around(direct, offset, size)
         volume = await self._core.open_for_read(self._volume.volume)
         assert volume.file is not None
         volume.in_use += 1
         try:
-            return await volume.file.read(offset, size)
+            return await read_around(volume.file.read, offset, size)
         finally:
             volume.in_use -= 1
             await self._core.release(volume)

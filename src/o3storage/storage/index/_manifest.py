@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from o3storage._native import blake3
 from o3storage.crypto import FileSealer, SealError
-from o3storage.runtime.disk import Disk, DiskFull, File, OpenMode
+from o3storage.runtime.disk import Disk, DiskFault, DiskFull, File, OpenMode
 
 from ._table import TableInfo
 from ._types import MAX_KEY_BYTES, MAX_MARK_BYTES, IndexDamaged, IndexKeyWrong
@@ -417,7 +417,13 @@ async def _read_file(disk: Disk, path: str) -> bytes:
         size = await file.size()
         if size > MAX_FILE_BYTES:
             raise IndexDamaged(f"{path} is larger than any that is written")
-        return await file.read(0, size)
+        try:
+            return await file.read(0, size)
+        except DiskFault:
+            try:  # it may have been for once, and an index takes long to rebuild
+                return await file.read(0, size)
+            except DiskFault as error:
+                raise IndexDamaged(f"{path} cannot be read: {error}") from error
     finally:
         await file.close()
 
