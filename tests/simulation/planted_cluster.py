@@ -130,7 +130,7 @@ def answers_before_they_are_durable(patch: Patch) -> None:
     patch.setattr(Core, "drain", drain)
 
 
-@planted(40)
+@planted(15)
 def commit_by_a_minority(patch: Patch) -> None:
     """A leader commits what one voter less than a majority holds."""
 
@@ -197,7 +197,7 @@ def snapshot_without_its_last_index(patch: Patch) -> None:
 # --- bodies
 
 
-@planted(200)
+@planted(30)
 def acknowledged_with_a_minority_of_frames(patch: Patch) -> None:
     """A body is acknowledged, and its entry committed, when one node holds its frames."""
 

@@ -108,6 +108,8 @@ SPOILT_BYTES = 20_000
 ASTRAY_WAIT_S = 6.0
 NOBODYS_KEY = b"astray"
 """Of a note to the disk that nobody reads."""
+NOTE_S = 0.5
+"""A disk that is stuck or refuses to write is left alone so long."""
 FOLLOW_S = 15.0
 """A disk that is full, or out of service, is written to no more."""
 INDEX_HEADER_BYTES = 128
@@ -359,15 +361,8 @@ class MachineFaults:
             await self._put_some(client)
             if machine.life is None:
                 return
-            spoiled = machine.disk
             self._spoil_log(machine)
-            # (Of the last batch of a log no disk can know that it is gone.)
-            writes = spoiled.operations.get("write", 0)
-            end_s = world.loop.time() + FOLLOW_S
-            while machine.disk is spoiled and world.loop.time() < end_s:
-                if spoiled.operations.get("write", 0) >= writes + FOLLOWERS:
-                    break
-                await self._put_some(client)
+            await self._write_behind(machine, client)
         finally:
             machine.astray = False
         client.among = [each for each in world.machines if each is not machine]
@@ -382,6 +377,23 @@ class MachineFaults:
                 await asyncio.wait_for(over.wait(), REFILL_S)
         if machine.life is not None:
             machine.power_cut("power cut")
+
+    async def _write_behind(self, machine: Machine, client: Client) -> None:
+        """Until its disk took FOLLOWERS writes more. (Of the last batch of a log no disk can know
+        that it is gone.) What the client puts may all go to other machines: so, notes as well."""
+        disk, loop = machine.disk, self._world.loop
+        wanted = disk.operations.get("write", 0) + FOLLOWERS
+        end_s = loop.time() + FOLLOW_S
+        while machine.disk is disk and loop.time() < end_s:
+            if disk.operations.get("write", 0) >= wanted:
+                return
+            await self._put_some(client)
+            if machine.life is not None:
+                note = machine.life.opened.store.note
+                with contextlib.suppress(StoreError, DiskError, TimeoutError):
+                    await asyncio.wait_for(note(NOBODYS_KEY, b""), NOTE_S)
+                    continue
+            await asyncio.sleep(NOTE_S)
 
     async def _put_some(self, client: Client) -> None:
         for _ in range(self._dice.randint(1, 4)):
@@ -436,19 +448,9 @@ class MachineFaults:
         try:
             await asyncio.sleep(ASTRAY_WAIT_S * self._dice.random())
             fault.count = 0
-            writes = disk.operations.get("write", 0)
             client = Client(self._world, f"astray-{loop.time():.3f}")
             client.among, client.patience_s = [machine], 1.0
-            end_s = loop.time() + FOLLOW_S
-            while machine.disk is disk and disk.operations.get("write", 0) < writes + FOLLOWERS:
-                await client.put(self._dice.choice(BUCKETS), self._dice.choice(KEYS))
-                await asyncio.sleep(0.1)
-                if loop.time() > end_s and machine.life is not None:
-                    # Its ranges may all be elsewhere, or it may refuse to write.
-                    with contextlib.suppress(StoreError, DiskError):
-                        await machine.life.opened.store.note(NOBODYS_KEY, b"")
-                    if loop.time() > end_s + FOLLOW_S:
-                        break
+            await self._write_behind(machine, client)
         finally:
             machine.astray = False
             if fault.struck_path:

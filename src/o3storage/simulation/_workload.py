@@ -37,6 +37,9 @@ SIZES = (
 )
 """(weight, least, most) bytes: beside the entry, one frame of the bulk, a frame's border, three
 frames."""
+LEAST_OPERATIONS = 150
+"""Of a run. Clients of which a fault held up most go on until there were so many."""
+LATE_PAUSE_S = 0.2
 PART_BYTES = 5 << 20
 """S3's least size of a part that is not the last one."""
 WEIGHTS = {
@@ -126,6 +129,10 @@ class Client:
                 await self.operate(rng.choices(choices, weights)[0])
                 if rng.random() < 0.3:
                     await asyncio.sleep(rng.random() * 0.002)
+        while len(world.history.operations) < LEAST_OPERATIONS:
+            await world.serving.wait()
+            await self.operate(rng.choices(choices, weights)[0])
+            await asyncio.sleep(rng.random() * LATE_PAUSE_S)
 
     async def operate(self, what: str) -> None:
         rng = self.rng
