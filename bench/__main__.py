@@ -21,7 +21,7 @@ MEASUREMENTS = {
     "group_commit": ("PUT rate with the real sync, without any, and with a slow one", 60),
     "half_database": ("PUT and GET latency against the same front over SQLite", 150),
     "bodies": ("large PUT and GET against a plain loop over the same primitives", 60),
-    "index_vs_sqlite": ("the index alone against SQLite (WAL, synchronous=FULL)", 420),
+    "rows_vs_sqlite": ("rows in the engine alone against SQLite (WAL, synchronous=FULL)", 420),
     "cluster": ("three local nodes against one: CPU, idle, catching up", 430),
     "elections": ("three nodes, half an hour of full load, one large upload: elections", 1900),
     "objects_vs_sqlite": ("whole objects in the engine against rows of SQLite", 150),

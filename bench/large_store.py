@@ -40,7 +40,7 @@ from o3storage.storage import Miss, Store
 from ._open_loop import CONNECTIONS, Workload
 from ._result import Result
 from ._store import cpu_s, peak_rss_mib, running_store
-from .index_vs_sqlite import BATCH, Meter, SqliteStore
+from .rows_vs_sqlite import BATCH, Meter, SqliteStore
 from .sustained import MIX
 
 OBJECTS = 1_000_000
@@ -117,12 +117,12 @@ async def get_objects(data_dir: Path, numbers: list[int]) -> tuple[Meter, int]:
 def get_rows(root: Path, objects: int, numbers: list[int]) -> Meter:
     """The same of SQLite."""
     sqlite = SqliteStore(root)
-    sqlite._db.execute("PRAGMA synchronous=OFF")
+    sqlite.sync(False)
     order = list(range(objects))
     random.Random(2).shuffle(order)
     for at in range(0, objects, BATCH):
         sqlite.write([(key_of(number), value_of(number)) for number in order[at : at + BATCH]])
-    sqlite._db.execute("PRAGMA synchronous=FULL")
+    sqlite.sync(True)
     for number in numbers[: len(numbers) // 4]:
         assert sqlite.get(key_of(number)) == value_of(number)
     meter = Meter()

@@ -22,27 +22,15 @@ import tempfile
 from pathlib import Path
 
 from o3storage.crypto import StreamRef
-from o3storage.runtime import (
-    JobPool,
-    NativeJobs,
-    RealDisk,
-    SystemClock,
-    SystemEntropy,
-    tune_memory,
-)
-from o3storage.storage import Entry, EntryKind, HardState, Miss, SealedFrame, Store
-from o3storage.storage.index import Index
+from o3storage.runtime import SystemEntropy, tune_memory
+from o3storage.storage import Miss, SealedFrame
+from o3storage.storage._rows import RowChange
 
 from ._result import Result
-from .index_vs_sqlite import BATCH, VALUE_BYTES, Meter, SqliteStore
+from .rows_vs_sqlite import BATCH, KEY, ROW, VALUE_BYTES, Engine, Meter, SqliteStore
 
 OBJECTS = 1_000_000
 GETS = 100_000
-GROUP = 1
-ROW = b"\x10"
-"""Table byte of the rows."""
-KEY = bytes(32)
-"""Of the disk and of the epoch."""
 GOAL = 0.25
 """Of SQLite's rate, for gets."""
 
@@ -55,42 +43,26 @@ def value_of(number: int) -> bytes:
     return b"%08d" % number * (VALUE_BYTES // 8)
 
 
-class Objects:
+class Objects(Engine):
     """A store with objects in it, and nothing above it."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        super().__init__(root)
         self._entropy = SystemEntropy()
-        self._index = 0
-
-    async def open(self) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
-        self._pool = JobPool()
-        await self._pool.start()
-        self.store = await Store.open(
-            RealDisk(self._root, self._pool),
-            disk_key=KEY,
-            jobs=NativeJobs(self._pool),
-            clock=SystemClock(),
-            entropy=self._entropy,
-            prefix_length=len,
-        )
 
     async def write(self, batch: list[tuple[bytes, bytes]]) -> None:
-        entries, frames, rows = [], [], []
+        commands: list[bytes] = []
+        frames: list[SealedFrame] = []
+        outcomes: list[list[RowChange]] = []
         for key, value in batch:
-            self._index += 1
             random_bytes = self._entropy.random_bytes(48)
             ref = StreamRef(random_bytes[:16], random_bytes[16:], 1, len(value))
             data = ref.sealer(KEY).seal_frame(0, value, True)
             packed = ref.pack()
-            entries.append(Entry(self._index, 1, EntryKind.COMMAND, key + packed))
+            commands.append(key + packed)
             frames.append(SealedFrame(ref.stream, 0, True, len(value), data))
-            rows.append((ROW + key, packed))
-        hard = HardState(1, 1, self._index - len(batch))
-        await self.store.append(GROUP, hard, entries, frames)
-        for entry, row in zip(entries, rows, strict=True):
-            self.store.apply(GROUP, entry.index, [row])
+            outcomes.append([(ROW + key, packed)])
+        await self.commit(commands, frames, outcomes)
 
     async def get(self, key: bytes) -> tuple[bytes, bool]:
         """(the value, whether the disk was waited for)."""
@@ -107,20 +79,6 @@ class Objects:
             sealed = await self.store.read_frame(ref.stream, 0)
         return ref.sealer(KEY).unseal_frame(0, sealed, True), waited
 
-    async def finish(self) -> None:
-        """Flush, and finish all merges and compactions."""
-        await self.store.flush()
-        index = self.store._core.index
-        assert isinstance(index, Index)
-        while await index.merge():
-            pass
-        while await self.store.compact():
-            await self.store.flush()
-
-    async def close(self) -> None:
-        await self.store.close()
-        await self._pool.close()
-
 
 async def ours(root: Path, objects: int, numbers: list[int]) -> tuple[Meter, Meter, int]:
     """(meter of the puts, of the gets, how many gets waited for the disk)."""
@@ -133,6 +91,7 @@ async def ours(root: Path, objects: int, numbers: list[int]) -> tuple[Meter, Met
             await engine.write(batch)
     with puts:
         await engine.finish()
+        await engine.compact()
     keys = [key_of(number) for number in numbers]
     for number, key in zip(numbers[::-1], keys[::-1], strict=True):
         assert (await engine.get(key))[0] == value_of(number)
@@ -149,9 +108,7 @@ def theirs(root: Path, objects: int, numbers: list[int]) -> tuple[Meter, Meter]:
     sqlite = SqliteStore(root)
     puts, gets = Meter(), Meter()
     for at in range(0, objects, BATCH):
-        batch: list[tuple[bytes, bytes | None]] = [
-            (key_of(n), value_of(n)) for n in range(at, min(at + BATCH, objects))
-        ]
+        batch = [(key_of(n), value_of(n)) for n in range(at, min(at + BATCH, objects))]
         with puts:
             sqlite.write(batch)
     keys = [key_of(number) for number in numbers]

@@ -79,12 +79,12 @@ def test_a_part_that_measures_has_the_machine_for_itself(
     assert order == ["as", "ap", "bs", "bp", "cs", "cp"]
 
 
-def test_no_test_collected_counts_as_passed_but_in_the_fast_suite(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    code = "import sys; sys.exit(5)"
-    assert run_tests.run([part("", code)], 2, dict(os.environ)) == 0
-    assert run_tests.run([part("", code, suite="fast")], 2, dict(os.environ)) == 1
+def test_a_part_that_collects_no_test_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    """Or a suite whose mark or folder was renamed would pass for ever."""
+    for suite in ("fast", "crash"):
+        empty = run_tests.tests(suite, "", str(HERE), "-k", "this_is_no_test")
+        assert run_tests.run([empty], 2, dict(os.environ)) == 1
+        assert "deselected" in capsys.readouterr().out
 
 
 def test_a_hanging_part_fails(

@@ -83,22 +83,24 @@ def bucket_names(rows: dict[bytes, bytes]) -> dict[int, str]:
     return {number(value, 3, 8): key[1:].decode() for key, value in rows.items() if key[0] == 0x11}
 
 
-def current_objects(rows: dict[bytes, bytes]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    """(bucket, key, version) of everything a listing shows; a version's `pieces` are its bodies."""
+def all_versions(rows: dict[bytes, bytes]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    """(bucket, key, version), the newest of a key first; a version's `pieces` are its bodies."""
     names = bucket_names(rows)
-    seen = set()
     for row_key in sorted(rows):
-        if row_key[0] != 0x20:
-            continue
-        bucket_id, key, _ = split(row_key)
-        if (bucket_id, key) in seen:
-            continue
-        seen.add((bucket_id, key))
-        found = version(rows[row_key])
-        if found["marker"]:
-            continue
-        found["pieces"] = list(pieces(rows, bucket_id, key, found))
-        yield names[bucket_id], key, found
+        if row_key[0] == 0x20:
+            bucket_id, key, _ = split(row_key)
+            found = version(rows[row_key])
+            found["pieces"] = list(pieces(rows, bucket_id, key, found))
+            yield names[bucket_id], key, found
+
+
+def current_objects(rows: dict[bytes, bytes]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    """(bucket, key, version) of everything a listing shows."""
+    seen = set()
+    for bucket, key, found in all_versions(rows):
+        if (bucket, key) not in seen and not found["marker"]:
+            yield bucket, key, found
+        seen.add((bucket, key))
 
 
 def pieces(

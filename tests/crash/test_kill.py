@@ -14,6 +14,7 @@ import hashlib
 import os
 import random
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -31,6 +32,11 @@ WRITERS = 16
 KEYS_PER_WRITER = 6
 MIB = 1024 * 1024
 PART_BYTES = 5 * MIB
+LOAD_S = 1.0
+"""A kill of a store that answers comes at a random instant of so long."""
+OPENINGS = 2
+"""A kill that counts from the start of the process comes at a random instant of so many times what
+the last opening took: on any machine about half of them hit the opening."""
 VERIFY_EVERY = 10
 """Kills between two runs of `verify`, which reads the whole store."""
 TEND_MIB = 400
@@ -121,23 +127,28 @@ class Writer:
         key.acknowledge(state)
 
 
-async def load_until_killed(store: RunningStore, writers: list[Writer], after: int) -> int:
-    """Run the writers; kill the store once `after` operations were acknowledged."""
-    before = sum(writer.done for writer in writers)
-    clients = [store.client() for _ in writers]
-    tasks = [
-        asyncio.ensure_future(writer.run(client))
-        for writer, client in zip(writers, clients, strict=True)
-    ]
-    while sum(writer.done for writer in writers) < before + after:
-        if any(task.done() for task in tasks):
-            break
-        await asyncio.sleep(0)
+async def kill_under_load(store: RunningStore, writers: list[Writer], after_s: float) -> bool:
+    """kill -9 `after_s` from now, the writers at work as soon as the store answers. Whether it
+    did."""
+    clock = asyncio.get_running_loop()
+    clock.call_later(after_s, store.process.kill)
+    answered = await asyncio.to_thread(store.started) if not store.screen else True
+    if answered:
+        clients = [store.client() for _ in writers]
+        await asyncio.gather(
+            *[writer.run(client) for writer, client in zip(writers, clients, strict=True)]
+        )
+        for client in clients:
+            await client.close()
     store.kill()
-    await asyncio.gather(*tasks)
-    for client in clients:
-        await client.close()
-    return sum(writer.done for writer in writers) - before
+    assert store.process.returncode == -signal.SIGKILL  # it did not end by itself
+    return answered
+
+
+def holds_lock(store: RunningStore) -> bool:
+    """The store's process has come as far as the data directory."""
+    lock = store.data_dir / "lock"
+    return lock.exists() and lock.read_text().split() == [str(store.process.pid)]
 
 
 async def check(store: RunningStore, writers: list[Writer]) -> list[str]:
@@ -201,11 +212,13 @@ def let_it_compact(data_dir: Path) -> None:
 
 
 def test_no_acknowledged_operation_is_lost(tmp_path: Path) -> None:
+    """Every second kill counts from the start of the process, and so does its range: in some it
+    is still opening. The others count from when it answered, and all that was acknowledged was
+    found."""
     data_dir = tmp_path / "data"
     chance = random.Random(SEED)
     writers = [Writer(number, SEED) for number in range(WRITERS)]
-    store = RunningStore(data_dir)
-    with store:
+    with RunningStore(data_dir) as store:
 
         async def make_bucket() -> None:
             client = store.client()
@@ -213,17 +226,24 @@ def test_no_acknowledged_operation_is_lost(tmp_path: Path) -> None:
             await client.close()
 
         asyncio.run(make_bucket())
-        total = asyncio.run(load_until_killed(store, writers, 20))
+        assert store.stop() == 0
+    before_lock = opening = 0
+    opened_s = 0.0
+
     began_s = time.monotonic()
     for kill in range(1, KILLS + 1):
-        with RunningStore(data_dir) as store:
-            assert asyncio.run(check(store, writers)) == []
-            if kill < KILLS:
-                total += asyncio.run(
-                    load_until_killed(store, writers, chance.choice([0, 3, 10, 40, 120]))
-                )
-            else:
-                assert store.stop() == 0
+        if kill % 2:
+            start_s = time.monotonic()
+            with RunningStore(data_dir) as store:
+                opened_s = time.monotonic() - start_s
+                assert asyncio.run(check(store, writers)) == []
+                asyncio.run(kill_under_load(store, writers, chance.uniform(0, LOAD_S)))
+        else:
+            after_s = chance.uniform(0, OPENINGS * opened_s)
+            with RunningStore(data_dir, wait=False) as store:
+                if not asyncio.run(kill_under_load(store, writers, after_s)):
+                    opening += holds_lock(store)
+                    before_lock += not holds_lock(store)
         if kill % VERIFY_EVERY == 0 or kill == KILLS:
             held_mib = size_mib(data_dir)
             if held_mib > TEND_MIB:
@@ -232,8 +252,11 @@ def test_no_acknowledged_operation_is_lost(tmp_path: Path) -> None:
             assert report.returncode == 0, report.stdout + report.stderr
             left_min = (time.monotonic() - began_s) / kill * (KILLS - kill) / 60
             print(
-                f"{kill} of {KILLS} kills, {total} acknowledged operations, {held_mib} MiB held, "
-                f"about {left_min:.0f} min left",
+                f"{kill} of {KILLS} kills, {opening} of them while the store was opening and "
+                f"{before_lock} before that; {sum(writer.done for writer in writers)} acknowledged "
+                f"operations, {held_mib} MiB held, about {left_min:.0f} min left",
                 flush=True,
             )
-    print(f"{KILLS} kills, {total} acknowledged operations")
+    with RunningStore(data_dir) as store:
+        assert asyncio.run(check(store, writers)) == []
+        assert store.stop() == 0

@@ -4,6 +4,7 @@ the write put data into was synced, and so was the directory of every new file a
 from __future__ import annotations
 
 import asyncio
+import bisect
 import random
 import re
 import shutil
@@ -31,6 +32,19 @@ class Call:
     started: float
     ended: float
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What counts of a call. `started` of a name: when the file was made."""
+
+    kind: str
+    """write: data into `path`; name: `path`, a directory, has a new file with data in it; sync of
+    `path`; answer."""
+    started: float
+    ended: float
+    path: str = ""
+    what: str = ""
 
 
 def parse(trace: Path) -> list[Call]:
@@ -64,7 +78,9 @@ def groups_written(call: Call) -> set[int]:
         return set()
     found = re.search(r", \d+, (\d+)(?:, \w+)? *\) += (\d+)$", call.text.rstrip())
     assert found, call.text
-    data = Path(call.path).read_bytes()[int(found[1]) : int(found[1]) + int(found[2])]
+    with Path(call.path).open("rb") as volume:
+        volume.seek(int(found[1]))
+        data = volume.read(int(found[2]))
     groups = set()
     for magic in re.finditer(b"O3Rc", data):
         try:
@@ -76,17 +92,13 @@ def groups_written(call: Call) -> set[int]:
     return groups
 
 
-def problems_in(calls: list[Call], data_dir: Path) -> tuple[int, list[str]]:
-    """(answers to writes, what was not durable when they were sent). Requests were made one at a
-    time, so all that was written between two answers belongs to the second; but for batches that
-    hold commands of range 0 alone: after the first answer, which is a bucket's, only the node
-    itself writes them, when it likes."""
-    answers = 0
-    problems: list[str] = []
+def events_in(calls: list[Call], data_dir: Path) -> list[Event]:
+    """In order of completion. Requests were made one at a time, so all that was written between two
+    answers belongs to the second; but for batches that hold commands of range 0 alone: after the
+    first answer, which is a bucket's, only the node itself writes them, when it likes."""
+    events: list[Event] = []
     created: dict[str, float] = {}
-    unsynced: dict[str, float] = {}
-    unsynced_names: dict[str, float] = {}
-    syncs = 0
+    answered = False
     for call in sorted(calls, key=lambda c: c.ended):
         # (The lock file holds a pid for people; nothing depends on it.)
         inside = call.path.startswith(str(data_dir)) and not call.path.endswith("/lock")
@@ -96,32 +108,71 @@ def problems_in(calls: list[Call], data_dir: Path) -> tuple[int, list[str]]:
             data = re.search(r'"((?:[^"\\]|\\.)*)"', call.text)
             if data and not data[1].replace("\\0", "").strip():
                 continue  # zero-fill ahead of use: nothing depends on it
-            if answers and groups_written(call) == {0}:
+            if answered and groups_written(call) == {0}:
                 continue
-            unsynced[call.path] = call.ended
+            events.append(Event("write", call.started, call.ended, call.path, call.path))
             if call.path in created:
-                unsynced_names[call.path] = created.pop(call.path)
+                parent = str(Path(call.path).parent)
+                made = created.pop(call.path)
+                events.append(Event("name", made, call.ended, parent, f"the name {call.path}"))
         elif call.name in {"fdatasync", "fsync"} and inside and call.text.rstrip().endswith("= 0"):
-            syncs += 1
-            if unsynced.get(call.path, float("inf")) <= call.started:
-                del unsynced[call.path]
-            for name, at in list(unsynced_names.items()):
-                if str(Path(name).parent) == call.path and at <= call.started:
-                    del unsynced_names[name]
+            events.append(Event("sync", call.started, call.ended, call.path))
         elif call.name in {"sendto", "sendmsg", "write", "writev"} and re.search(
             r'"HTTP/1\.1 20[04]', call.text
         ):
+            events.append(Event("answer", call.started, call.ended))
+            answered = True
+    return events
+
+
+def problems_in(events: list[Event]) -> tuple[int, list[str]]:
+    """(answers to writes, what was not durable when they were sent)."""
+    answers = 0
+    problems: list[str] = []
+    unsynced: dict[str, tuple[str, float]] = {}
+    synced: dict[str, float] = {}
+    syncs = 0
+    for event in events:
+        if event.kind == "write":
+            unsynced[event.what] = (event.path, event.ended)
+        elif event.kind == "name" and synced.get(event.path, 0.0) < event.started:
+            unsynced[event.what] = (event.path, event.started)
+        elif event.kind == "sync":
+            syncs += 1
+            synced[event.path] = event.started
+            for what, (path, since) in list(unsynced.items()):
+                if path == event.path and since <= event.started:
+                    del unsynced[what]
+        elif event.kind == "answer":
             answers += 1
-            for path in unsynced:
-                problems.append(f"answer {answers}: {path} was written and not synced")
-            for path in unsynced_names:
-                problems.append(f"answer {answers}: the name {path} was not synced")
+            problems += [f"answer {answers}: {what} was not synced" for what in unsynced]
             if not syncs:
                 problems.append(f"answer {answers}: no sync since the answer before")
             unsynced.clear()
-            unsynced_names.clear()
             syncs = 0
     return answers, problems
+
+
+def needed_syncs(events: list[Event]) -> dict[Event, int]:
+    """Syncs that are the only one between a write, or the making of a name, and the next answer,
+    with the number of that answer, from 0: said once more, without going through the events in
+    order."""
+    answers = [event.ended for event in events if event.kind == "answer"]
+    syncs = [event for event in events if event.kind == "sync"]
+    needed = {}
+    for event in events:
+        number = bisect.bisect_left(answers, event.ended)
+        if event.kind not in {"write", "name"} or number == len(answers):
+            continue
+        since = event.started if event.kind == "name" else event.ended
+        covering = [
+            sync
+            for sync in syncs
+            if sync.path == event.path and since <= sync.started and sync.ended <= answers[number]
+        ]
+        if len(covering) == 1:
+            needed[covering[0]] = number
+    return needed
 
 
 async def write_mixed(store: RunningStore, count: int) -> None:
@@ -153,13 +204,23 @@ def test_every_answer_follows_its_syncs(tmp_path: Path) -> None:
         assert store.stop() == 0
     started = seen.index("HTTP/1.1 200") if "HTTP/1.1 200" in seen else 0
     assert started
-    answers, problems = problems_in(parse(trace), data_dir)
+    events = events_in(parse(trace), data_dir)
+    answers, problems = problems_in(events)
     assert problems == []
     assert answers >= 101
+    # The check would see it if any of these syncs were not there.
+    needed = needed_syncs(events)
+    syncs = [event for event in events if event.kind == "sync"]
+    missed = {
+        sync for sync in syncs if problems_in([event for event in events if event != sync])[1]
+    }
+    assert missed == set(needed)
+    assert set(needed.values()) == set(range(answers)), "each answer depends on one at least"
+    print(f"{answers} answers, {len(syncs)} syncs, {len(needed)} missed if they are taken out")
 
 
 def test_the_check_can_fail(tmp_path: Path) -> None:
-    """The same trace with one sync taken out is refused."""
+    """Short traces with one line taken out are refused."""
     lines = [
         '1 1.0 openat(AT_FDCWD</>, "log", O_RDWR|O_CREAT, 0600) = 5</d/v/log>',
         '1 2.0 pwritev(5</d/v/log>, [{iov_base="data", iov_len=4}], 1, 0) = 4',
@@ -168,8 +229,15 @@ def test_the_check_can_fail(tmp_path: Path) -> None:
         '1 4.0 sendto(7<socket:[1]>, "HTTP/1.1 200 OK\\r\\n"..., 100, 0, NULL, 0) = 100',
     ]
     trace = tmp_path / "trace"
-    trace.write_text("\n".join(lines))
-    assert problems_in(parse(trace), Path("/d")) == (1, [])
-    for removed in (2, 3):
-        trace.write_text("\n".join(line for n, line in enumerate(lines) if n != removed))
-        assert problems_in(parse(trace), Path("/d"))[1] != []
+
+    def problems(lines: list[str]) -> list[str]:
+        trace.write_text("\n".join(lines))
+        return problems_in(events_in(parse(trace), Path("/d")))[1]
+
+    named_first = [lines[0], lines[3].replace("3.5", "1.5"), *lines[1:3], lines[4]]
+    too_early = [lines[0], lines[2].replace("3.0", "1.5"), lines[1], *lines[3:]]
+    assert problems(lines) == problems(named_first) == []
+    assert problems(too_early) == ["answer 1: /d/v/log was not synced"]
+    for removed, said in ((2, "/d/v/log was"), (3, "the name /d/v/log was")):
+        left = [line for n, line in enumerate(lines) if n != removed]
+        assert problems(left) == [f"answer 1: {said} not synced"]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import pathlib
-
 import pytest
 
 from o3storage.crypto import StreamSealer
@@ -21,17 +18,6 @@ def files(disk):
         for name, node in disk.image.names.items()
         if node is not None and name.startswith("volumes/")
     }
-
-
-def test_it_imports_nothing_of_the_store():
-    source = pathlib.Path(__file__).with_name("independent_reader.py").read_text()
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-    assert names == {"__future__", "os", "struct", "o3storage._native"}
 
 
 @pytest.mark.parametrize("restated", [False, True], ids=["as it came", "after a repair"])

@@ -15,7 +15,8 @@ READY_TIMEOUT_S = 60
 
 
 class RunningStore:
-    """`o3storage serve` on a free port; ready once the constructor returns."""
+    """`o3storage serve` on a free port; ready once the constructor returns, or without `wait` once
+    `started` does."""
 
     def __init__(
         self,
@@ -23,6 +24,7 @@ class RunningStore:
         *arguments: str,
         environment: dict[str, str] | None = None,
         wrapper: tuple[str, ...] = (),
+        wait: bool = True,
     ) -> None:
         self.data_dir = data_dir
         self.log_path = data_dir.with_name(data_dir.name + ".log")
@@ -46,6 +48,14 @@ class RunningStore:
             text=True,
         )
         self.screen: list[str] = []
+        if wait and not self.started():
+            raise AssertionError(
+                f"the store did not start (exit {self.process.returncode}): "
+                + self.log_path.read_text()[-4000:]
+            )
+
+    def started(self) -> bool:
+        """Wait until the store answers; False if it ended before."""
         assert self.process.stdout is not None
         # The last line of the first screen is printed once the store answers.
         for line in self.process.stdout:
@@ -54,20 +64,18 @@ class RunningStore:
                 break
         else:
             self.process.wait()
-            raise AssertionError(
-                f"the store did not start (exit {self.process.returncode}): "
-                + self.log_path.read_text()[-4000:]
-            )
-        found = read_running(data_dir)
+            return False
+        found = read_running(self.data_dir)
         assert found is not None
         self.pid = found.pid
         """Of the store itself, also behind a wrapper such as strace."""
         self.url = found.url
         self.admin_url = found.admin_url
         self.region = found.region
-        key = read_root_key(data_dir)
+        key = read_root_key(self.data_dir)
         assert key is not None
         self.key_id, self.secret = key.key_id, key.secret
+        return True
 
     def client(self, ca_file: str | None = None) -> Client:
         return Client(
