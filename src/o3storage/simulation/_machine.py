@@ -132,6 +132,8 @@ class Machine:
         """The files in which they were."""
         self.rows: dict[bytes, bytes] = {}
         """The replicated ones, when all replicas were compared last."""
+        self.groups: dict[int, None] = {}
+        """Of which it had a replica then."""
         self.astray = False
         """A write went astray, and nothing that shows it was written yet."""
         self.lossy = False
@@ -394,6 +396,8 @@ class Machine:
             # Its stream's release rotted, and with it the end of its placement.
             stream = bytes.fromhex(problem.where.split()[1])
             return not any(stream in value for value in self.rows.values())
+        if problem.kind == "uncertain":
+            return int(problem.where.split()[1]) not in self.groups
         if problem.kind == "entries":
             return problem.detail.endswith("in the rows")
         if problem.kind == "index":

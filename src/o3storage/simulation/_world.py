@@ -403,6 +403,7 @@ class World:
             await self._converge()
         for machine, part in zip(self.machines, parts, strict=True):
             machine.rows = {key: value for rows in part.values() for key, value in rows.items()}
+            machine.groups = dict.fromkeys(group for group in part if group != NOBODYS)
             problems = await missing_bodies(machine, machine.rows, self.values)
             if problems:
                 text = f"n{machine.number}, {len(problems)} bodies: {problems[0]}"
