@@ -76,7 +76,7 @@ def load(
     options = argparse.Namespace(
         data_dir=str(data_dir), endpoint=None, bucket="bench", operation=operation,
         connections=connections, seconds=seconds, objects=objects, ca_file=None, key_id=None,
-        secret_file=None,
+        secret_file=None, region=None,
     )  # fmt: skip
     from o3storage.cli._text import parse_size
 

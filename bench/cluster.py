@@ -119,7 +119,7 @@ class LocalCluster:
         options = argparse.Namespace(
             data_dir=str(self.data_dir(0)), endpoint=None, bucket="bench", operation=operation,
             connections=connections, seconds=seconds, objects=objects, ca_file=None, key_id=None,
-            secret_file=None,
+            secret_file=None, region=None,
         )  # fmt: skip
         return SpreadLoad(options, parse_size(size), self.ports[:nodes])
 
@@ -241,7 +241,7 @@ def costs(cluster: LocalCluster, seconds: float) -> list[Result]:
             options = argparse.Namespace(
                 data_dir=str(data_dir), endpoint=None, bucket="bench", operation=operation,
                 connections=connections, seconds=seconds / ROUNDS, objects=objects, ca_file=None,
-                key_id=None, secret_file=None,
+                key_id=None, secret_file=None, region=None,
             )  # fmt: skip
             load = cluster.load(operation, size, connections, seconds / ROUNDS, objects)
             pids = [process.pid for process in cluster.processes.values()]

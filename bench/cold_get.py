@@ -67,7 +67,7 @@ async def run(data_dir: Path, pid: int, objects: int) -> list[Result]:
     options = argparse.Namespace(
         data_dir=str(data_dir), endpoint=None, bucket="bench", operation="get",
         connections=CONNECTIONS, seconds=0.0, objects=objects, ca_file=None, key_id=None,
-        secret_file=None,
+        secret_file=None, region=None,
     )  # fmt: skip
     load = Load(options, parse_size("4K"))
     with open(os.devnull, "w") as quiet:

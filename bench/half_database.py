@@ -41,7 +41,7 @@ def measure(  # noqa: PLR0917
     options = argparse.Namespace(
         data_dir="/nonexistent", endpoint=endpoint, bucket="bench", operation=operation,
         connections=connections, seconds=seconds, objects=OBJECTS, ca_file=None, key_id=key_id,
-        secret_file=secret_file,
+        secret_file=secret_file, region="us-east-1",
     )  # fmt: skip
 
     async def run() -> float:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from o3storage.cli import _tls_streams
 from tests.support.running_store import RunningStore, run_command
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
@@ -46,8 +50,20 @@ def test_commands_over_tls(tmp_path: Path) -> None:
             done = run_command("status", "--data-dir", data, "--ca-file", str(ca_file))
             assert done.returncode == 1 and says in done.stderr, done.stderr
             assert done.stderr.count("\n") == 1
-        done = run_command("status", "--data-dir", data)
-        assert done.returncode == 1 and "--ca-file" in done.stderr
+        # Without --ca-file it is for the system's authorities, or who stands in for them, to say.
+        for file, says in (
+            (str(own), ""),
+            (
+                str(other),
+                f"not signed by an authority in {other}; name the one to trust with --ca-",
+            ),
+            (str(junk), f"{junk}: no certificate found"),
+            (str(tmp_path / "missing"), f"cannot read SSL_CERT_FILE {tmp_path / 'missing'}: No su"),
+        ):
+            environment = {**os.environ, "SSL_CERT_FILE": file}
+            done = run_command("status", "--data-dir", data, env=environment)
+            assert done.returncode == (1 if says else 0) and says in done.stderr, done.stderr
+            assert done.stderr.count("\n") == (1 if says else 0)
     authority = tmp_path / "authority"
     authority.mkdir()
     command = command.replace("CA:FALSE", "CA:TRUE")
@@ -57,3 +73,17 @@ def test_commands_over_tls(tmp_path: Path) -> None:
     with RunningStore(tmp_path / "data", *arguments):
         done = run_command("status", "--data-dir", data, "--ca-file", str(pem))
         assert done.returncode == 1 and "CA:FALSE" in done.stderr, done.stderr
+
+
+def test_where_a_system_keeps_its_authorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setattr(_tls_streams, "SYSTEM_AUTHORITIES", (str(first), str(second)))
+    with pytest.raises(OSError, match=r"no list of authorities .* name the .* with --ca-file"):
+        _tls_streams.system_authorities()
+    second.write_text("2")
+    assert _tls_streams.system_authorities() == (str(second), b"2")
+    first.write_text("1")
+    assert _tls_streams.system_authorities() == (str(first), b"1")

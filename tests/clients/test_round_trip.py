@@ -6,6 +6,8 @@ O3_CLIENT_TREE_MIB sets the size of the tree that is synced (32 MiB in CI).
 from __future__ import annotations
 
 import filecmp
+import hashlib
+import json
 import os
 import random
 import subprocess
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.tools import TOOLS, Place, Tool
+from tests.clients.tools import TOOLS, Aws, DebianAws, Place, Tool
 from tests.support.running_store import RunningStore
 
 pytestmark = pytest.mark.clients
@@ -22,6 +24,8 @@ pytestmark = pytest.mark.clients
 TREE_MIB = int(os.environ.get("O3_CLIENT_TREE_MIB", "32"))
 LARGE_BYTES = 20 * 1024 * 1024 + 12345
 """Above every client's multipart threshold."""
+PART_BYTES = 5 * 1024 * 1024
+"""The least that a part but the last may have."""
 
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:
@@ -121,3 +125,53 @@ def test_sync_of_a_tree(
     assert tool.sync_up(tree, bucket, "tree")
     tool.sync_down(bucket, "tree", back)
     assert same_tree(tree, back)
+
+
+@pytest.mark.parametrize("make_tool", [Aws, DebianAws], ids=lambda tool: tool.name)
+def test_s3api(
+    make_tool: type[Aws], served: tuple[RunningStore, Path | None], tmp_path: Path
+) -> None:
+    """Each operation by itself, as scripts call them: one PUT, and a multipart upload by hand."""
+    store, ca = served
+    tool = make_tool(Place(store, tmp_path, ca))
+    bucket = f"s3api-{tool.name}"
+    source, back = tmp_path / "source", tmp_path / "back"
+    write_random(source, PART_BYTES + 12345, 11)
+    content = source.read_bytes()
+    tool.s3api("create-bucket", "--bucket", bucket)
+
+    at = ("--bucket", bucket, "--key", "dir/whole file")
+    done = tool.s3api("put-object", *at, "--body", str(source), "--metadata", "a=1")
+    assert done["ETag"] == f'"{hashlib.md5(content).hexdigest()}"'
+    got = tool.s3api("get-object", *at, str(back))
+    assert (got["ContentLength"], got["Metadata"]) == (len(content), {"a": "1"})
+    assert back.read_bytes() == content
+    ranged = tool.s3api("get-object", *at, "--range", "bytes=5-9", str(back))
+    assert ranged["ContentRange"] == f"bytes 5-9/{len(content)}"
+    assert back.read_bytes() == content[5:10]
+
+    at = ("--bucket", bucket, "--key", "parts")
+    upload = tool.s3api("create-multipart-upload", *at)["UploadId"]
+    parts = []
+    for number, data in ((1, content[:PART_BYTES]), (2, content[PART_BYTES:])):
+        (tmp_path / "part").write_bytes(data)
+        done = tool.s3api(
+            "upload-part", *at, "--upload-id", upload, "--part-number", str(number),
+            "--body", str(tmp_path / "part"),
+        )  # fmt: skip
+        parts.append({"PartNumber": number, "ETag": done["ETag"]})
+    listed = tool.s3api("list-parts", *at, "--upload-id", upload)["Parts"]
+    assert [(part["PartNumber"], part["ETag"]) for part in listed] == [
+        (part["PartNumber"], part["ETag"]) for part in parts
+    ]
+    tool.s3api(
+        "complete-multipart-upload", *at, "--upload-id", upload,
+        "--multipart-upload", json.dumps({"Parts": parts}),
+    )  # fmt: skip
+    got = tool.s3api("get-object", *at, str(back))
+    assert got["ETag"].endswith('-2"') and back.read_bytes() == content
+
+    assert tool.keys(bucket) == ["dir/whole file", "parts"]
+    for key in tool.keys(bucket):
+        tool.s3api("delete-object", "--bucket", bucket, "--key", key)
+    tool.s3api("delete-bucket", "--bucket", bucket)

@@ -5,6 +5,7 @@ A client that is not installed fails in CI (`CI` set) and is skipped, saying so,
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,6 +154,11 @@ class Aws(Tool):
     def s3(self, *words: str) -> str:
         return self.aws("s3", *words)
 
+    def s3api(self, *words: str) -> dict[str, Any]:
+        """The operation of that name; its answer."""
+        found: dict[str, Any] = json.loads(self.aws("s3api", *words, "--output", "json") or "{}")
+        return found
+
     def make_bucket(self, bucket: str) -> None:
         self.s3("mb", f"s3://{bucket}")
 
@@ -162,11 +169,8 @@ class Aws(Tool):
         self.s3("cp", f"s3://{bucket}/{key}", str(file))
 
     def keys(self, bucket: str) -> list[str]:
-        out = self.aws(
-            "s3api", "list-objects-v2", "--bucket", bucket,
-            "--query", "Contents[].Key", "--output", "text",
-        ).strip()  # fmt: skip
-        return [] if out in {"None", ""} else sorted(out.split("\t"))
+        found = self.s3api("list-objects-v2", "--bucket", bucket)
+        return [entry["Key"] for entry in found.get("Contents", [])]
 
     def delete(self, bucket: str, key: str) -> None:
         self.s3("rm", f"s3://{bucket}/{key}")

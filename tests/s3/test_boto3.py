@@ -1,18 +1,23 @@
-"""boto3 over the real HTTP server: on the in-memory node, and on a whole store in its own process."""
+"""boto3 over the real HTTP server: on the in-memory node, and on a whole store in
+its own process, with buckets in the path and in the host name."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import io
 import os
+import socket
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -28,6 +33,7 @@ from tests.s3.support import KEY_ID, OWNER, SECRET
 from tests.support.running_store import RunningStore
 
 MIB = 1024 * 1024
+DOMAIN = "s3.example.org"
 
 
 class MemoryServer:
@@ -71,25 +77,56 @@ class MemoryServer:
         assert self.service.pool.lent_bytes == 0
 
 
-@pytest.fixture(scope="module", params=["memory", "store"])
+@dataclass(slots=True)
+class Served:
+    """Where boto3 goes, and how it names a bucket: "path" or "virtual"."""
+
+    url: str
+    key_id: str
+    secret: str
+    style: str = "path"
+
+
+@pytest.fixture(scope="module", params=["memory", "store", "virtual"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
+) -> Iterator[Served]:
     if request.param == "memory":
         memory = MemoryServer()
-        yield memory
+        yield Served(memory.url, memory.key_id, memory.secret)
         memory.close()
-    else:
-        running = RunningStore(Path(tmp_path_factory.mktemp("boto3")) / "data")
-        yield running
-        running.stop()
+        return
+    virtual = request.param == "virtual"
+    data_dir = Path(tmp_path_factory.mktemp("boto3")) / "data"
+    with RunningStore(data_dir, *(("--domain", DOMAIN) if virtual else ())) as store:
+        if virtual:
+            url = f"http://{DOMAIN}:{urlsplit(store.url).port}"
+            with loopback(DOMAIN):
+                yield Served(url, store.key_id, store.secret, "virtual")
+        else:
+            yield Served(store.url, store.key_id, store.secret)
+        assert store.stop() == 0
 
 
-def client(server: Any, **config: Any) -> Any:
+@contextlib.contextmanager
+def loopback(domain: str) -> Iterator[None]:
+    """Names below `domain` resolve to 127.0.0.1 in this process, as a wildcard in DNS has it."""
+    ask = socket.getaddrinfo
+
+    def answer(host: Any, *arguments: Any, **keywords: Any) -> Any:
+        below = isinstance(host, str) and (host == domain or host.endswith(f".{domain}"))
+        return ask("127.0.0.1" if below else host, *arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", answer)
+        yield
+
+
+def client(server: Served, *, s3: dict[str, Any] | None = None, **config: Any) -> Any:
     options = Config(
         signature_version="s3v4",
         retries={"max_attempts": 1},
-        s3={"addressing_style": "path"},
+        s3={"addressing_style": server.style, **(s3 or {})},
         **config,
     )
     return boto3.client(
@@ -103,7 +140,7 @@ def client(server: Any, **config: Any) -> Any:
 
 
 @pytest.fixture
-def s3(server: Any) -> Any:
+def s3(server: Served) -> Any:
     return client(server)
 
 
@@ -259,8 +296,10 @@ def test_settings(s3: Any, bucket: str) -> None:
 
 
 @pytest.mark.s3(op=["GetObject", "PutObject", "PostObject"], headers=["?X-Amz-Expires"])
-def test_presigned_urls_and_forms(s3: Any, bucket: str) -> None:
+def test_presigned_urls_and_forms(server: Served, s3: Any, bucket: str) -> None:
     url = s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "a b"})
+    virtual = url.startswith(f"http://{bucket}.{DOMAIN}:")
+    assert virtual is (server.style == "virtual")
     request = urllib.request.Request(url, data=b"by url", method="PUT")
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
@@ -292,37 +331,24 @@ def test_presigned_urls_and_forms(s3: Any, bucket: str) -> None:
 
 
 @pytest.mark.s3(op="*", errors=["SignatureDoesNotMatch", "InvalidAccessKeyId"])
-def test_wrong_credentials(server: Any, bucket: str) -> None:
-    class Wrong:
-        url = server.url
-        key_id = server.key_id
-        secret = "wrong"
-
+def test_wrong_credentials(server: Served, bucket: str) -> None:
     with pytest.raises(ClientError) as caught:
-        client(Wrong).list_objects_v2(Bucket=bucket)
+        client(replace(server, secret="wrong")).list_objects_v2(Bucket=bucket)
     assert code_of(caught) == (403, "SignatureDoesNotMatch")
-    Wrong.key_id = "AKIAUNKNOWN"
     with pytest.raises(ClientError) as caught:
-        client(Wrong).list_objects_v2(Bucket=bucket)
+        client(replace(server, key_id="AKIAUNKNOWN")).list_objects_v2(Bucket=bucket)
     assert code_of(caught) == (403, "InvalidAccessKeyId")
 
 
 @pytest.mark.s3(op="PutObject", headers=["x-amz-content-sha256", "expect"])
-def test_payload_forms(server: Any, bucket: str) -> None:
-    for config in (
+def test_payload_forms(server: Served, bucket: str) -> None:
+    configs: list[dict[str, Any]] = [
         {"request_checksum_calculation": "when_required"},
         {"request_checksum_calculation": "when_supported"},
-        {"s3": {"payload_signing_enabled": True, "addressing_style": "path"}},
-    ):
-        merged = {"retries": {"max_attempts": 1}, **config}
-        s3 = boto3.client(
-            "s3",
-            endpoint_url=server.url,
-            region_name="us-east-1",
-            aws_access_key_id=server.key_id,
-            aws_secret_access_key=server.secret,
-            config=Config(**merged),
-        )
+        {"s3": {"payload_signing_enabled": True}},
+    ]
+    for config in configs:
+        s3 = client(server, **config)
         body = os.urandom(300_000)
         s3.put_object(Bucket=bucket, Key="k", Body=io.BytesIO(body))
         assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == body

@@ -360,7 +360,12 @@ def test_delete(store: Store) -> None:
 
 @pytest.mark.s3(
     op="DeleteObject",
-    headers=["if-match", "x-amz-if-match-last-modified-time", "x-amz-if-match-size"],
+    headers=[
+        "if-match",
+        "if-none-match",
+        "x-amz-if-match-last-modified-time",
+        "x-amz-if-match-size",
+    ],
     errors=["PreconditionFailed", "NoSuchKey", "InvalidArgument"],
 )
 def test_conditional_delete(store: Store) -> None:
@@ -385,7 +390,10 @@ def test_conditional_delete(store: Store) -> None:
         ),
         ({"x-amz-if-match-size": "four"}, "InvalidArgument"),
         ({"x-amz-if-match-last-modified-time": "yesterday"}, "InvalidArgument"),
-        ({"if-none-match": "*"}, "NotImplemented"),
+        ({"if-none-match": "*"}, "PreconditionFailed"),
+        ({"if-none-match": "*", "x-amz-if-match-size": "5"}, "PreconditionFailed"),
+        ({"if-none-match": '"other"'}, "NotImplemented"),
+        ({"if-none-match": "*", "if-match": etag}, "NotImplemented"),
         ({"if-unmodified-since": "Thu, 01 Jan 1970 00:00:00 GMT"}, "NotImplemented"),
         ({"if-modified-since": modified}, "NotImplemented"),
     ):
@@ -399,6 +407,7 @@ def test_conditional_delete(store: Store) -> None:
     assert store.delete("/bucket/k", all_true).status == 204
     missing = store.delete("/bucket/k", {"if-match": etag})
     assert (missing.status, missing.code) == (404, "NoSuchKey")
+    assert store.delete("/bucket/k", {"if-none-match": "*"}).status == 204
 
 
 # --- versions

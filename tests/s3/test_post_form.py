@@ -104,12 +104,10 @@ def test_a_form_stores_its_file(store: Store, step: int) -> None:
         ({"success_action_status": "201"}, "AccessDenied"),
         ({"x-amz-storage-class": "STANDARD"}, "AccessDenied"),
         ({"x-amz-signature": "0" * 64}, "SignatureDoesNotMatch"),
-        ({"key": ""}, "InvalidArgument"),
+        ({"key": ""}, "AccessDenied"),
     ],
 )
-@pytest.mark.s3(
-    op="PostObject", errors=["AccessDenied", "SignatureDoesNotMatch", "InvalidArgument"]
-)
+@pytest.mark.s3(op="PostObject", errors=["AccessDenied", "SignatureDoesNotMatch"])
 def test_every_field_must_be_matched_by_the_policy(
     store: Store, change: dict[str, str], code: str
 ) -> None:
@@ -119,6 +117,30 @@ def test_every_field_must_be_matched_by_the_policy(
     assert send(store, encode(fields, b"file")).code == code
     assert store.objects() == []
     assert store.node.streams == {}
+
+
+@pytest.mark.s3(op="PostObject", headers=["x-amz-meta-*"], errors=["AccessDenied"])
+def test_the_policy_is_held_to_the_name_of_the_file(store: Store) -> None:
+    """AWS: the file's name stands in all fields before any condition is looked at."""
+    store.bucket()
+    conditions: list[Any] = [
+        {"bucket": "bucket"},
+        ["starts-with", "$key", "up/a"],
+        ["starts-with", "$key", "up/a.t"],
+        {"x-amz-meta-name": "the a.txt"},
+    ]
+    fields = {
+        **signed_fields(store, conditions),
+        "key": "up/${filename}",
+        "x-amz-meta-name": "the ${filename}",
+    }
+    assert send(store, encode(fields, filename="b.txt")).code == "AccessDenied"
+    assert store.objects() == []
+    assert send(store, encode(fields, filename="../x/a.txt")).status == 204
+    assert store.get("/bucket/up/a.txt").headers["x-amz-meta-name"] == "the a.txt"
+    # As it stands in the form it is not what the policy speaks of.
+    fields |= signed_fields(store, [*ANY_KEY, {"x-amz-meta-name": "the ${filename}"}])
+    assert send(store, encode(fields)).code == "AccessDenied"
 
 
 @pytest.mark.s3(op="PostObject", errors=["EntityTooLarge", "EntityTooSmall"])
@@ -241,7 +263,7 @@ def test_what_a_form_is_answered(store: Store) -> None:
 @pytest.mark.s3(
     op="PostObject",
     headers=["x-amz-tagging", "content-md5", "x-amz-checksum-sha1", "x-amz-checksum-crc32"],
-    errors=["InvalidRequest", "InvalidArgument", "NotImplemented"],
+    errors=["InvalidRequest", "InvalidArgument", "NotImplemented", "UserKeyMustBeSpecified"],
 )
 def test_form_fields_that_are_headers(store: Store) -> None:
     store.bucket()
@@ -280,9 +302,12 @@ def test_form_fields_that_are_headers(store: Store) -> None:
         ({"x-amz-meta-a\nb": "1"}, "InvalidArgument"),
         ({"x-amz-object-lock-mode": "GOVERNANCE"}, "NotImplemented"),
         ({"key": "k" * 1025}, "KeyTooLongError"),
+        ({"key": ""}, "UserKeyMustBeSpecified"),
         ({"key": "${filename}"}, "UserKeyMustBeSpecified"),
     ):
         assert send(store, encode({**fields, **bad}, b"file", "")).code == code, bad
+    del fields["key"]
+    assert send(store, encode(fields)).code == "InvalidArgument"
     assert store.objects() == []
 
 
@@ -366,6 +391,7 @@ def test_limits_of_a_form() -> None:
         b"x" * 30_000,
         encode({"key": "a"}).replace(b'name="key"', b'nom="key"'),
         encode({"a": "1"})[:-4].replace(b'name="file"', b'name="a"') + b"--\r\n",
+        encode({"a": "${filename}" * 100}, filename="x" * 200),
     ):
         with pytest.raises(S3Error):
             parse(data, 1000, 1000)

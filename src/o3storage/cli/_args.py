@@ -55,7 +55,15 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
         help="the running store (default: the one that serves --data-dir)",
     )
     parser.add_argument(
-        "--ca-file", metavar="PEM", help="certificate to trust for an https endpoint"
+        "--region",
+        metavar="R",
+        help="what --endpoint expects requests to be signed for (default: AWS_REGION, else "
+        "us-east-1); the store of --data-dir says it itself",
+    )
+    parser.add_argument(
+        "--ca-file",
+        metavar="PEM",
+        help="certificate to trust for an https endpoint (default: the system's authorities)",
     )
 
 
@@ -325,7 +333,8 @@ examples:
   o3storage bench get --size 64M --connections 4 --seconds 30 --json
 
 The same command measures a peer:
-  o3storage bench mixed --endpoint http://127.0.0.1:9000 --key-id K --secret-file F""",
+  o3storage bench mixed --endpoint http://127.0.0.1:9000 --key-id K --secret-file F
+  o3storage bench get --endpoint https://s3.example.org --region eu-west-1""",
     )
     bench.add_argument(
         "operation", nargs="?", choices=["put", "get", "head", "list", "mixed"], default="mixed"

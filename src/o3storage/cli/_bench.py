@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from ._client import Client, ClientError, Credentials
-from ._store import DEFAULT_URL, CommandError, credentials, running
+from ._store import (
+    DEFAULT_REGION,
+    DEFAULT_URL,
+    CommandError,
+    credentials,
+    region,
+    region_advice,
+    running,
+)
 from ._text import Progress, parse_size, printable, size_text, table
 
 MAX_SIZE_BYTES = 5 * 1024**3
@@ -50,7 +58,7 @@ class Load:
     def __init__(self, options: argparse.Namespace, size_bytes: int) -> None:
         found = running(options)
         self.endpoint = options.endpoint or (found.url if found else DEFAULT_URL)
-        self.region = found.region if found else "us-east-1"
+        self.region = region(options)
         self.bucket = options.bucket
         self.operation = options.operation
         self.connections = options.connections
@@ -94,11 +102,21 @@ class Load:
         samples.latencies_s.append(took)
         samples.size_bytes += len(self.body) if operation == "put" else answer.size_bytes
 
+    def _location(self) -> bytes:
+        """The body that makes a bucket: AWS wants the region said anywhere but in its first."""
+        if self.region == DEFAULT_REGION:
+            return b""
+        return (
+            '<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<LocationConstraint>{self.region}</LocationConstraint>"
+            "</CreateBucketConfiguration>"
+        ).encode()
+
     async def prepare(self, progress: Progress) -> None:
         """Make the bucket, and the objects that reads will ask for. Raises CommandError."""
         client = self.client()
         try:
-            answer = await client.request("PUT", f"/{self.bucket}")
+            answer = await client.request("PUT", f"/{self.bucket}", body=self._location())
         except ClientError as error:
             raise CommandError(str(error)) from None
         if answer.status >= 300 and b"BucketAlreadyOwnedByYou" not in answer.body:
@@ -150,10 +168,14 @@ class Load:
 
 
 def _reason(body: bytes) -> str:
-    """Code and message of an S3 error document, or the beginning of what came in its place."""
+    """Code and message of an S3 error document and, where it names another region, what to do; or
+    the beginning of what came in its place."""
     text = printable(" ".join(body[:1000].decode("utf-8", "replace").split()))
     found = re.search("<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text)
-    return f"{found[1]}: {found[2]}" if found else text[:300]
+    if not found:
+        return text[:300]
+    expected = re.search("<Region>(.*?)</Region>", text)
+    return f"{found[1]}: {found[2]}" + region_advice(expected[1] if expected else "")
 
 
 def _key(options: argparse.Namespace) -> Credentials:

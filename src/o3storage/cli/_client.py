@@ -125,7 +125,7 @@ class Client:
         ca_file: str | None = None,
     ) -> None:
         """`endpoint` is a URL with scheme, host and optional port; `ca_file` names the certificate
-        to trust where it is https. Raises ClientError."""
+        to trust where it is https (None: the system's authorities). Raises ClientError."""
         try:
             parts = urlsplit(endpoint)
             port = parts.port

@@ -8,11 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from o3storage.server import Running, read_root_key, read_running
+from o3storage.server import REGION, Running, read_root_key, read_running
 
 from ._client import Client, ClientError, Credentials
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+DEFAULT_REGION = "us-east-1"
 
 
 class CommandError(Exception):
@@ -43,14 +44,38 @@ def credentials(options: argparse.Namespace) -> Credentials:
     )
 
 
+def region(options: argparse.Namespace) -> str:
+    """What requests are signed for: --region; else, for an --endpoint, AWS_REGION or
+    AWS_DEFAULT_REGION; else what the store of --data-dir says. Raises CommandError."""
+    found = running(options)
+    text: str = options.region or ""
+    if not text and found is not None and not options.endpoint:
+        # (Not the environment: a shell often carries the region of another provider.)
+        text = found.region
+    if not text:
+        text = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
+    if not text:
+        text = found.region if found else DEFAULT_REGION
+    if not REGION.fullmatch(text):
+        raise CommandError(f"--region: {text!r} is no region; write for example eu-west-1")
+    return text
+
+
+def region_advice(expected: str) -> str:
+    """What to add to a refusal of an endpoint that names the region it expects; "" if it does not
+    or what it names is none."""
+    return f"; give --region {expected}" if REGION.fullmatch(expected) else ""
+
+
 class Admin:
     """The signed JSON API of a running store under `/-/admin/v1`."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         found = running(options)
         url = options.endpoint or (found.admin_url if found else DEFAULT_URL)
-        region = found.region if found else "us-east-1"
-        self._client = Client(url, credentials(options), region=region, ca_file=options.ca_file)
+        self._client = Client(
+            url, credentials(options), region=region(options), ca_file=options.ca_file
+        )
 
     async def call(
         self,
@@ -75,5 +100,8 @@ class Admin:
             decoded = {"error": answer.body[:300].decode("utf-8", "replace")}
         if answer.status >= 300:
             reason = decoded.get("error", "") if isinstance(decoded, dict) else ""
-            raise CommandError(f"the store answered {answer.status}: {reason}".rstrip(": "))
+            advice = region_advice(str(decoded.get("region", ""))) if reason else ""
+            raise CommandError(
+                f"the store answered {answer.status}: {reason}".rstrip(": ") + advice
+            )
         return decoded

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 from o3storage import _native
 
@@ -11,12 +13,25 @@ WIRE_BYTES = 64 * 1024
 PLAIN_BYTES = 64 * 1024
 HANDSHAKE_TIMEOUT_S = 10.0
 
+CA_FILE = "--ca-file"
+SYSTEM_AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora and its kin
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # BSD, macOS
+)
+"""Where systems keep the certificates of public authorities, all in one PEM file."""
+
 
 class _Tls(asyncio.Protocol):
-    """Decrypts into `reader`; `write` encrypts. The server is checked against `ca_pem`."""
+    """Decrypts into `reader`; `write` encrypts. The server is checked against `ca_pem`, which is
+    the content of `ca_name`."""
 
-    def __init__(self, host: str, ca_pem: bytes, reader: asyncio.StreamReader) -> None:
+    def __init__(
+        self, host: str, ca_pem: bytes, ca_name: str, reader: asyncio.StreamReader
+    ) -> None:
         self._tls = _native.TlsConnection(_native.TlsConfig.client(ca_pem=ca_pem), host)
+        self._ca_name = ca_name
         self._reader = reader
         self._plain = bytearray(PLAIN_BYTES)
         self._transport: asyncio.Transport | None = None
@@ -39,7 +54,7 @@ class _Tls(asyncio.Protocol):
                     break
         except _native.TlsError as error:
             self._send()
-            self._fail(OSError(f"TLS: {_what_to_do(str(error))}"))
+            self._fail(OSError(f"TLS: {_what_to_do(str(error), self._ca_name)}"))
             return
         self._send()
         if not self._tls.handshaking and not self.ready.done():
@@ -79,26 +94,53 @@ class _Tls(asyncio.Protocol):
             self._transport.abort()
 
 
-def _what_to_do(reason: str) -> str:
+def _what_to_do(reason: str, ca_name: str) -> str:
     if "CaUsedAsEndEntity" in reason:
         return (
             "its certificate is marked as one of an authority (CA:TRUE); make it with "
             "-addext basicConstraints=critical,CA:FALSE"
         )
     if "UnknownIssuer" in reason or "BadSignature" in reason:
-        return "its certificate is not the one of --ca-file, nor signed by it"
+        if ca_name == CA_FILE:
+            return "its certificate is not the one of --ca-file, nor signed by it"
+        return (
+            f"its certificate is not signed by an authority in {ca_name}; name the one to trust "
+            "with --ca-file"
+        )
     return reason
 
 
+def system_authorities() -> tuple[str, bytes]:
+    """(path, content) of the file that SSL_CERT_FILE names, else of the system's own. Raises
+    OSError with what to do."""
+    named = os.environ.get("SSL_CERT_FILE")
+    if named:
+        try:
+            return named, Path(named).read_bytes()
+        except OSError as error:
+            raise OSError(f"cannot read SSL_CERT_FILE {named}: {error.strerror}") from None
+    for path in SYSTEM_AUTHORITIES:
+        try:
+            return path, Path(path).read_bytes()
+        except OSError:
+            continue
+    raise OSError(
+        "this system has no list of authorities (package ca-certificates); name the certificate "
+        "to trust with --ca-file"
+    )
+
+
 async def open_tls(host: str, port: int, ca_pem: bytes | None) -> tuple[asyncio.StreamReader, _Tls]:
-    """Connect and shake hands. Raises OSError, also when the certificate is not trusted."""
+    """Connect and shake hands; `ca_pem` None trusts the system's authorities. Raises OSError, also
+    when the certificate is not trusted."""
+    ca_name = CA_FILE
     if ca_pem is None:
-        raise OSError("name the certificate to trust with --ca-file")
+        ca_name, ca_pem = system_authorities()
     reader = asyncio.StreamReader(limit=WIRE_BYTES)
     try:
-        protocol = _Tls(host, ca_pem, reader)
+        protocol = _Tls(host, ca_pem, ca_name, reader)
     except _native.TlsError as error:
-        raise OSError(f"--ca-file: {error}") from None
+        raise OSError(f"{ca_name}: {error}") from None
     loop = asyncio.get_running_loop()
     await loop.create_connection(lambda: protocol, host, port)
     await asyncio.wait_for(protocol.ready, HANDSHAKE_TIMEOUT_S)

@@ -6,6 +6,8 @@ If-Modified-Since; times compared in whole seconds) and the S3 API reference (co
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from o3storage.catalog import MAX_TIME_NS, VersionInfo, WriteCondition
 from o3storage.s3._errors import S3Error
 from o3storage.s3._times import parse_http_date, parse_iso
@@ -95,31 +97,38 @@ def write_condition(headers: dict[str, str]) -> WriteCondition | None:
 
     Raises S3Error NotImplemented for forms that S3 does not have.
     """
+    if_match, if_none_match = _etags_of_write(headers)
+    if if_match is None and if_none_match is None:
+        return None
+    return WriteCondition(_single(if_match), if_none_match)
+
+
+def delete_condition(headers: dict[str, str]) -> WriteCondition | None:
+    """The condition of DeleteObject: a write's, and two of its own. Raises S3Error."""
+    if_match, if_none_match = _etags_of_write(headers)
+    condition = make_delete_condition(
+        if_match,
+        headers.get("x-amz-if-match-last-modified-time"),
+        headers.get("x-amz-if-match-size"),
+    )
+    if if_none_match is None:
+        return condition
+    return replace(condition or WriteCondition(), if_none_match=if_none_match)
+
+
+def _etags_of_write(headers: dict[str, str]) -> tuple[str | None, str | None]:
+    """(If-Match as it was sent, If-None-Match: "*" or None). Raises S3Error NotImplemented."""
     if_match = headers.get("if-match")
     if_none_match = headers.get("if-none-match")
     if "if-modified-since" in headers or "if-unmodified-since" in headers:
         raise S3Error(
             "NotImplemented", "If-Modified-Since and If-Unmodified-Since do not apply to writes."
         )
-    if if_match is None and if_none_match is None:
-        return None
     if if_match is not None and if_none_match is not None:
         raise S3Error("NotImplemented", "If-Match and If-None-Match cannot be combined.")
     if if_none_match is not None and if_none_match.strip() != "*":
         raise S3Error("NotImplemented", "If-None-Match of a write must be '*'.")
-    return WriteCondition(if_match=_single(if_match), if_none_match=if_none_match and "*")
-
-
-def delete_condition(headers: dict[str, str]) -> WriteCondition | None:
-    """The condition of DeleteObject."""
-    for name in ("if-none-match", "if-modified-since", "if-unmodified-since"):
-        if name in headers:
-            raise S3Error("NotImplemented", f"{name} does not apply to deletes.")
-    return make_delete_condition(
-        headers.get("if-match"),
-        headers.get("x-amz-if-match-last-modified-time"),
-        headers.get("x-amz-if-match-size"),
-    )
+    return if_match, if_none_match and "*"
 
 
 def make_delete_condition(

@@ -18,6 +18,9 @@ MAX_FIELDS_BYTES: Final = 20 * 1024
 MAX_FIELDS: Final = 100
 """A form with every S3 header and 50 metadata fields stays below."""
 
+FILENAME: Final = "${filename}"
+"""Stands in any field for the name of the file, which comes after them (AWS)."""
+
 READ_BYTES: Final = 16 * 1024
 
 _BOUNDARY: Final = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;,"]{1,70})(?![^\s;,]))', re.I)
@@ -56,7 +59,7 @@ class FormFile:
         self._end = False
         self._done = False
         self.fields: dict[str, str] = {}
-        """Lower-case names of the fields before the file."""
+        """Lower-case names of the fields before the file; FILENAME is replaced in the values."""
         self.filename = ""
         self.content_type = ""
         self.length: int | None = None
@@ -77,6 +80,7 @@ class FormFile:
             if name == "file":
                 self.filename = filename
                 self.content_type = content_type
+                self._put_in_filename(budget)
                 return
             value = await self._until(self._delimiter, budget)
             budget -= len(value)
@@ -87,6 +91,15 @@ class FormFile:
             except UnicodeDecodeError:
                 raise _malformed(f"The field {name} is not UTF-8.") from None
         raise _malformed(f"It has more than {MAX_FIELDS} fields.")
+
+    def _put_in_filename(self, budget: int) -> None:
+        # Browsers may send folders along.
+        name = self.filename.replace("\\", "/").rpartition("/")[2]
+        found = {field: text for field, text in self.fields.items() if FILENAME in text}
+        if sum(text.count(FILENAME) for text in found.values()) * len(name.encode()) > budget:
+            raise _too_large()
+        for field, text in found.items():
+            self.fields[field] = text.replace(FILENAME, name)
 
     async def _until(self, mark: bytes, limit: int) -> bytes:
         """Bytes before `mark`, which is consumed too."""
@@ -104,10 +117,7 @@ class FormFile:
             searched = max(0, len(self._buffer) - len(mark) + 1)
             if not await self._fill():
                 raise _malformed("It ends early.")
-        raise S3Error(
-            "MalformedPOSTRequest",
-            f"Its fields are larger than {MAX_FIELDS_BYTES} bytes.",
-        )
+        raise _too_large()
 
     async def _fill(self) -> bool:
         block = memoryview(bytearray(READ_BYTES))
@@ -166,6 +176,10 @@ def _parse_head(head: bytes) -> tuple[str, str, str]:
         return name.decode().lower(), filename.decode(), content_type
     except UnicodeDecodeError:
         raise _malformed("A field's name is not UTF-8.") from None
+
+
+def _too_large() -> S3Error:
+    return S3Error("MalformedPOSTRequest", f"Its fields are larger than {MAX_FIELDS_BYTES} bytes.")
 
 
 def _malformed(reason: str) -> S3Error:

@@ -70,13 +70,12 @@ async def post_object(ctx: Context) -> Response:
             "Bucket POST must be of the enclosure-type multipart/form-data",
         )
     fields = form.fields
-    key_text = fields.get("key")
-    if not key_text:
+    if "key" not in fields:
         raise S3Error("InvalidArgument", "Bucket POST must contain a field named 'key'.")
     low, high = 0, MAX_PUT_BYTES
     if not ctx.identity.anonymous:
         low, high = check_policy(fields, ctx.bucket_name, ctx.now_ns() // 1_000_000_000)
-    key = key_text.replace("${filename}", _base_name(form.filename)).encode()
+    key = fields["key"].encode()
     if not key:
         raise S3Error("UserKeyMustBeSpecified", "The key must not be empty.")
     check_key(key)
@@ -97,11 +96,6 @@ async def post_object(ctx: Context) -> Response:
         ctx, stored, system=system, metadata=metadata, tags=tags, condition=None
     )
     return _answer(ctx, stored, headers, result.version_id)
-
-
-def _base_name(filename: str) -> str:
-    """A file name without the folders that some browsers send."""
-    return filename.replace("\\", "/").rpartition("/")[2]
 
 
 def _headers(fields: dict[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._app import Application
 from ._config import (
+    REGION,
     ClusterConfig,
     RootKey,
     ServerConfig,
@@ -25,6 +26,7 @@ from ._screen import size_text
 from ._wiring import OpenedNode, open_node
 
 __all__ = [
+    "REGION",
     "ROOT_OWNER",
     "Application",
     "ClusterConfig",

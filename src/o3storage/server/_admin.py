@@ -59,7 +59,10 @@ async def answer(app: Application, request: Request, path: str) -> Response:
             raise AdminError(403, "only the root owner may use the admin API")
         result = await _route(app, request.method, path.removeprefix(PREFIX), request, body)
     except S3Error as error:
-        return _json(error.status, {"error": f"{error.code}: {error.message}"})
+        refusal = {"error": f"{error.code}: {error.message}"}
+        if (region := dict(error.details).get("Region")) is not None:
+            refusal["region"] = region
+        return _json(error.status, refusal)
     except AdminError as error:
         return _json(error.status, {"error": str(error)})
     except (MembershipRefused, SplitRefused) as error:
